@@ -1,0 +1,56 @@
+"""What a criterion is, and the cross-entropy that all of them share."""
+
+from abc import ABC, abstractmethod
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class SegmentationCriterion(nn.Module, ABC):
+    """A loss on a network's logits, at whatever stride the network has.
+
+    A subclass takes numbers in its constructor, so that YAML and ``--help`` can set them, enlarges the logits itself
+    where they are smaller than the target, and leaves its parts in ``terms``: a detached scalar by name, for logging.
+
+    Args:
+        ignore_index: Target value that is no class; any integer.
+    """
+
+    terms: dict[str, Tensor]
+
+    def __init__(self, ignore_index: int = 255) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+        self.terms = {}
+
+    @abstractmethod
+    def forward(self, logits: Tensor, target: Tensor, align_corners: bool = False) -> Tensor:
+        """The loss of a network's main output.
+
+        Args:
+            logits: Floating point, (B, C, h, w).
+            target: Integer, (B, H, W), classes 0..C-1 or ``ignore_index``.
+            align_corners: How the logits are enlarged to (H, W), as in ``torch.nn.functional.interpolate``.
+
+        Returns:
+            A scalar.
+        """
+
+    def auxiliary(self, logits: Tensor, target: Tensor, align_corners: bool = False) -> Tensor:
+        """The loss of a network's auxiliary output: cross-entropy alone. Arguments as in :meth:`forward`."""
+        return cross_entropy(enlarge(logits, target, align_corners), target, self.ignore_index)
+
+
+def enlarge(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
+    """Bilinear enlargement of logits (B, C, h, w) to the size of the target (B, H, W), in float32 at least."""
+    if logits.element_size() < 4:
+        logits = logits.float()
+    if logits.shape[-2:] == target.shape[-2:]:
+        return logits
+    return F.interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=align_corners)
+
+
+def cross_entropy(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """``F.cross_entropy``, except that it is 0 and not NaN where every pixel is ignored. Shapes as in :func:`enlarge`."""
+    valid = (target != ignore_index).sum()
+    return F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="sum") / valid.clamp(min=1)
