@@ -1,0 +1,164 @@
+"""torchvision's DeepLabV3 and LRASPP, before their final interpolation."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import MobileNet_V3_Large_Weights, ResNet50_Weights, WeightsEnum
+from torchvision.models.segmentation import (
+    DeepLabV3_ResNet50_Weights,
+    LRASPP_MobileNet_V3_Large_Weights,
+    deeplabv3_resnet50,
+    lraspp_mobilenet_v3_large,
+)
+
+from cpg_lightning.networks.base import SegmentationNetwork
+
+Model = TypeVar("Model", bound=nn.Module)
+
+
+class DeepLabV3(SegmentationNetwork):
+    """torchvision's ``deeplabv3_resnet50``: logits at stride 8, parameter names as there.
+
+    Args:
+        num_classes: Number of classes C.
+        aux_loss: Whether to have the auxiliary head, an FCN on the third stage of the backbone.
+        weights: Name of ``DeepLabV3_ResNet50_Weights`` for the whole network, e.g. ``COCO_WITH_VOC_LABELS_V1``; for
+            another number of classes than theirs the last layer of each head is new. Random weights without a name.
+        weights_backbone: Name of ``ResNet50_Weights`` for the backbone, e.g. ``IMAGENET1K_V2``.
+
+    Raises:
+        ValueError: If torchvision has no weights of that name, or both names are given.
+        FileNotFoundError: If the weights are neither on disk nor can be downloaded.
+
+    Source: Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", arXiv 1706.05587.
+
+    Example:
+        >>> import torch
+        >>> network = DeepLabV3(num_classes=19, aux_loss=True)
+        >>> {name: tuple(logits.shape) for name, logits in network(torch.rand(2, 3, 64, 96)).items()}
+        {'out': (2, 19, 8, 12), 'aux': (2, 19, 8, 12)}
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        aux_loss: bool = False,
+        weights: str | None = None,
+        weights_backbone: str | None = None,
+    ) -> None:
+        super().__init__()
+        _refuse_both(weights, weights_backbone)
+        whole = _named(DeepLabV3_ResNet50_Weights, weights)
+        backbone = _named(ResNet50_Weights, weights_backbone)
+        if whole is None:
+            model = _fetched(
+                backbone,
+                lambda: deeplabv3_resnet50(num_classes=num_classes, aux_loss=aux_loss, weights_backbone=backbone),
+            )
+        else:
+            model = _fetched(whole, lambda: deeplabv3_resnet50(weights=whole))
+            for head in (model.classifier, model.aux_classifier):
+                head[-1] = _for_classes(head[-1], num_classes)
+        self.backbone = model.backbone
+        self.classifier = model.classifier
+        self.aux_classifier = model.aux_classifier if aux_loss else None
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """See :meth:`SegmentationNetwork.forward`."""
+        features = self.backbone(images)
+        logits = {"out": self.classifier(features["out"])}
+        if self.aux_classifier is not None:
+            logits["aux"] = self.aux_classifier(features["aux"])
+        return logits
+
+
+class LRASPP(SegmentationNetwork):
+    """torchvision's ``lraspp_mobilenet_v3_large``: logits at stride 8, parameter names as there.
+
+    Args:
+        num_classes: Number of classes C.
+        weights: Name of ``LRASPP_MobileNet_V3_Large_Weights`` for the whole network, e.g. ``COCO_WITH_VOC_LABELS_V1``;
+            for another number of classes than theirs the last layers are new. Random weights without a name.
+        weights_backbone: Name of ``MobileNet_V3_Large_Weights`` for the backbone, e.g. ``IMAGENET1K_V2``.
+        batch_norm_momentum: Share of a training batch in the backbone's running statistics. torchvision's 0.01 lags
+            for a thousand steps: choose about 0.1 for training from random weights in fewer.
+
+    Raises:
+        ValueError: If torchvision has no weights of that name, or both names are given.
+        FileNotFoundError: If the weights are neither on disk nor can be downloaded.
+
+    Source: Howard et al., "Searching for MobileNetV3", arXiv 1905.02244.
+
+    Example:
+        >>> import torch
+        >>> LRASPP(num_classes=19)(torch.rand(2, 3, 64, 96))["out"].shape
+        torch.Size([2, 19, 8, 12])
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        weights: str | None = None,
+        weights_backbone: str | None = None,
+        batch_norm_momentum: float = 0.01,
+    ) -> None:
+        super().__init__()
+        _refuse_both(weights, weights_backbone)
+        whole = _named(LRASPP_MobileNet_V3_Large_Weights, weights)
+        backbone = _named(MobileNet_V3_Large_Weights, weights_backbone)
+        if whole is None:
+            model = _fetched(
+                backbone, lambda: lraspp_mobilenet_v3_large(num_classes=num_classes, weights_backbone=backbone)
+            )
+        else:
+            model = _fetched(whole, lambda: lraspp_mobilenet_v3_large(weights=whole))
+            model.classifier.low_classifier = _for_classes(model.classifier.low_classifier, num_classes)
+            model.classifier.high_classifier = _for_classes(model.classifier.high_classifier, num_classes)
+        self.backbone = model.backbone
+        self.classifier = model.classifier
+        for module in self.backbone.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = batch_norm_momentum
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """See :meth:`SegmentationNetwork.forward`."""
+        return {"out": self.classifier(self.backbone(images))}
+
+
+def _refuse_both(weights: str | None, weights_backbone: str | None) -> None:
+    if weights is not None and weights_backbone is not None:
+        raise ValueError(
+            f"expected weights or weights_backbone, got both ({weights}, {weights_backbone}); "
+            "the weights of a whole network include its backbone"
+        )
+
+
+def _named(family: type[WeightsEnum], name: str | None) -> WeightsEnum | None:
+    """The weights of that name, or an error that lists the names there are."""
+    if name is None:
+        return None
+    if name not in family.__members__:
+        raise ValueError(f"expected one of {', '.join(family.__members__)} from {family.__name__}, got {name!r}")
+    return family[name]
+
+
+def _fetched(weights: WeightsEnum | None, build: Callable[[], Model]) -> Model:
+    """The built model, or an error that says where the file of its weights belongs."""
+    try:
+        return build()
+    except OSError as error:  # urllib's errors are OSErrors
+        if weights is None:
+            raise
+        raise FileNotFoundError(
+            f"the weights {weights} could not be downloaded ({error}); where there is a network, fetch {weights.url} and "
+            f"put the file into {torch.hub.get_dir()}/checkpoints here, or leave the weights out to start from random ones"
+        ) from error
+
+
+def _for_classes(layer: nn.Conv2d, num_classes: int) -> nn.Conv2d:
+    """A last layer of the same shape for another number of classes."""
+    if layer.out_channels == num_classes:
+        return layer
+    return nn.Conv2d(layer.in_channels, num_classes, kernel_size=1)
