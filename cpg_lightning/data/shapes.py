@@ -1,0 +1,155 @@
+"""Shapes, drawn on the fly: the embedded default, which needs no files."""
+
+from pathlib import Path
+
+import albumentations as A
+import cv2
+import numpy as np
+
+from cpg_lightning.data.base import SegmentationDataModule, SegmentationDataset, Split
+
+
+class ShapesDataset(SegmentationDataset):
+    """Bars, discs and polygons over a textured background, with noise; each class has its own colour, roughly.
+
+    An image follows from the split and its index alone; no edge is smoothed, so the labels are exact.
+
+    Args:
+        split: Which split; each has images of its own.
+        length: Number of images.
+        size: Height and width in pixels.
+        pipeline: See :class:`SegmentationDataset`.
+        training: See :class:`SegmentationDataset`.
+    """
+
+    def __init__(self, split: Split, length: int, size: tuple[int, int], pipeline: A.Compose, training: bool) -> None:
+        super().__init__(pipeline, training)
+        self.split: Split = split
+        self.length = length
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.length
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
+        """See :meth:`SegmentationDataset.read`."""
+        rng = np.random.default_rng([("train", "val", "test").index(self.split), index])
+        image = _texture(rng, self.size, rng.uniform(90, 165) + rng.uniform(-15, 15, 3))
+        mask = np.zeros(self.size, dtype=np.uint8)
+        for _ in range(rng.integers(3, 6)):
+            label = int(rng.integers(1, 4))
+            outline = (_bar, _disc, _polygon)[label - 1](rng, self.size)
+            inside = cv2.fillPoly(np.zeros(self.size, dtype=np.uint8), [np.round(outline).astype(np.int32)], 1) == 1
+            colour = np.array(ShapesDataModule.palette[label]) + rng.uniform(-50, 50, 3)
+            image[inside] = _texture(rng, self.size, colour)[inside]
+            mask[inside] = label
+        noisy = image + rng.normal(0, 6, image.shape)
+        return noisy.round().clip(0, 255).astype(np.uint8), mask, f"shapes-{self.split}-{index:05d}"
+
+
+class ShapesDataModule(SegmentationDataModule):
+    """Drawn images of bars, discs and polygons: a first training without any data.
+
+    Args:
+        size: Height and width of the images in pixels.
+        train_images: Number of training images.
+        val_images: Number of validation images, and of test images.
+        scale: See :class:`~cpg_lightning.data.SegmentationDataModule`.
+        horizontal_flip: See there.
+        photometric: See there.
+        batch_size: See there.
+        eval_batch_size: See there.
+        num_workers: See there.
+        predict_split: See there.
+
+    Example:
+        >>> data = ShapesDataModule(train_images=16, batch_size=4, num_workers=0)
+        >>> data.setup("fit")
+        >>> batch = next(iter(data.train_dataloader()))
+        >>> batch["image"].shape, batch["mask"].shape
+        (torch.Size([4, 3, 128, 128]), torch.Size([4, 128, 128]))
+    """
+
+    num_classes = 4
+    class_names = ("background", "bar", "disc", "polygon")
+    palette = ((70, 70, 80), (240, 170, 50), (60, 160, 220), (220, 80, 110))
+
+    def __init__(
+        self,
+        size: tuple[int, int] = (128, 128),
+        train_images: int = 512,
+        val_images: int = 64,
+        scale: tuple[float, float] = (1.0, 1.0),
+        horizontal_flip: float = 0.5,
+        photometric: bool = False,
+        batch_size: int = 16,
+        eval_batch_size: int = 16,
+        num_workers: int = 2,
+        predict_split: Split = "test",
+    ) -> None:
+        super().__init__(
+            root="",
+            crop_size=size,
+            scale=scale,
+            horizontal_flip=horizontal_flip,
+            photometric=photometric,
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            predict_split=predict_split,
+        )
+        for name, number in (("train_images", train_images), ("val_images", val_images)):
+            if number < 1:
+                raise ValueError(f"expected {name} to be 1 or more, got {number}")
+        self.train_images = train_images
+        self.val_images = val_images
+
+    def files(self, split: Split) -> list[tuple[Path, Path]]:
+        """None: the images are drawn."""
+        return []
+
+    def dataset(self, split: Split, training: bool) -> ShapesDataset:
+        """The dataset of a split, for training or for evaluation."""
+        length = self.train_images if split == "train" else self.val_images
+        return ShapesDataset(split, length, self.crop_size, self.pipeline(training), training)
+
+
+def _texture(rng: np.random.Generator, size: tuple[int, int], colour: np.ndarray) -> np.ndarray:
+    """A colour with random stripes, float (H, W, 3)."""
+    y, x = np.mgrid[: size[0], : size[1]]
+    angle, period = rng.uniform(0, np.pi), rng.uniform(4, 24)
+    stripes = np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period + rng.uniform(0, 2 * np.pi))
+    return colour + stripes[..., None] * rng.uniform(-25, 25, 3)
+
+
+def _bar(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """Corners (x, y) of a long rectangle at any angle."""
+    length, width = min(size) * rng.uniform(0.5, 1.0), min(size) * rng.uniform(0.1, 0.16)
+    angle = rng.uniform(0, np.pi)
+    along, across = np.array([np.cos(angle), np.sin(angle)]), np.array([-np.sin(angle), np.cos(angle)])
+    corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]]) / 2
+    outline: np.ndarray = _centre(rng, size) + corners[:, :1] * length * along + corners[:, 1:] * width * across
+    return outline
+
+
+def _disc(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """Points (x, y) on a circle."""
+    angles = np.linspace(0, 2 * np.pi, 64, endpoint=False)
+    return _centre(rng, size) + _circle(angles, min(size) * rng.uniform(0.1, 0.24))
+
+
+def _polygon(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """Corners (x, y) of a triangle, a quadrilateral or a pentagon, nearly regular."""
+    corners = int(rng.integers(3, 6))
+    angles = rng.uniform(0, 2 * np.pi) + 2 * np.pi * (np.arange(corners) + rng.uniform(-0.15, 0.15, corners)) / corners
+    return _centre(rng, size) + _circle(angles, min(size) * rng.uniform(0.18, 0.3))
+
+
+def _circle(angles: np.ndarray, radius: float) -> np.ndarray:
+    """Points (x, y) at these angles around the origin."""
+    return radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
+
+
+def _centre(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
+    """A point (x, y) in the middle 80 % of the image."""
+    return np.array([size[1], size[0]]) * rng.uniform(0.1, 0.9, 2)
