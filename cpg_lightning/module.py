@@ -1,0 +1,179 @@
+"""The LightningModule around any segmentation network and criterion."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+from cpg_lightning.losses.base import SegmentationCriterion, enlarge
+from cpg_lightning.metrics import ClassIoU
+from cpg_lightning.networks import SegmentationNetwork
+
+# Beyond, a chart a class is of no use to anyone: the table has them all.
+MOST_CLASSES_LOGGED = 40
+
+
+class SegmentationModule(L.LightningModule):
+    r"""Trains and evaluates a segmentation network.
+
+    The training loss is the criterion of the main output plus, where the network has an auxiliary output,
+    ``aux_weight`` times its cross-entropy. The learning rate rises linearly for ``warmup_steps`` steps and then decays
+    polynomially, step by step, to 0 at the end of training:
+
+    .. math::
+        \eta_i = \eta \min\left(1, \frac{i + 1}{w}\right) \left(1 - \frac{\max(0, i - w)}{n - w}\right)^{p}
+
+    Logged: ``train/loss`` and the criterion's terms (``train/ce``, ``train/cpg``), ``lr``, ``val/mIoU`` and, up to 40
+    classes, ``val/IoU/<class>``; ``test/...`` likewise. The mean IoU is over the whole dataset, at the labels' own size.
+
+    Args:
+        network: Any segmentation network.
+        criterion: Any segmentation criterion.
+        num_classes: Number of classes C.
+        ignore_index: Mask value that is no class.
+        class_names: Name of each class; their numbers by default.
+        palette: Colour of each class, RGB.
+        optimizer: Builds the optimizer from the parameters, e.g. ``functools.partial(torch.optim.SGD, lr=0.01)``;
+            ``torch.optim.AdamW`` with its own defaults if left out.
+        warmup_steps: Optimizer steps of linear warm-up w.
+        poly_power: Power p of the polynomial decay.
+        aux_weight: Weight of the auxiliary output's cross-entropy.
+
+    Raises:
+        ValueError: If there are not as many class names or colours as classes, or numbers are out of range.
+
+    Example:
+        >>> import lightning as L
+        >>> from cpg_lightning.data import ShapesDataModule
+        >>> from cpg_lightning.losses import CrossEntropyCPGLoss
+        >>> from cpg_lightning.networks import LRASPP
+        >>> data = ShapesDataModule()
+        >>> module = SegmentationModule(LRASPP(data.num_classes), CrossEntropyCPGLoss(), data.num_classes)
+        >>> L.Trainer(max_epochs=6).fit(module, datamodule=data)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        network: SegmentationNetwork,
+        criterion: SegmentationCriterion,
+        num_classes: int,
+        ignore_index: int = 255,
+        class_names: Sequence[str] | None = None,
+        palette: Sequence[tuple[int, int, int]] | None = None,
+        optimizer: OptimizerCallable | None = None,
+        warmup_steps: int = 0,
+        poly_power: float = 0.9,
+        aux_weight: float = 0.4,
+    ) -> None:
+        super().__init__()
+        for name, values in (("class_names", class_names), ("palette", palette)):
+            if values is not None and len(values) != num_classes:
+                raise ValueError(
+                    f"expected {name} to have an entry for each of {num_classes} classes, got {len(values)}"
+                )
+        for name, number in (("warmup_steps", warmup_steps), ("poly_power", poly_power), ("aux_weight", aux_weight)):
+            if number < 0:
+                raise ValueError(f"expected {name} to be 0 or more, got {number}")
+        # From the command line the arguments are plain values, from which a checkpoint rebuilds everything. Built in
+        # Python, objects are left out: pickled, they would keep the checkpoint from loading under weights_only=True.
+        self.save_hyperparameters(ignore=["network", "criterion", "optimizer"], logger=False)
+        if "_instantiator" in self.hparams:
+            self.save_hyperparameters(logger=False)
+        self.network = network
+        self.criterion = criterion
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.class_names = [str(name) for name in class_names or range(num_classes)]
+        self.palette = palette
+        self.optimizer = optimizer
+        self.warmup_steps = warmup_steps
+        self.poly_power = poly_power
+        self.aux_weight = aux_weight
+        self.class_iou = ClassIoU(num_classes, ignore_index)
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", 255 * torch.tensor(network.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", 255 * torch.tensor(network.std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """The network's logits of images (B, 3, H, W), RGB in 0..255."""
+        return self.network((images - self.mean) / self.std)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """The loss of a batch."""
+        logits = self(batch["image"])
+        loss = self.criterion(logits["out"], batch["mask"], self.network.align_corners)
+        terms = dict(self.criterion.terms)
+        if "aux" in logits:
+            aux = self.criterion.auxiliary(logits["aux"], batch["mask"], self.network.align_corners)
+            loss = loss + self.aux_weight * aux
+            terms["aux"] = aux.detach()
+        images = len(batch["image"])
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=images)
+        self.log_dict({f"train/{name}": term for name, term in terms.items()}, batch_size=images)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=images)
+        return loss
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """The predicted classes (B, H, W) at the labels' own size."""
+        logits = enlarge(self(batch["image"])["out"], batch["mask"], self.network.align_corners)
+        return logits.argmax(dim=1)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """Counts the pixels of a batch; its ``prediction`` is for callbacks."""
+        prediction = self.predict_step(batch, batch_idx)
+        self.class_iou.update(prediction, batch["mask"])
+        return {"prediction": prediction}
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """As :meth:`validation_step`."""
+        return self.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean and the classes' IoU."""
+        self._log_iou("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the mean and the classes' IoU."""
+        self._log_iou("test")
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimizer, with the warm-up and the decay of its learning rate."""
+        optimizer = (self.optimizer or torch.optim.AdamW)(self.parameters())
+        schedule = LambdaLR(optimizer, lambda step: self._learning_rate_factor(step))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _log_iou(self, stage: str) -> None:
+        iou = self.class_iou.compute()  # on every process: it gathers their counts
+        self.class_iou.reset()
+        self.log(f"{stage}/mIoU", iou.nanmean(), prog_bar=True)
+        if self.num_classes <= MOST_CLASSES_LOGGED:
+            self.log_dict({f"{stage}/IoU/{name}": value for name, value in zip(self.class_names, iou, strict=True)})
+
+    def _learning_rate_factor(self, step: int) -> float:
+        if step <= self.warmup_steps:
+            return min(1.0, (step + 1) / max(1, self.warmup_steps))
+        remaining = (self._total_steps() - step) / (self._total_steps() - self.warmup_steps)
+        return max(0.0, remaining) ** self.poly_power
+
+    def _total_steps(self) -> int:
+        """Optimizer steps of the whole training.
+
+        Not ``trainer.estimated_stepping_batches``: it loads the data too early for a run that resumes within an epoch.
+        Here the data is loaded already, as the first step does not need to know.
+        """
+        limits = [self.trainer.max_steps] if self.trainer.max_steps != -1 else []
+        batches = self.trainer.num_training_batches
+        if self.trainer.max_epochs not in (None, -1) and math.isfinite(batches):
+            limits.append(self.trainer.max_epochs * math.ceil(batches / self.trainer.accumulate_grad_batches))
+        if not limits:
+            raise ValueError(
+                "expected an end of training, for the learning rate to decay to; set max_epochs or max_steps"
+            )
+        return min(limits)

@@ -1,0 +1,131 @@
+"""Pictures of images, labels and predictions, as arrays."""
+
+import colorsys
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+Colour = tuple[int, int, int]
+
+PANELS = ("image", "label", "prediction", "boundary errors")
+RIGHT, WRONG, WRONG_INSIDE, VOID = (70, 170, 90), (230, 40, 50), (240, 150, 60), (0, 0, 0)
+BACKGROUND, INK = (255, 255, 255), (40, 40, 40)
+MOST_NAMES = 24  # in a legend
+
+
+def default_palette(num_classes: int) -> list[Colour]:
+    """Distinct colours for classes that have none: hues a golden angle apart."""
+    hues = [(0.6 + 0.618034 * c) % 1 for c in range(num_classes)]
+    shades = [colorsys.hsv_to_rgb(hue, 0.75 - 0.3 * (c % 2), 0.95 - 0.3 * (c % 3 == 2)) for c, hue in enumerate(hues)]
+    return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in shades]
+
+
+def coloured(classes: np.ndarray, palette: Sequence[Colour]) -> np.ndarray:
+    """Classes (H, W) in their colours, uint8 (H, W, 3); whatever is no class is black."""
+    table = np.zeros((256, 3), dtype=np.uint8)
+    table[: len(palette)] = palette
+    return table[classes.astype(np.uint8)]
+
+
+def boundary_band(label: np.ndarray, radius: int, ignore_index: int) -> np.ndarray:
+    """Pixels within ``radius`` (Chebyshev) of another class of the label, bool (H, W); ignored pixels make no boundary."""
+    kernel = np.ones((2 * radius + 1, 2 * radius + 1), dtype=np.uint8)
+    label = label.astype(np.int16)
+    void = label == ignore_index
+    highest = cv2.dilate(np.where(void, np.int16(-1), label), kernel)
+    lowest = cv2.erode(np.where(void, np.int16(32767), label), kernel)
+    return (highest != lowest) & ~void
+
+
+def boundary_errors(
+    image: np.ndarray, label: np.ndarray, prediction: np.ndarray, ignore_index: int, radius: int = 3
+) -> np.ndarray:
+    """Where a prediction is wrong, over the greyed image: on the label's boundary (red, else green) and off it (orange).
+
+    Args:
+        image: RGB, uint8 (H, W, 3).
+        label: Classes, (H, W).
+        prediction: Classes, (H, W).
+        ignore_index: Label value that is no class; drawn black.
+        radius: Half width of the boundary band in pixels.
+
+    Returns:
+        RGB, uint8 (H, W, 3).
+    """
+    grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].repeat(3, axis=2)
+    picture = 96 + 0.5 * grey
+    band, wrong = boundary_band(label, radius, ignore_index), prediction != label
+    for where, colour, opacity in (
+        (wrong, WRONG_INSIDE, 0.7),
+        (band & ~wrong, RIGHT, 0.6),
+        (band & wrong, WRONG, 0.85),
+    ):
+        picture[where] = (1 - opacity) * picture[where] + opacity * np.array(colour)
+    picture[label == ignore_index] = VOID
+    return picture.astype(np.uint8)
+
+
+def comparison(
+    rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    palette: Sequence[Colour],
+    class_names: Sequence[str],
+    ignore_index: int,
+    width: int = 320,
+) -> Image.Image:
+    """A sheet with a row for each image: image | label | prediction | boundary errors, and the classes' colours below.
+
+    Args:
+        rows: Image, label and prediction of one size, as for :func:`boundary_errors`.
+        palette: Colour of each class.
+        class_names: Name of each class.
+        ignore_index: Label value that is no class; drawn black.
+        width: Width of a panel in pixels.
+    """
+    gap, line, font = 6, 26, ImageFont.load_default(15)
+    heights = [round(width * image.shape[0] / image.shape[1]) for image, _, _ in rows]
+    sheet_width = gap + len(PANELS) * (width + gap)
+    entries = _legend(palette, class_names, sheet_width, font)
+    sheet_height = line + sum(heights) + gap * len(rows) + line * (entries[-1][0] + 1)
+    sheet = Image.new("RGB", (sheet_width, sheet_height), BACKGROUND)
+    draw = ImageDraw.Draw(sheet)
+    for column, title in enumerate(PANELS):
+        draw.text((gap + column * (width + gap) + width / 2, line / 2), title, INK, font, anchor="mm")
+    top = line
+    for height, (image, label, prediction) in zip(heights, rows, strict=True):
+        errors = boundary_errors(image, label, prediction, ignore_index)
+        panels = (image, coloured(label, palette), coloured(prediction, palette), errors)
+        for column, panel in enumerate(panels):
+            resample = Image.Resampling.BILINEAR if column == 0 else Image.Resampling.NEAREST
+            sheet.paste(Image.fromarray(panel).resize((width, height), resample), (gap + column * (width + gap), top))
+        top += height + gap
+    for row, left, name, colour in entries:
+        middle = top + row * line + line / 2
+        draw.rectangle((left, middle - 7, left + 14, middle + 7), colour)
+        draw.text((left + 20, middle), name, INK, font, anchor="lm")
+    return sheet
+
+
+def _legend(
+    palette: Sequence[Colour],
+    class_names: Sequence[str],
+    width: int,
+    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
+) -> list[tuple[int, int, str, Colour]]:
+    """Row, left edge, name and colour of each entry, wrapped at ``width``."""
+    names = list(zip(class_names, palette, strict=True))[:MOST_NAMES] if len(class_names) <= MOST_NAMES else []
+    names += [
+        ("boundary right", RIGHT),
+        ("boundary wrong", WRONG),
+        ("wrong elsewhere", WRONG_INSIDE),
+        ("ignored", VOID),
+    ]
+    entries, row, left = [], 0, 6
+    for name, colour in names:
+        length = 20 + round(font.getlength(name)) + 16
+        if left + length > width:
+            row, left = row + 1, 6
+        entries.append((row, left, name, colour))
+        left += length
+    return entries
