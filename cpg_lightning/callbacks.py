@@ -159,6 +159,11 @@ class PredictionWriter(BasePredictionWriter):
         super().__init__(write_interval="batch")
         self.folder = folder
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Agree on the folder: each process may have a ``default_root_dir`` of its own."""
+        folder = self.folder or str(Path(trainer.default_root_dir, "predictions"))
+        self.folder = trainer.strategy.broadcast(folder)
+
     def write_on_batch_end(
         self,
         trainer: L.Trainer,
@@ -170,7 +175,7 @@ class PredictionWriter(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         """Write the predictions of a batch."""
-        folder = Path(self.folder or Path(trainer.default_root_dir, "predictions"))
+        folder = Path(self.folder or "")
         folder.mkdir(parents=True, exist_ok=True)
         for name, classes in zip(batch["name"], prediction.cpu().numpy(), strict=True):
             partial = folder / f".{name}.png"
@@ -180,8 +185,7 @@ class PredictionWriter(BasePredictionWriter):
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say where the predictions are."""
         if trainer.is_global_zero:
-            folder = self.folder or Path(trainer.default_root_dir, "predictions")
-            Console().print(f"predictions: {folder}", soft_wrap=True, highlight=False)
+            Console().print(f"predictions: {self.folder}", soft_wrap=True, highlight=False)
 
 
 def _palette(module: SegmentationModule) -> Sequence[Colour]:
@@ -189,7 +193,7 @@ def _palette(module: SegmentationModule) -> Sequence[Colour]:
 
 
 def _iou_table(class_names: Sequence[str], iou: Tensor) -> Table:
-    table = Table(title="IoU of the last validation", show_footer=True)
+    table = Table(title="IoU of the last validation", show_footer=True, min_width=30)
     table.add_column("class", footer="mean")
     table.add_column("IoU", justify="right", footer=f"{torch.nanmean(iou):.4f}")
     for name, value in zip(class_names, iou.tolist(), strict=True):

@@ -14,6 +14,7 @@ import wandb
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 
@@ -91,6 +92,8 @@ class SegmentationCLI(LightningCLI):
             config.return_predictions = False  # they are written, not collected
         without_key = False
         if _is_wandb(logger):
+            # An offline table waits there for its upload: it has to outlive the run.
+            os.environ.setdefault("WANDB_DATA_DIR", str(folder.parent.absolute()))
             options = logger.init_args
             without_key = not _has_api_key()
             options.name, options.id, options.save_dir = name, run_id, str(folder)
@@ -98,12 +101,16 @@ class SegmentationCLI(LightningCLI):
             options.job_type = options.job_type or self.subcommand
             if without_key and not options.mode and "WANDB_MODE" not in os.environ:
                 options.mode = "offline"
-            # An offline table waits there for its upload: it has to outlive the run.
-            os.environ.setdefault("WANDB_DATA_DIR", str(folder.parent.absolute()))
         for callback in config.trainer.get("callbacks") or []:
             if callback.class_path.endswith(".ModelCheckpoint") and not callback.init_args.dirpath:
                 callback.init_args.dirpath = str(folder / "checkpoints")
         self.save_config_kwargs = {"record": record, "run_id": run_id, "without_key": without_key}
+
+    def after_instantiate_classes(self) -> None:
+        """Look at the data before anything is written, then make the run's folder."""
+        if self.subcommand:
+            self.datamodule.setup(self.subcommand)
+            rank_zero_only(Path(self.trainer.default_root_dir).mkdir)(parents=True, exist_ok=True)
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone.

@@ -210,7 +210,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         return FileDataset(self.files(split), table, self.pipeline(training), training)
 
     def setup(self, stage: str) -> None:
-        """Build the datasets of a stage (fit, validate, test or predict) and no other.
+        """Build the datasets of a stage (fit, validate, test or predict) and no other, once.
 
         Raises:
             FileNotFoundError: See :meth:`files`.
@@ -225,7 +225,8 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         if stage not in stages:
             raise ValueError(f"expected a stage out of {', '.join(stages)}, got {stage!r}")
         for loader, split in stages[stage].items():
-            self.datasets[loader] = self.dataset(split, training=loader == "train")
+            if loader not in self.datasets:
+                self.datasets[loader] = self.dataset(split, training=loader == "train")
 
     def pipeline(self, training: bool) -> A.Compose:
         """What is done to the images."""
@@ -248,7 +249,9 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
                 f"expected at least batch_size={self.batch_size} training images a process, got {len(sampler)}; "
                 "set a smaller batch_size"
             )
-        return TrainingLoader(dataset, self.batch_size, sampler=sampler, drop_last=True, **self._loader_options())
+        return TrainingLoader(
+            dataset, batch_size=self.batch_size, sampler=sampler, drop_last=True, **self._loader_options()
+        )
 
     def val_dataloader(self) -> DataLoader[dict[str, Any]]:
         """Every validation image once."""
@@ -265,7 +268,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
     def _evaluation_loader(self, name: str) -> DataLoader[dict[str, Any]]:
         dataset = self.datasets[name]
         sampler = EvaluationSampler(dataset, *self._processes())
-        return DataLoader(dataset, self.eval_batch_size, sampler=sampler, **self._loader_options())
+        return DataLoader(dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_options())
 
     def _loader_options(self) -> dict[str, Any]:
         return {

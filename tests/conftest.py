@@ -1,0 +1,63 @@
+"""Tiny datasets in the official layouts, and a place where a run leaves no trace."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import wandb
+from PIL import Image
+
+from cpg_lightning.data import CamVidDataModule
+
+WANDB_FOLDERS = ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")
+
+
+def alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work in a folder, with Weights & Biases offline and without a key, as on a fresh machine."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sys.argv", ["cpg"])
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+        monkeypatch.delenv(name, raising=False)
+    for name in WANDB_FOLDERS:
+        monkeypatch.setenv(name, str(folder))
+    monkeypatch.setenv("NETRC", str(folder / "no netrc"))
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+
+
+@pytest.fixture(autouse=True)
+def _alone(tmp_path, monkeypatch):
+    alone(tmp_path, monkeypatch)
+    yield
+    if wandb.run is not None:
+        wandb.finish()
+
+
+def write_camvid(root: Path, train: int = 6, val: int = 3, test: int = 2, size: tuple[int, int] = (36, 48)) -> Path:
+    """CamVid's layout: random blocks of classes in their colours, with some void."""
+    rng = np.random.default_rng(0)
+    palette = np.array([*CamVidDataModule.palette, (0, 0, 0)], dtype=np.uint8)
+    for split, number in (("train", train), ("val", val), ("test", test)):
+        images, labels = root / split, root / f"{split}annot"
+        images.mkdir(parents=True)
+        labels.mkdir()
+        for index in range(number):
+            blocks = rng.integers(0, 12, (size[0] // 12, size[1] // 12))
+            label = blocks.repeat(12, axis=0).repeat(12, axis=1).astype(np.uint8)
+            Image.fromarray(palette[label]).save(images / f"{split}_{index:03d}.png")
+            Image.fromarray(label).save(labels / f"{split}_{index:03d}.png")
+    return root
+
+
+@pytest.fixture
+def camvid(tmp_path):
+    """A tiny CamVid: 6 training, 3 validation and 2 test images of 36x48 pixels."""
+    return write_camvid(tmp_path / "camvid")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real images."""
+    if "CPG_LIGHTNING_DATA" not in os.environ:
+        pytest.skip("CPG_LIGHTNING_DATA names no folder of real images")
+    return Path(os.environ["CPG_LIGHTNING_DATA"])

@@ -1,0 +1,62 @@
+"""The IoU over a dataset: counted right, whatever the order, the shapes and the absent classes."""
+
+import numpy as np
+import pytest
+import torch
+from torchmetrics.classification import MulticlassJaccardIndex
+
+from cpg_lightning.metrics import ClassIoU
+
+
+def iou_of(*pairs, num_classes=4):
+    metric = ClassIoU(num_classes)
+    for preds, target in pairs:
+        metric.update(torch.tensor(preds), torch.tensor(target))
+    return metric.compute()
+
+
+def test_it_is_intersection_over_union_of_the_whole_dataset():
+    rng = np.random.default_rng(0)
+    pairs = [(rng.integers(0, 4, shape), rng.choice([0, 1, 2, 3, 255], shape)) for shape in ((1, 5, 6), (1, 9, 2))]
+    preds, target = (np.concatenate([pair[i].ravel() for pair in pairs]) for i in range(2))
+    preds, target = preds[target != 255], target[target != 255]
+    expected = [((preds == c) & (target == c)).sum() / ((preds == c) | (target == c)).sum() for c in range(4)]
+    np.testing.assert_allclose(iou_of(*pairs), expected, rtol=1e-6)
+    np.testing.assert_allclose(iou_of(*reversed(pairs)), expected, rtol=1e-6)
+
+
+def test_a_class_absent_from_both_does_not_count():
+    perfect = [[[0, 1]]]
+    iou = iou_of((perfect, perfect))
+    assert iou.isnan().tolist() == [False, False, True, True]
+    assert iou.nanmean() == 1
+
+
+def test_a_class_that_is_only_predicted_counts_as_zero():
+    assert iou_of(([[[0, 2]]], [[[0, 0]]])).nan_to_num(-1).tolist() == [0.5, -1, 0, -1]
+
+
+def test_ignored_pixels_do_not_count():
+    assert iou_of(([[[0, 1]]], [[[0, 255]]])).nan_to_num(-1).tolist() == [1, -1, -1, -1]
+
+
+def test_the_mean_is_torchmetrics_macro_average():
+    torch.manual_seed(0)
+    preds, target = torch.randint(0, 5, (2, 8, 8)), torch.randint(0, 5, (2, 8, 8))
+    target[0, :4] = 255
+    reference = MulticlassJaccardIndex(7, ignore_index=255)
+    reference.update(preds, target)
+    torch.testing.assert_close(iou_of((preds.tolist(), target.tolist()), num_classes=7).nanmean(), reference.compute())
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_counting_is_the_same_under_deterministic_algorithms(deterministic):
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        classes = torch.arange(150).repeat_interleave(300).view(1, 150, 300)
+        metric = ClassIoU(150)
+        metric.update(classes, classes)
+        assert torch.equal(metric.compute(), torch.ones(150))
+    finally:
+        torch.use_deterministic_algorithms(before)

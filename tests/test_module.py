@@ -1,0 +1,257 @@
+"""The LightningModule: loss, metrics, schedule, checkpoints and resuming."""
+
+import functools
+
+import lightning as L
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning.pytorch.callbacks import Callback
+from tiny import Tiny
+
+from cpg_lightning.callbacks import PredictionWriter, ValidationReport
+from cpg_lightning.data import CamVidDataModule
+from cpg_lightning.losses import CrossEntropyCPGLoss
+from cpg_lightning.module import SegmentationModule
+from cpg_lightning.networks import LRASPP
+
+SGD = functools.partial(torch.optim.SGD, lr=0.1)
+
+
+def module_of(network=None, **options):
+    torch.manual_seed(0)
+    return SegmentationModule(network or Tiny(11), CrossEntropyCPGLoss(0.5), 11, optimizer=SGD, **options)
+
+
+def trainer_of(**options):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return L.Trainer(**{"accelerator": "cpu", "max_epochs": 2, "enable_checkpointing": False, **quiet, **options})
+
+
+@pytest.fixture
+def data(camvid):
+    L.seed_everything(0)
+    return CamVidDataModule(camvid, crop_size=(24, 32), batch_size=2, num_workers=0)
+
+
+class Rates(Callback):
+    """Records the learning rate of each step."""
+
+    def __init__(self):
+        self.values = []
+
+    def on_train_batch_start(self, trainer, *args):
+        self.values.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+class Broken(Callback):
+    """Breaks training off after some steps."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_step == self.steps:
+            trainer.save_checkpoint("broken.ckpt")
+            raise KeyboardInterrupt
+
+
+class TestLoss:
+    def test_images_are_normalised_by_the_networks_mean_and_std(self):
+        class Colours(Tiny):
+            mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+
+            def forward(self, images):
+                return {"out": images}
+
+        images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in (Colours.mean, Colours.std))
+        torch.testing.assert_close(module_of(Colours(11))(images)["out"], (images / 255 - mean) / std)
+
+    def test_the_auxiliary_output_adds_its_weighted_cross_entropy(self, data):
+        still = functools.partial(torch.optim.SGD, lr=0.0)
+        module = SegmentationModule(
+            Tiny(11, aux_loss=True), CrossEntropyCPGLoss(0.5), 11, optimizer=still, aux_weight=0.25
+        )
+        trainer = trainer_of(max_steps=1, limit_val_batches=0)
+        trainer.fit(module, datamodule=data)
+        batch = next(iter(data.train_dataloader()))  # the same again: the first of the first epoch
+        logits = module(batch["image"])
+        aux = F.cross_entropy(
+            F.interpolate(logits["aux"], batch["mask"].shape[-2:], mode="bilinear"), batch["mask"], ignore_index=255
+        )
+        main = CrossEntropyCPGLoss(0.5)(logits["out"], batch["mask"])
+        torch.testing.assert_close(trainer.callback_metrics["train/aux"], aux)
+        torch.testing.assert_close(trainer.callback_metrics["train/loss"], main + 0.25 * aux)
+
+    def test_what_is_logged_has_the_standard_keys(self, data):
+        trainer = trainer_of()
+        trainer.fit(module_of(class_names=data.class_names), datamodule=data)
+        logged = set(trainer.callback_metrics)
+        assert {"train/loss", "train/ce", "train/cpg", "lr", "val/mIoU", "val/IoU/sky", "val/IoU/bicyclist"} <= logged
+        assert sum(name.startswith("val/IoU/") for name in logged) == 11
+
+    def test_beyond_40_classes_no_class_is_logged(self, data):
+        module = SegmentationModule(Tiny(41), CrossEntropyCPGLoss(), 41, optimizer=SGD)
+        trainer = trainer_of(max_epochs=1)
+        trainer.fit(module, datamodule=data)
+        assert "val/mIoU" in trainer.callback_metrics
+        assert not any(name.startswith("val/IoU") for name in trainer.callback_metrics)
+
+
+class TestEvaluation:
+    def test_iou_is_counted_at_the_labels_own_size(self, camvid):
+        data = CamVidDataModule(camvid, crop_size=(24, 32), image_size=(20, 28), num_workers=0)
+        module = module_of().eval()
+        (result,) = trainer_of().validate(module, datamodule=data, verbose=False)
+        union, intersection = torch.zeros(11), torch.zeros(11)
+        for batch in data.val_dataloader():
+            logits = F.interpolate(module(batch["image"])["out"], batch["mask"].shape[-2:], mode="bilinear")
+            prediction, mask = logits.argmax(1), batch["mask"]
+            assert mask.shape[-2:] == (36, 48)
+            for c in range(11):
+                hit, true = (prediction == c) & (mask != 255), mask == c
+                intersection[c] += (hit & true).sum()
+                union[c] += (hit | true).sum()
+        expected = (intersection / union)[union > 0].mean()
+        assert result["val/mIoU"] == pytest.approx(expected.item(), rel=1e-6)
+
+    def test_test_logs_under_its_own_name(self, data):
+        (result,) = trainer_of().test(module_of(), datamodule=data, verbose=False)
+        assert "test/mIoU" in result
+
+    def test_predictions_are_classes_at_the_labels_size(self, data):
+        predictions = trainer_of().predict(module_of(), datamodule=data)
+        assert [prediction.shape for prediction in predictions] == [(1, 36, 48)] * 2
+
+
+class TestSchedule:
+    def rates(self, data, steps, warmup_steps, **options):
+        rates = Rates()
+        module = module_of(warmup_steps=warmup_steps)
+        trainer = trainer_of(callbacks=[rates], limit_val_batches=0, **options)
+        trainer.fit(module, datamodule=data)
+        assert len(rates.values) == steps
+        return rates.values, trainer.optimizers[0].param_groups[0]["lr"]
+
+    @pytest.mark.parametrize(
+        "options", [{"max_epochs": 3}, {"max_steps": 9, "max_epochs": -1}, {"max_steps": 9, "max_epochs": 50}]
+    )
+    def test_it_warms_up_then_decays_to_zero_however_the_end_is_set(self, data, options):
+        values, last = self.rates(data, 9, 2, **options)
+        expected = [0.05, 0.1, *(0.1 * ((9 - step) / 7) ** 0.9 for step in range(2, 9))]
+        assert values == pytest.approx(expected)
+        assert last == 0
+
+    def test_without_warm_up_it_starts_at_the_full_rate(self, data):
+        values, last = self.rates(data, 3, 0, max_epochs=1)
+        assert values == pytest.approx([0.1 * (1 - step / 3) ** 0.9 for step in range(3)])
+        assert last == 0
+
+    def test_accumulated_batches_are_one_step(self, data):
+        values, last = self.rates(data, 6, 0, max_epochs=2, accumulate_grad_batches=2)
+        assert values == pytest.approx([0.1 * (1 - step / 4) ** 0.9 for step in (0, 0, 1, 2, 2, 3)])
+        assert last == 0
+
+    def test_training_without_an_end_is_refused(self, data):
+        with pytest.raises(ValueError, match="set max_epochs or max_steps"):
+            trainer_of(max_epochs=-1).fit(module_of(), datamodule=data)
+
+    def test_the_optimizer_is_adamw_where_none_is_given(self, data):
+        trainer = trainer_of(max_epochs=1)
+        trainer.fit(SegmentationModule(Tiny(11), CrossEntropyCPGLoss(), 11), datamodule=data)
+        assert type(trainer.optimizers[0]) is torch.optim.AdamW
+
+
+class TestCheckpoints:
+    def test_a_module_built_in_python_is_loaded_with_its_parts(self, data):
+        module = module_of(class_names=data.class_names, palette=data.palette, poly_power=0.5)
+        trainer = trainer_of(max_epochs=1)
+        trainer.fit(module, datamodule=data)
+        trainer.save_checkpoint("python.ckpt")
+        assert "network" not in torch.load("python.ckpt", weights_only=True)["hyper_parameters"]
+        loaded = SegmentationModule.load_from_checkpoint(
+            "python.ckpt", network=Tiny(11), criterion=CrossEntropyCPGLoss()
+        )
+        assert (loaded.class_names, loaded.poly_power) == (list(data.class_names), 0.5)
+        for name, value in module.state_dict().items():
+            assert torch.equal(loaded.state_dict()[name], value)
+
+    @pytest.mark.parametrize("steps", [2, 3, 4])
+    @pytest.mark.parametrize("num_workers", [0, 1])
+    def test_a_broken_run_goes_on_as_if_it_had_not_been_broken(self, camvid, steps, num_workers):
+        def fit(ckpt_path=None, **options):
+            L.seed_everything(0)
+            data = CamVidDataModule(camvid, crop_size=(24, 32), batch_size=2, num_workers=num_workers)
+            module, rates = module_of(warmup_steps=1), Rates()
+            options["callbacks"] = [rates, ValidationReport(), *options.get("callbacks", [])]
+            trainer_of(max_epochs=2, **options).fit(module, datamodule=data, ckpt_path=ckpt_path)
+            return module, rates.values
+
+        whole, rates = fit()
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            fit(callbacks=[Broken(steps)])
+        resumed, rest = fit("broken.ckpt")
+        assert rest == pytest.approx(rates[steps:])
+        for name, value in whole.state_dict().items():
+            torch.testing.assert_close(resumed.state_dict()[name], value, msg=name)
+
+
+class TestErrors:
+    @pytest.mark.parametrize("argument", ["class_names", "palette"])
+    def test_facts_of_another_number_of_classes_are_refused(self, argument):
+        with pytest.raises(ValueError, match=f"expected {argument} to have an entry for each of 11 classes, got 2"):
+            module_of(**{argument: [(0, 0, 0)] * 2})
+
+    @pytest.mark.parametrize("argument", ["warmup_steps", "poly_power", "aux_weight"])
+    def test_negative_numbers_are_refused(self, argument):
+        with pytest.raises(ValueError, match=f"expected {argument} to be 0 or more, got -1"):
+            module_of(**{argument: -1})
+
+    @pytest.mark.parametrize("argument", ["num_images", "every_n_validations"])
+    def test_a_report_of_nothing_is_refused(self, argument):
+        with pytest.raises(ValueError, match=f"expected {argument} to be 1 or more, got 0"):
+            ValidationReport(**{argument: 0})
+
+
+def test_reports_and_predictions_are_written_without_any_logger(data, tmp_path, capsys):
+    callbacks = [ValidationReport(num_images=2), PredictionWriter("out")]
+    trainer = trainer_of(callbacks=callbacks, max_epochs=1, default_root_dir=tmp_path / "root")
+    module = module_of(class_names=data.class_names)
+    trainer.fit(module, datamodule=data)
+    assert (tmp_path / "root" / "pictures" / "validation.png").is_file()
+    assert "sign symbol" in capsys.readouterr().out
+    trainer.predict(module, datamodule=data, return_predictions=False)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["test_000.png", "test_001.png"]
+
+
+def test_trainer_options_that_touch_the_data_work(data):
+    for options in (
+        {"overfit_batches": 2},
+        {"fast_dev_run": True},
+        {"limit_train_batches": 0.5},
+        {"deterministic": True},
+    ):
+        trainer = trainer_of(max_epochs=1, **options)
+        trainer.fit(module_of(), datamodule=data)
+        assert trainer.global_step > 0
+    torch.use_deterministic_algorithms(False)
+
+
+def test_a_few_steps_on_real_photographs_lower_the_loss(real_data):
+    L.seed_everything(0)
+    data = CamVidDataModule(real_data / "camvid", (96, 128), (120, 160), batch_size=4, num_workers=0)
+    module = SegmentationModule(
+        LRASPP(11, batch_norm_momentum=0.1),
+        CrossEntropyCPGLoss(),
+        11,
+        optimizer=functools.partial(torch.optim.AdamW, lr=2e-3),
+    )
+    losses = []
+
+    class Losses(Callback):
+        def on_train_batch_end(self, trainer, module, outputs, *args):
+            losses.append(outputs["loss"].item())
+
+    trainer_of(max_steps=20, limit_val_batches=0, callbacks=[Losses()]).fit(module, datamodule=data)
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])

@@ -1,0 +1,74 @@
+"""The pictures show what is where."""
+
+import numpy as np
+import pytest
+
+from cpg_lightning.pictures import (
+    RIGHT,
+    VOID,
+    WRONG,
+    WRONG_INSIDE,
+    boundary_band,
+    boundary_errors,
+    coloured,
+    comparison,
+    default_palette,
+)
+
+
+@pytest.fixture
+def label():
+    """Class 0 left, class 1 right, ignored rows at the bottom."""
+    label = np.zeros((20, 30), dtype=np.uint8)
+    label[:, 15:] = 1
+    label[16:] = 255
+    return label
+
+
+def nearest(pixel):
+    """Which of the colours of the error map a pixel is closest to, or the grey of the image."""
+    colours = {"right": RIGHT, "wrong": WRONG, "wrong inside": WRONG_INSIDE, "void": VOID, "image": (96, 96, 96)}
+    return min(colours, key=lambda name: np.abs(np.array(colours[name]) - pixel).sum())
+
+
+def test_the_band_lies_on_both_sides_of_a_boundary_and_never_at_void(label):
+    band = boundary_band(label, radius=3, ignore_index=255)
+    assert np.flatnonzero(band.any(axis=0)).tolist() == list(range(12, 18))
+    assert np.flatnonzero(band.any(axis=1)).tolist() == list(range(16))
+
+
+def test_errors_are_told_apart_by_where_they_are(label):
+    prediction = label.copy()
+    prediction[0, 14] = 1
+    prediction[0, 2] = 1
+    prediction[16:] = 0
+    errors = boundary_errors(np.zeros((20, 30, 3), np.uint8), label, prediction, ignore_index=255)
+    found = {
+        name: nearest(errors[at])
+        for name, at in {"a": (0, 14), "b": (0, 2), "c": (5, 14), "d": (5, 2), "e": (18, 2)}.items()
+    }
+    assert found == {"a": "wrong", "b": "wrong inside", "c": "right", "d": "image", "e": "void"}
+
+
+def test_classes_have_their_colours_and_void_is_black(label):
+    picture = coloured(label, [(1, 2, 3), (4, 5, 6)])
+    assert [picture[at].tolist() for at in ((0, 0), (0, 29), (19, 0))] == [[1, 2, 3], [4, 5, 6], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("classes", [1, 19, 171])
+def test_default_colours_are_distinct(classes):
+    assert len(set(default_palette(classes))) == classes
+
+
+@pytest.mark.parametrize("classes", [2, 171])
+def test_a_sheet_has_a_row_an_image_and_a_column_a_view(label, classes):
+    rows = [
+        (np.full((20, 30, 3), 200, np.uint8), label, label),
+        (np.full((40, 30, 3), 90, np.uint8), *[np.zeros((40, 30), np.uint8)] * 2),
+    ]
+    sheet = comparison(rows, default_palette(classes), [f"class {c}" for c in range(classes)], 255, width=60)
+    assert sheet.width == 6 + 4 * 66
+    pixels = np.array(sheet)
+    assert pixels[26 + 20, 6 + 30].tolist() == [200] * 3
+    assert pixels[26 + 40 + 6 + 40, 6 + 30].tolist() == [90] * 3
+    assert pixels[26 + 20, 6 + 66 + 10].tolist() == list(default_palette(classes)[0])
