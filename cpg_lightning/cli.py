@@ -23,8 +23,9 @@ import cpg_lightning
 # Imported classes are those that the command line knows by their short names.
 from cpg_lightning.callbacks import PredictionWriter, ValidationReport  # noqa: F401
 from cpg_lightning.data import SegmentationDataModule
+from cpg_lightning.losses import SegmentationCriterion
 from cpg_lightning.module import SegmentationModule
-from cpg_lightning.networks import SegmentationNetwork  # noqa: F401
+from cpg_lightning.networks import SegmentationNetwork
 
 
 def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
@@ -44,7 +45,13 @@ def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
         save_config_callback=RunRecord,
         seed_everything_default=0,
         auto_configure_optimizers=False,
-        parser_kwargs={"version": cpg_lightning.__version__},
+        parser_kwargs={
+            "prog": "cpg",
+            "description": _description(),
+            "version": cpg_lightning.__version__,
+            # In place of every option there is, which would bury an error's message.
+            **{name: {"usage": f"cpg {name} --config FILE [options]"} for name in SegmentationCLI.subcommands()},
+        },
         args=args,
         run=run,
     )
@@ -76,6 +83,8 @@ class SegmentationCLI(LightningCLI):
         """Give the run its name, its folder and its place in Weights & Biases."""
         config = self.config[self.subcommand] if self.subcommand else self.config
         record = config.clone()
+        for argument in set(vars(record)) - {"seed_everything", "trainer", "model", "data"}:
+            del record[argument]  # the subcommand's own, such as ckpt_path
         checkpoint = _existing(config.get("ckpt_path"))
         run_id = _run_id(checkpoint) if self.subcommand == "fit" and checkpoint else secrets.token_hex(4)
         setting = _setting(config)
@@ -96,7 +105,7 @@ class SegmentationCLI(LightningCLI):
             os.environ.setdefault("WANDB_DATA_DIR", str(folder.parent.absolute()))
             options = logger.init_args
             without_key = not _has_api_key()
-            options.name, options.id, options.save_dir = name, run_id, str(folder)
+            options.name, options.id, options.save_dir = name, run_id, str(folder.absolute())
             options.group = options.group or setting
             options.job_type = options.job_type or self.subcommand
             if without_key and not options.mode and "WANDB_MODE" not in os.environ:
@@ -156,6 +165,21 @@ class RunRecord(SaveConfigCallback):
     def state_dict(self) -> dict[str, Any]:
         """The id of the run, by which it is resumed."""
         return {"run_id": self.run_id}
+
+
+def _description() -> str:
+    """What ``cpg --help`` begins with."""
+    families: dict[str, type[Any]] = {
+        "data": SegmentationDataModule,
+        "networks": SegmentationNetwork,
+        "criteria": SegmentationCriterion,
+    }
+    names = {title: sorted(known.__name__ for known in family.__subclasses__()) for title, family in families.items()}
+    known = " ".join(f"{title}: {', '.join(classes)}." for title, classes in names.items())
+    return (
+        "Trains and evaluates segmentation networks with boundary-aware losses. Known by their short names, and others by "
+        f"their class path: {known} First run: cpg fit --config experiments/quickstart.yaml"
+    )
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,6 +1,8 @@
-"""A network of one layer, for tests that need one that is fast and not one that is good."""
+"""Parts of runs in tests: a network that is fast and not good, and a mishap."""
 
+import lightning as L
 import torch
+from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from cpg_lightning.networks import SegmentationNetwork
@@ -17,3 +19,14 @@ class Tiny(SegmentationNetwork):
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         logits = {"out": self.out(images)}
         return logits if self.aux is None else {**logits, "aux": self.aux(images)}
+
+
+class Broken(Callback):
+    """Breaks training off when an epoch begins."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.current_epoch == self.epoch:
+            raise KeyboardInterrupt

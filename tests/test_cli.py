@@ -1,0 +1,325 @@
+"""The cpg command: what a run leaves behind, how it is resumed, and what bad input gets."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import wandb
+import yaml
+from conftest import alone, write_camvid
+from PIL import Image
+
+import cpg_lightning
+from cpg_lightning.cli import command, main
+from cpg_lightning.data import CamVidDataModule
+from cpg_lightning.module import SegmentationModule
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+BASE = ["--config", str(EXPERIMENTS / "base.yaml"), "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+PARTS = [
+    "--model.network=tiny.Tiny",
+    f"--model.criterion={EXPERIMENTS}/criteria/ce_cpg.yaml",
+    "--model.optimizer=torch.optim.SGD",
+    "--model.optimizer.lr=0.1",
+]
+CAMVID = ["--data=CamVidDataModule", "--data.crop_size=[24,32]", "--data.batch_size=2", "--data.num_workers=0"]
+ARGUMENTS = [*BASE, *PARTS, *CAMVID, "--data.root=camvid", "--trainer.max_epochs=2", "--trainer.log_every_n_steps=1"]
+
+
+def inspect(run, *options):
+    """What an offline W&B run holds, as JSON."""
+    wandb_command = [Path(sys.executable).with_name("wandb"), "leet", "inspect", *options, "--json", run]
+    result = subprocess.run(wandb_command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
+def records(run):
+    """The history of an offline W&B run, item by item, and its summary with the configuration."""
+    lines = [json.loads(line) for line in inspect(run).splitlines()]
+    return [line["history"]["item"] for line in lines if line["type"] == "history"], json.loads(
+        inspect(run, "--summary")
+    )
+
+
+class Run:
+    """One run of the command, its folder and what it printed."""
+
+    def __init__(self, folder, output):
+        self.folder = folder
+        self.output = output
+
+    @property
+    def config(self):
+        return self.folder / "config.yaml"
+
+    @property
+    def last(self):
+        return self.folder / "checkpoints" / "last.ckpt"
+
+    @property
+    def offline(self):
+        return sorted((self.folder / "wandb").glob("offline-run-*"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A finished training on a tiny CamVid, in a folder of its own."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_camvid(folder / "camvid")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        alone(folder, monkeypatch)
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        result = subprocess.run(
+            [sys.executable, "-m", "cpg_lightning", "fit", *ARGUMENTS], capture_output=True, text=True, check=False
+        )
+    assert result.returncode == 0, result.stderr
+    (runs,) = (folder / "runs").glob("camvid-*")
+    return Run(runs, result.stdout)
+
+
+def fails(monkeypatch, capsys, *arguments):
+    """The message and the exit status of a command that fails."""
+    monkeypatch.setattr("sys.argv", ["cpg", *arguments])
+    with pytest.raises(SystemExit) as end:
+        command()
+    assert end.value.code != 0
+    return str(end.value.code) if isinstance(end.value.code, str) else capsys.readouterr().err
+
+
+class TestRun:
+    def test_it_names_itself_from_its_parts(self, run):
+        assert re.fullmatch(r"camvid-tiny-ce\+cpg-seed0-[0-9a-f]{8}", run.folder.name)
+
+    def test_without_an_api_key_it_goes_on_offline_and_says_so(self, run):
+        (offline,) = run.offline
+        assert f"W&B: no API key, logging offline to {offline}; upload with: wandb sync {offline}\n" in run.output
+
+    def test_it_ends_with_the_table_the_checkpoint_and_the_picture(self, run):
+        for name in (*CamVidDataModule.class_names, "mean"):
+            assert re.search(rf"{name}\s*│\s*(\d\.\d{{4}}|absent)", run.output)
+        best = re.search(r"best checkpoint: (.*)", run.output)[1]
+        picture = re.search(r"picture: (.*)", run.output)[1]
+        assert (run.folder.parent.parent / best).is_file()
+        with Image.open(run.folder.parent.parent / picture) as image:
+            assert np.asarray(image).std() > 20
+
+    def test_its_configuration_is_saved_as_it_was_given(self, run):
+        config = yaml.safe_load(run.config.read_text())
+        assert config["trainer"]["default_root_dir"] == "runs"
+        assert config["trainer"]["logger"]["init_args"]["id"] is None
+        assert config["model"]["criterion"]["init_args"]["cpg_weight"] == 1.0
+        assert config["data"]["init_args"]["batch_size"] == 2
+
+    def test_its_saved_configuration_runs_again(self, run, camvid):
+        cli = main(["--config", str(run.config), "--data.root", str(camvid)], run=False)
+        assert cli.datamodule.batch_size == 2
+
+    def test_weights_and_biases_has_scalars_against_the_trainers_step(self, run):
+        history, _ = records(run.offline[0])
+        validations = {item["trainer/global_step"]: item["val/mIoU"] for item in history if "val/mIoU" in item}
+        assert list(validations) == [2, 5]
+        assert all(0 <= value <= 1 for value in validations.values())
+        steps = [item["trainer/global_step"] for item in history if "train/loss" in item]
+        assert steps == list(range(6))
+        assert {"train/ce", "train/cpg", "lr"} <= {key for item in history for key in item}
+
+    def test_weights_and_biases_has_masks_with_their_class_names(self, run):
+        history, _ = records(run.offline[0])
+        examples = next(item for item in history if "val/examples._type" in item)
+        assert examples["val/examples.captions"] == ["val_000", "val_001", "val_002"]
+        assert [set(masks) for masks in examples["val/examples.all_masks"]] == [{"prediction", "ground_truth"}] * 3
+        files = run.offline[0] / "files"
+        label = np.array(Image.open(files / examples["val/examples.all_masks"][0]["ground_truth"]["path"]))
+        with Image.open(run.folder.parent.parent / "camvid" / "valannot" / "val_000.png") as original:
+            assert np.array_equal(label, np.where(np.array(original) == 11, 255, original))
+        assert np.array(Image.open(files / examples["val/examples.filenames"][0])).max() > 100
+        labels = "".join(line for line in inspect(run.offline[0]).splitlines() if "mask/class_labels" in line)
+        assert '"6":"sign symbol"' in labels
+        assert '"255":"ignored"' in labels
+
+    def test_weights_and_biases_has_the_table_of_the_classes(self, run):
+        history, _ = records(run.offline[0])
+        table = next(item for item in history if "val/IoU_table.path" in item)
+        content = json.loads((run.offline[0] / "files" / table["val/IoU_table.path"]).read_text())
+        assert content["columns"] == ["class", "IoU"]
+        assert [row[0] for row in content["data"]] == list(CamVidDataModule.class_names)
+
+    def test_weights_and_biases_has_the_configuration_as_flat_columns(self, run):
+        _, summary = records(run.offline[0])
+        assert summary["config"]["model.criterion.class_path"] == "cpg_lightning.CrossEntropyCPGLoss"
+        assert summary["config"]["model.criterion.init_args.cpg_weight"] == 1
+        assert summary["config"]["data.init_args.batch_size"] == 2
+        assert summary["config"]["trainer.max_epochs"] == 2
+
+
+class TestAfterwards:
+    """What is done with a finished run."""
+
+    def test_its_checkpoint_is_loaded_from_its_path_alone(self, run):
+        module = SegmentationModule.load_from_checkpoint(run.last)
+        assert module.network.__class__.__name__ == "Tiny"
+        assert module.criterion.cpg_weight == 1.0
+        assert module.class_names == list(CamVidDataModule.class_names)
+        assert module.optimizer([torch.zeros(1, requires_grad=True)]).defaults["lr"] == 0.1
+
+    def test_validate_finds_the_same_iou_and_the_command_line_wins(self, run, camvid, capsys):
+        history, _ = records(run.offline[0])
+        last = [item["val/mIoU"] for item in history if "val/mIoU" in item][-1]
+        arguments = ["--config", str(run.config), "--ckpt_path", str(run.last), "--data.root", str(camvid)]
+        cli = main(["validate", *arguments, "--model.aux_weight=0.123"])
+        assert cli.trainer.callback_metrics["val/mIoU"].item() == pytest.approx(last)
+        assert cli.model.aux_weight == 0.123
+        assert "picture: runs/validate-camvid-tiny-ce+cpg-seed0-" in capsys.readouterr().out
+
+    def test_predict_writes_a_picture_an_image(self, run, camvid):
+        arguments = ["--config", str(run.config), "--ckpt_path", str(run.last), "--data.root", str(camvid)]
+        cli = main(["predict", *arguments])
+        (folder,) = Path("runs").glob("predict-*/predictions")
+        assert sorted(path.name for path in folder.iterdir()) == ["test_000.png", "test_001.png"]
+        batch = next(iter(cli.datamodule.predict_dataloader()))
+        expected = cli.model.predict_step(batch, 0)[0]
+        palette = np.array(CamVidDataModule.palette, dtype=np.uint8)
+        assert np.array_equal(np.array(Image.open(folder / "test_000.png")), palette[expected])
+
+    def test_test_reports_the_test_split(self, run, camvid):
+        arguments = ["--config", str(run.config), "--ckpt_path", str(run.last), "--data.root", str(camvid)]
+        assert "test/mIoU" in main(["test", *arguments]).trainer.callback_metrics
+
+    @pytest.mark.parametrize("checkpoint", ["last", "best"])
+    def test_a_broken_run_is_continued_in_its_folder_with_its_id_and_its_schedule(self, camvid, checkpoint):
+        arguments = ["fit", *ARGUMENTS, "--trainer.max_epochs=4", "--model.warmup_steps=2"]
+        whole = main(arguments)
+        wandb.finish()
+        (first,) = Path("runs").iterdir()
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            main([*arguments, "--trainer.callbacks+=tiny.Broken", "--trainer.callbacks.epoch=2"])
+        wandb.finish()
+        (broken,) = set(Path("runs").iterdir()) - {first}
+        pattern = {"last": "last.ckpt", "best": "epoch=*.ckpt"}[checkpoint]
+        (path,) = (broken / "checkpoints").glob(pattern)
+        resumed = main([*arguments, "--ckpt_path", str(path)])
+        wandb.finish()
+
+        assert set(Path("runs").iterdir()) == {first, broken}
+        assert (broken / "config-1.yaml").is_file()
+        offline = Run(broken, "").offline
+        assert [broken.name.split("-")[-1] in folder.name for folder in offline] == [True, True]
+        rates = {item["trainer/global_step"]: item["lr"] for item in records(offline[1])[0] if "lr" in item}
+        expected = {
+            item["trainer/global_step"]: item["lr"] for item in records(Run(first, "").offline[0])[0] if "lr" in item
+        }
+        assert len(rates) >= 6
+        assert rates == {step: expected[step] for step in rates}
+        assert max(rates) == max(expected) == 11
+        for name, value in whole.model.state_dict().items():
+            torch.testing.assert_close(resumed.model.state_dict()[name], value, msg=name)
+
+
+def test_two_runs_from_one_folder_do_not_clash(camvid):
+    for _ in range(2):
+        main(["fit", *ARGUMENTS, "--trainer.max_epochs=1"])
+        wandb.finish()
+    runs = list(Path("runs").glob("camvid-*"))
+    assert len(runs) == 2
+    for folder in runs:
+        assert (folder / "config.yaml").is_file()
+        assert (folder / "checkpoints" / "last.ckpt").is_file()
+        assert len(list(folder.glob("wandb/offline-run-*"))) == 1
+
+
+class TestHelp:
+    @pytest.mark.parametrize("arguments", [[], ["fit"]])
+    def test_help_lists_our_classes(self, arguments, capsys):
+        with pytest.raises(SystemExit) as end:
+            main([*arguments, "--help"])
+        shown = capsys.readouterr().out
+        assert end.value.code == 0
+        assert shown.startswith("usage: cpg")
+        for name in ("ShapesDataModule", "CamVidDataModule", "DeepLabV3", "LRASPP", "CrossEntropyCPGLoss"):
+            assert name in shown
+
+    def test_the_version_is_the_packages(self, capsys):
+        with pytest.raises(SystemExit):
+            main(["--version"])
+        assert cpg_lightning.__version__ in capsys.readouterr().out
+
+
+class TestErrors:
+    def test_a_missing_root(self, monkeypatch, capsys):
+        message = fails(monkeypatch, capsys, "fit", *ARGUMENTS)
+        assert "expected the folder camvid/train, got" in message
+        assert "trainannot/" in message
+        assert not Path("runs").exists()
+
+    def test_a_missing_split(self, camvid, monkeypatch, capsys):
+        (camvid / "test").rename(camvid / "elsewhere")
+        assert "expected the folder camvid/test, got" in fails(monkeypatch, capsys, "test", *ARGUMENTS)
+
+    def test_images_without_labels(self, camvid, monkeypatch, capsys):
+        (camvid / "valannot" / "val_000.png").unlink()
+        assert "none for 1, e.g. camvid/val/val_000.png" in fails(monkeypatch, capsys, "fit", *ARGUMENTS)
+
+    @pytest.mark.parametrize("num_workers", [0, 1])
+    @pytest.mark.parametrize(
+        ("label", "message"),
+        [
+            (Image.new("L", (48, 30)), "got 30x48"),
+            (Image.new("L", (48, 36), 77), "got [77]"),
+            (None, "readable image file"),
+        ],
+        ids=["size", "value", "unreadable"],
+    )
+    def test_a_bad_label(self, camvid, monkeypatch, capsys, label, message, num_workers):
+        path = camvid / "trainannot" / "train_004.png"
+        label.save(path) if label else path.write_bytes(b"nothing")
+        shown = fails(monkeypatch, capsys, "fit", *ARGUMENTS, f"--data.num_workers={num_workers}")
+        assert message in shown
+        assert str(path.relative_to(camvid.parent)) in shown
+        assert "Traceback" not in shown
+        assert not list(Path("runs").glob("*/checkpoints/*"))
+
+    @pytest.mark.parametrize(
+        ("argument", "message"),
+        [
+            ("--data=Nowhere", "Nowhere"),
+            ("--model.network=not_there.Network", "not_there"),
+            ("--model.criterion.cpg_wieght=1", "'cpg_wieght' is not accepted"),
+            ("--data.batch_sise=1", "'batch_sise' is not accepted"),
+            ("--trainer.max_epoks=1", "max_epoks"),
+            ("--model.criterion.kernel_size=4", "odd number of pixels"),
+            ("--data.scale=[2,1]", "smaller one first"),
+        ],
+    )
+    def test_a_wrong_name_or_value(self, camvid, monkeypatch, capsys, argument, message):
+        shown = fails(monkeypatch, capsys, "fit", *ARGUMENTS, argument)
+        assert message in shown
+        assert len(shown.splitlines()) < 30
+        assert not Path("runs").exists()
+
+    def test_an_output_folder_that_cannot_be_written(self, camvid, monkeypatch, capsys):
+        Path("occupied").write_text("a file")
+        shown = fails(monkeypatch, capsys, "fit", *ARGUMENTS, "--trainer.default_root_dir=occupied")
+        assert "expected a folder that can be written to, got occupied" in shown
+        access = os.access  # the tests may run as root, whom no permission stops
+        monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK and access(path, mode))
+        assert "choose another with --trainer.default_root_dir" in fails(monkeypatch, capsys, "fit", *ARGUMENTS)
+
+    def test_a_checkpoint_that_is_none(self, camvid, monkeypatch, capsys):
+        shown = fails(monkeypatch, capsys, "fit", *ARGUMENTS, "--ckpt_path=missing.ckpt")
+        assert "expected --ckpt_path to be a checkpoint file, got missing.ckpt" in shown
+        Path("text.ckpt").write_text("no checkpoint")
+        shown = fails(monkeypatch, capsys, "fit", *ARGUMENTS, "--ckpt_path=text.ckpt")
+        assert "expected a checkpoint that can be read, got text.ckpt" in shown
+
+    def test_a_traceback_is_to_be_had(self, monkeypatch):
+        monkeypatch.setenv("CPG_TRACEBACK", "1")
+        monkeypatch.setattr("sys.argv", ["cpg", "fit", *ARGUMENTS])
+        with pytest.raises(FileNotFoundError):
+            command()

@@ -1,0 +1,60 @@
+"""Every file under experiments/ composes with every other, and the README's first command runs."""
+
+from pathlib import Path
+
+import pytest
+import wandb
+
+from cpg_lightning.cli import main
+from cpg_lightning.data import SegmentationDataModule
+
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
+NOT_DATASETS = {"base", "quickstart"}
+DATASETS = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml") if path.stem not in NOT_DATASETS)
+NETWORKS = sorted(path.stem for path in (EXPERIMENTS / "networks").glob("*.yaml"))
+CRITERIA = sorted(path.stem for path in (EXPERIMENTS / "criteria").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("dataset", DATASETS)
+def test_every_dataset_goes_with_every_network_and_criterion(dataset, network, criterion):
+    cli = main(
+        [
+            *("--config", str(EXPERIMENTS / "base.yaml"), "--config", str(EXPERIMENTS / f"{dataset}.yaml")),
+            *("--model.network", str(EXPERIMENTS / "networks" / f"{network}.yaml")),
+            *("--model.criterion", str(EXPERIMENTS / "criteria" / f"{criterion}.yaml")),
+        ],
+        run=False,
+    )
+    assert isinstance(cli.datamodule, SegmentationDataModule)
+    assert cli.model.class_names == list(cli.datamodule.class_names)
+    assert [tuple(colour) for colour in cli.model.palette] == list(cli.datamodule.palette)
+    assert cli.model.criterion.ignore_index == cli.datamodule.ignore_index
+    assert cli.model.num_classes == cli.datamodule.num_classes
+    assert (cli.model.criterion.cpg_weight > 0) == (criterion == "ce_cpg")
+
+
+def test_there_are_datasets_networks_and_criteria():
+    assert {"camvid", "shapes"} <= set(DATASETS)
+    assert {"deeplabv3_resnet50", "lraspp_mobilenet_v3_large"} <= set(NETWORKS)
+    assert {"ce", "ce_cpg"} == set(CRITERIA)
+
+
+def test_the_quickstart_is_the_composition_of_the_files(capsys):
+    """A ``config:`` inside a file is less than a second ``--config``: all of base.yaml must have arrived."""
+    cli = main(["--config", str(EXPERIMENTS / "quickstart.yaml")], run=False)
+    assert cli.trainer.checkpoint_callback.monitor == "val/mIoU"
+    assert {"ValidationReport", "PredictionWriter"} <= {type(each).__name__ for each in cli.trainer.callbacks}
+    assert type(cli.trainer.logger).__name__ == "WandbLogger"
+
+
+def test_the_quickstart_trains(capsys):
+    short = ["--data.train_images=48", "--data.val_images=4", "--data.eval_batch_size=1", "--data.num_workers=0"]
+    quiet = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
+    cli = main(["fit", "--config", str(EXPERIMENTS / "quickstart.yaml"), *short, *quiet])
+    wandb.finish()
+    shown = capsys.readouterr().out
+    assert cli.trainer.global_step == 6
+    for expected in ("no API key, logging offline", "polygon", "best checkpoint:", "picture:"):
+        assert expected in shown
