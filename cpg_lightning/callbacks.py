@@ -29,7 +29,8 @@ class ValidationReport(Callback):
     picture, image | label | prediction | boundary errors.
 
     Args:
-        num_images: How many images, evenly spaced over the validation set (the share of the first process).
+        num_images: How many images: the first of each of so many batches, evenly spaced over the validation set (the
+            share of the first process).
         every_n_validations: How often they go to Weights & Biases; the last validation's always do.
         folder: Where the picture is written; ``pictures`` in the trainer's ``default_root_dir`` by default.
 

@@ -3,9 +3,10 @@
 import os
 import secrets
 import sys
+from importlib import import_module
 from netrc import NetrcParseError, netrc
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlparse
 
 import lightning as L
@@ -14,9 +15,9 @@ import wandb
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 import cpg_lightning
 
@@ -38,30 +39,34 @@ def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
     Returns:
         The command line, with ``model``, ``datamodule`` and ``trainer``.
     """
-    return SegmentationCLI(
-        SegmentationModule,
-        SegmentationDataModule,
-        subclass_mode_data=True,
-        save_config_callback=RunRecord,
-        seed_everything_default=0,
-        auto_configure_optimizers=False,
-        parser_kwargs={
-            "prog": "cpg",
-            "description": _description(),
-            "version": cpg_lightning.__version__,
-            # In place of every option there is, which would bury an error's message.
-            **{name: {"usage": f"cpg {name} --config FILE [options]"} for name in SegmentationCLI.subcommands()},
-        },
-        args=args,
-        run=run,
-    )
+    try:
+        return SegmentationCLI(
+            SegmentationModule,
+            SegmentationDataModule,
+            subclass_mode_data=True,
+            save_config_callback=RunRecord,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            parser_kwargs={
+                "prog": "cpg",
+                "description": _description(),
+                "version": cpg_lightning.__version__,
+                # In place of every option there is, which would bury an error's message.
+                **{name: {"usage": f"cpg {name} --config FILE [options]"} for name in SegmentationCLI.subcommands()},
+            },
+            args=args,
+            run=run,
+        )
+    finally:
+        if run and wandb.run is not None:  # or the next run of this process would be logged into this one
+            wandb.finish(exit_code=int(sys.exc_info()[0] is not None))
 
 
 def command() -> None:
     """The ``cpg`` command: :func:`main`, but bad input ends in its message alone."""
     try:
         main()
-    except (ValueError, OSError, MisconfigurationException) as error:
+    except (ValueError, OSError, MisconfigurationException, wandb.errors.Error) as error:
         if os.environ.get("CPG_TRACEBACK"):
             raise
         # From a worker process an error arrives with the worker's traceback before its message.
@@ -71,6 +76,9 @@ def command() -> None:
 
 class SegmentationCLI(LightningCLI):
     """LightningCLI whose data tells the model its classes, and whose every run has a name and a folder of its own."""
+
+    checkpoint: dict[str, Any] | None
+    staging: ClassVar[str | None] = None  # the WANDB_DATA_DIR that an earlier run of this process set
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link the facts of the dataset to whatever needs them."""
@@ -85,41 +93,53 @@ class SegmentationCLI(LightningCLI):
         record = config.clone()
         for argument in set(vars(record)) - {"seed_everything", "trainer", "model", "data"}:
             del record[argument]  # the subcommand's own, such as ckpt_path
-        checkpoint = _existing(config.get("ckpt_path"))
-        run_id = _run_id(checkpoint) if self.subcommand == "fit" and checkpoint else secrets.token_hex(4)
-        setting = _setting(config)
-        name = f"{setting}-seed{config.seed_everything}"
-        if self.subcommand not in (None, "fit"):
-            name = f"{self.subcommand}-{name}"
-        logger = config.trainer.get("logger")
-        if _is_wandb(logger):
-            name = logger.init_args.name or name
-        folder = _writable(Path(config.trainer.default_root_dir or "runs")) / f"{name}-{run_id}"
-
-        config.trainer.default_root_dir = str(folder)
+        self.checkpoint = _read_checkpoint(config.get("ckpt_path"), self.subcommand)
+        if self.checkpoint:
+            _drop_pretrained(config.model.network)
         if self.subcommand == "predict" and config.return_predictions is None:
             config.return_predictions = False  # they are written, not collected
-        without_key = False
-        if _is_wandb(logger):
-            # An offline table waits there for its upload: it has to outlive the run.
-            os.environ.setdefault("WANDB_DATA_DIR", str(folder.parent.absolute()))
-            options = logger.init_args
-            without_key = not _has_api_key()
-            options.name, options.id, options.save_dir = name, run_id, str(folder.absolute())
-            options.group = options.group or setting
-            options.job_type = options.job_type or self.subcommand
-            if without_key and not options.mode and "WANDB_MODE" not in os.environ:
-                options.mode = "offline"
+
+        loggers = _wandb_loggers(config.trainer)
+        setting = _setting(config)
+        given = next((logger.name for logger in loggers if logger.name), f"{setting}-seed{config.seed_everything}")
+        name = given.replace("/", "-") if self.subcommand in (None, "fit") else f"{self.subcommand}-{given}"
+        run_id = next((logger.id for logger in loggers if logger.id), secrets.token_hex(4))
+        if self.checkpoint and self.subcommand == "fit":  # the run that wrote it goes on
+            name, run_id = self.checkpoint["callbacks"].get("RunRecord", {}).get("run", (name, run_id))
+        folder = Path(config.trainer.default_root_dir or "runs") / f"{name}-{run_id}"
+
+        config.trainer.default_root_dir = str(folder)
         for callback in config.trainer.get("callbacks") or []:
             if callback.class_path.endswith(".ModelCheckpoint") and not callback.init_args.dirpath:
                 callback.init_args.dirpath = str(folder / "checkpoints")
-        self.save_config_kwargs = {"record": record, "run_id": run_id, "without_key": without_key}
+        without_key = bool(loggers) and not self._prepare_wandb(folder)
+        for logger in loggers:
+            logger.name, logger.id = name, run_id
+            logger.save_dir = str(folder.absolute()) if logger.save_dir == "." else logger.save_dir
+            logger.group = logger.group or setting
+            logger.job_type = logger.job_type or self.subcommand
+            if without_key and not logger.mode and "WANDB_MODE" not in os.environ:
+                logger.mode = "offline"
+        self.save_config_kwargs = {"record": record, "run": [name, run_id], "without_key": without_key}
 
     def after_instantiate_classes(self) -> None:
-        """Look at the data before anything is written, then make the run's folder."""
-        if self.subcommand:
-            self.datamodule.setup(self.subcommand)
-            rank_zero_only(Path(self.trainer.default_root_dir).mkdir)(parents=True, exist_ok=True)
+        """Look at the checkpoint and the data before anything is written, then make the run's folder."""
+        if not self.subcommand:
+            return
+        if self.checkpoint:
+            _check_fits(self.checkpoint["state_dict"], self.model)
+        elif self.subcommand != "fit":
+            rank_zero_warn(f"without --ckpt_path, {self.subcommand} takes the weights that the network is built with")
+        self.datamodule.setup(self.subcommand)
+        rank_zero_only(_make)(Path(self.trainer.default_root_dir))
+
+    @classmethod
+    def _prepare_wandb(cls, folder: Path) -> bool:
+        """Keep what Weights & Biases stages with its run; says whether there is an API key."""
+        # Offline tables wait in this folder for their upload, so it has to be where the run is, unless the user chose.
+        if os.environ.get("WANDB_DATA_DIR") in (None, cls.staging):
+            cls.staging = os.environ["WANDB_DATA_DIR"] = str(folder.absolute())
+        return _has_api_key()
 
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone.
@@ -130,29 +150,29 @@ class SegmentationCLI(LightningCLI):
 
 
 class RunRecord(SaveConfigCallback):
-    """Saves the configuration with the run, and in its loggers as flat columns; remembers the run's id in checkpoints.
+    """Saves the configuration with the run, and in its loggers as flat columns; remembers the run in checkpoints.
 
     Args:
         parser: What wrote the configuration.
         config: The configuration as it runs.
         record: The configuration as it was given, without what only this run has: what is saved.
-        run_id: Id of the run.
+        run: Name and id of the run.
         without_key: Whether there is no API key for Weights & Biases.
     """
 
     def __init__(
-        self, parser: LightningArgumentParser, config: Namespace, record: Namespace, run_id: str, without_key: bool
+        self, parser: LightningArgumentParser, config: Namespace, record: Namespace, run: list[str], without_key: bool
     ) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
         self.record = record
-        self.run_id = run_id
+        self.run = run
         self.without_key = without_key
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Save and log the configuration."""
         dump = self.parser.dump(self.record, skip_none=False)
         folder = Path(trainer.default_root_dir)
-        folder.mkdir(parents=True, exist_ok=True)
+        _make(folder)
         earlier = len(list(folder.glob("config*.yaml")))  # of the same run, before it was resumed
         (folder / (f"config-{earlier}.yaml" if earlier else "config.yaml")).write_text(dump)
         for logger in trainer.loggers:
@@ -163,8 +183,8 @@ class RunRecord(SaveConfigCallback):
                 print(f"W&B: {reason} offline to {run}; upload with: wandb sync {run}")
 
     def state_dict(self) -> dict[str, Any]:
-        """The id of the run, by which it is resumed."""
-        return {"run_id": self.run_id}
+        """The name and the id of the run, by which it is resumed."""
+        return {"run": self.run}
 
 
 def _description() -> str:
@@ -205,37 +225,69 @@ def _setting(config: Namespace) -> str:
     return f"{data.removesuffix('DataModule').lower()}-{network.lower()}-{loss}"
 
 
-def _is_wandb(logger: Any) -> bool:
-    return isinstance(logger, Namespace) and logger.class_path.endswith(".WandbLogger")
+def _wandb_loggers(trainer: Namespace) -> list[Namespace]:
+    """The arguments of each WandbLogger there is."""
+    loggers = trainer.get("logger")
+    configured = [each for each in (loggers if isinstance(loggers, list) else [loggers]) if isinstance(each, Namespace)]
+    return [each.init_args for each in configured if each.class_path.endswith(".WandbLogger")]
 
 
-def _existing(checkpoint: str | None) -> str | None:
-    """The path of a checkpoint, if it is one."""
-    if checkpoint and not Path(checkpoint).is_file():
+def _read_checkpoint(path: str | None, subcommand: str | None) -> dict[str, Any] | None:
+    """A checkpoint that the subcommand can use."""
+    if path is None:
+        return None
+    if not Path(path).is_file():
         raise FileNotFoundError(
-            f"expected --ckpt_path to be a checkpoint file, got {checkpoint}; they are in runs/<name of the run>/checkpoints"
+            f"expected --ckpt_path to be a checkpoint file, got {path}; they are in runs/<name of the run>/checkpoints"
+        )
+    try:
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # whatever a file that is no checkpoint makes torch raise
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"expected a checkpoint that can be read, got {path}: {reason}") from error
+    needed = {"pytorch-lightning_version", "state_dict"} | (
+        {"optimizer_states", "loops", "callbacks"} if subcommand == "fit" else set()
+    )
+    if not isinstance(checkpoint, dict) or not needed <= checkpoint.keys():
+        raise ValueError(
+            f"expected a checkpoint with {', '.join(sorted(needed))}, got {path} without some of them; "
+            "one that holds weights alone can be validated, tested or predicted with, but not trained on"
         )
     return checkpoint
 
 
-def _run_id(checkpoint: str) -> str:
-    """The id of the run that wrote a checkpoint."""
-    try:
-        callbacks = torch.load(checkpoint, map_location="cpu", weights_only=True, mmap=True)["callbacks"]
-    except Exception as error:  # whatever a file that is no checkpoint makes torch raise
-        raise ValueError(f"expected a checkpoint that can be read, got {checkpoint}: {error}") from error
-    return callbacks.get("RunRecord", {}).get("run_id") or secrets.token_hex(4)
-
-
-def _writable(folder: Path) -> Path:
-    """The folder of all runs, if this run's can be made in it."""
-    nearest = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not (nearest.is_dir() and os.access(nearest, os.W_OK)):
+def _check_fits(weights: dict[str, Any], model: SegmentationModule) -> None:
+    """Refuse the weights of another network."""
+    expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
+    got = {name: tuple(weight.shape) for name, weight in weights.items()}
+    wrong = sorted(name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name))
+    if wrong:
         raise ValueError(
-            f"expected a folder that can be written to, got {folder} ({nearest} is none); "
-            "choose another with --trainer.default_root_dir"
+            f"expected a checkpoint of {type(model.network).__name__} with {model.num_classes} classes, got another: "
+            f"{len(wrong)} weights differ, e.g. {wrong[0]} is {got.get(wrong[0], 'missing')} "
+            f"instead of {expected.get(wrong[0], 'nothing')}"
         )
-    return folder
+
+
+def _drop_pretrained(network: Namespace) -> None:
+    """Fetch no weights to start from where a checkpoint has them all."""
+    module, name = network.class_path.rsplit(".", 1)
+    for argument in getattr(import_module(module), name).pretrained:
+        if argument in network.init_args:
+            network.init_args[argument] = None
+
+
+def _make(folder: Path) -> None:
+    """Make the folder of the run."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError("no permission to write")
+    except OSError as error:
+        raise ValueError(
+            f"expected a folder that can be written to, got {folder} ({error}); "
+            "choose where runs go with --trainer.default_root_dir"
+        ) from error
 
 
 def _has_api_key() -> bool:

@@ -40,8 +40,25 @@ class ClassIoU(MulticlassJaccardIndex):
         )
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Count the pixels of a batch."""
-        valid = target != self.ignore_index
-        pairs = target[valid] * self.num_classes + preds[valid]
-        counts = torch.bincount(pairs.flatten(), minlength=self.num_classes**2)
+        """Count the pixels of a batch.
+
+        Raises:
+            ValueError: For a class that there is not; looked at on the CPU only, elsewhere it would wait for the device.
+        """
+        valid = target.long() != self.ignore_index
+        preds, target = preds.long()[valid], target.long()[valid]  # narrow integers would overflow below
+        for name, classes in (("predictions", preds), ("targets", target)):
+            if classes.device.type == "cpu" and ((classes < 0) | (classes >= self.num_classes)).any():
+                raise ValueError(
+                    f"expected {name} to be classes 0..{self.num_classes - 1}, got {classes.min()}..{classes.max()}"
+                )
+        pairs = target * self.num_classes + preds
+        counts = torch.bincount(pairs, minlength=self.num_classes**2)
         self.confmat += counts.view(self.num_classes, self.num_classes)
+
+    def compute(self) -> Tensor:
+        """The IoU of each class; NaN for absent ones and for ``ignore_index``, where it is one of them."""
+        iou: Tensor = super().compute()
+        if self.ignore_index in range(self.num_classes):
+            iou[self.ignore_index] = float("nan")
+        return iou

@@ -7,6 +7,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
@@ -80,16 +81,22 @@ class SegmentationModule(L.LightningModule):
         for name, number in (("warmup_steps", warmup_steps), ("poly_power", poly_power), ("aux_weight", aux_weight)):
             if number < 0:
                 raise ValueError(f"expected {name} to be 0 or more, got {number}")
+        # Plain values, which load under weights_only=True.
+        class_names = None if class_names is None else [str(name) for name in class_names]
+        palette = None if palette is None else [(int(red), int(green), int(blue)) for red, green, blue in palette]
         # From the command line the arguments are plain values, from which a checkpoint rebuilds everything. Built in
         # Python, objects are left out: pickled, they would keep the checkpoint from loading under weights_only=True.
         self.save_hyperparameters(ignore=["network", "criterion", "optimizer"], logger=False)
         if "_instantiator" in self.hparams:
             self.save_hyperparameters(logger=False)
+            arguments = self.hparams["network"].get("init_args", {})
+            fetched = dict.fromkeys(set(network.pretrained) & set(arguments))  # each to None
+            self.hparams["network"] = {**self.hparams["network"], "init_args": {**arguments, **fetched}}
         self.network = network
         self.criterion = criterion
         self.num_classes = num_classes
         self.ignore_index = ignore_index
-        self.class_names = [str(name) for name in class_names or range(num_classes)]
+        self.class_names = class_names or [str(number) for number in range(num_classes)]
         self.palette = palette
         self.optimizer = optimizer
         self.warmup_steps = warmup_steps
@@ -102,8 +109,17 @@ class SegmentationModule(L.LightningModule):
         self.register_buffer("std", 255 * torch.tensor(network.std).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The network's logits of images (B, 3, H, W), RGB in 0..255."""
-        return self.network((images - self.mean) / self.std)
+        """The network's logits of images (B, 3, H, W), RGB in 0..255.
+
+        Raises:
+            ValueError: If the network has another number of classes than the module.
+        """
+        logits: dict[str, Tensor] = self.network((images - self.mean) / self.std)
+        if logits["out"].shape[1] != self.num_classes:
+            raise ValueError(
+                f"expected the network to have the data's {self.num_classes} classes, got {logits['out'].shape[1]}"
+            )
+        return logits
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss of a batch."""
@@ -144,10 +160,26 @@ class SegmentationModule(L.LightningModule):
         self._log_iou("test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer, with the warm-up and the decay of its learning rate."""
+        """The optimizer, with the warm-up and the decay of its learning rate.
+
+        Raises:
+            ValueError: If training has no end for the learning rate to decay to.
+        """
+        if self.trainer.max_steps == -1 and self.trainer.max_epochs in (None, -1):
+            raise ValueError(
+                "expected an end of training, for the learning rate to decay to; set max_epochs or max_steps"
+            )
         optimizer = (self.optimizer or torch.optim.AdamW)(self.parameters())
         schedule = LambdaLR(optimizer, lambda step: self._learning_rate_factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Warn of a warm-up that takes all of the training."""
+        if self._total_steps() <= self.warmup_steps:
+            rank_zero_warn(
+                f"the warm-up of {self.warmup_steps} steps is no shorter than the training of {self._total_steps()}: "
+                "the learning rate will not decay; set fewer warmup_steps or train for longer"
+            )
 
     def _log_iou(self, stage: str) -> None:
         iou = self.class_iou.compute()  # on every process: it gathers their counts
@@ -159,7 +191,7 @@ class SegmentationModule(L.LightningModule):
     def _learning_rate_factor(self, step: int) -> float:
         if step <= self.warmup_steps:
             return min(1.0, (step + 1) / max(1, self.warmup_steps))
-        remaining = (self._total_steps() - step) / (self._total_steps() - self.warmup_steps)
+        remaining = (self._total_steps() - step) / max(1, self._total_steps() - self.warmup_steps)
         return max(0.0, remaining) ** self.poly_power
 
     def _total_steps(self) -> int:
@@ -172,8 +204,4 @@ class SegmentationModule(L.LightningModule):
         batches = self.trainer.num_training_batches
         if self.trainer.max_epochs not in (None, -1) and math.isfinite(batches):
             limits.append(self.trainer.max_epochs * math.ceil(batches / self.trainer.accumulate_grad_batches))
-        if not limits:
-            raise ValueError(
-                "expected an end of training, for the learning rate to decay to; set max_epochs or max_steps"
-            )
         return min(limits)

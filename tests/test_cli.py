@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import wandb
 import yaml
 from conftest import alone, write_camvid
 from PIL import Image
+from torchvision.models import mobilenet_v3_large
 
 import cpg_lightning
 from cpg_lightning.cli import command, main
@@ -169,6 +169,17 @@ class TestAfterwards:
         assert module.class_names == list(CamVidDataModule.class_names)
         assert module.optimizer([torch.zeros(1, requires_grad=True)]).defaults["lr"] == 0.1
 
+    def test_its_checkpoint_does_not_fetch_pretrained_weights_again(self, camvid, monkeypatch):
+        def state_of(url, *arguments, **options):
+            return mobilenet_v3_large().state_dict()
+
+        monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", state_of)
+        lraspp = ["--model.network=LRASPP", "--model.network.weights_backbone=IMAGENET1K_V2"]
+        main(["fit", *ARGUMENTS, *lraspp, "--trainer.max_steps=1", "--trainer.logger=false"])
+        monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", None)
+        (path,) = Path("runs").glob("*/checkpoints/last.ckpt")
+        assert SegmentationModule.load_from_checkpoint(path).network.backbone is not None
+
     def test_validate_finds_the_same_iou_and_the_command_line_wins(self, run, camvid, capsys):
         history, _ = records(run.offline[0])
         last = [item["val/mIoU"] for item in history if "val/mIoU" in item][-1]
@@ -188,6 +199,17 @@ class TestAfterwards:
         palette = np.array(CamVidDataModule.palette, dtype=np.uint8)
         assert np.array_equal(np.array(Image.open(folder / "test_000.png")), palette[expected])
 
+    def test_evaluating_without_a_checkpoint_is_warned_of(self, camvid):
+        with pytest.warns(UserWarning, match="validate takes the weights that the network is built with"):
+            main(["validate", *ARGUMENTS, "--trainer.logger=false"])
+
+    def test_a_run_that_goes_on_with_another_option_is_the_same_run(self, run, camvid):
+        arguments = [*ARGUMENTS, "--trainer.max_epochs=3", f"--ckpt_path={run.last}", "--model.criterion.cpg_weight=0"]
+        cli = main(["fit", *arguments])
+        assert [folder.name for folder in Path("runs").iterdir()] == [run.folder.name]
+        assert cli.trainer.logger.version == run.folder.name.split("-")[-1]
+        assert cli.trainer.logger.name == "cpg_lightning"
+
     def test_test_reports_the_test_split(self, run, camvid):
         arguments = ["--config", str(run.config), "--ckpt_path", str(run.last), "--data.root", str(camvid)]
         assert "test/mIoU" in main(["test", *arguments]).trainer.callback_metrics
@@ -196,16 +218,13 @@ class TestAfterwards:
     def test_a_broken_run_is_continued_in_its_folder_with_its_id_and_its_schedule(self, camvid, checkpoint):
         arguments = ["fit", *ARGUMENTS, "--trainer.max_epochs=4", "--model.warmup_steps=2"]
         whole = main(arguments)
-        wandb.finish()
         (first,) = Path("runs").iterdir()
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             main([*arguments, "--trainer.callbacks+=tiny.Broken", "--trainer.callbacks.epoch=2"])
-        wandb.finish()
         (broken,) = set(Path("runs").iterdir()) - {first}
         pattern = {"last": "last.ckpt", "best": "epoch=*.ckpt"}[checkpoint]
         (path,) = (broken / "checkpoints").glob(pattern)
         resumed = main([*arguments, "--ckpt_path", str(path)])
-        wandb.finish()
 
         assert set(Path("runs").iterdir()) == {first, broken}
         assert (broken / "config-1.yaml").is_file()
@@ -225,7 +244,6 @@ class TestAfterwards:
 def test_two_runs_from_one_folder_do_not_clash(camvid):
     for _ in range(2):
         main(["fit", *ARGUMENTS, "--trainer.max_epochs=1"])
-        wandb.finish()
     runs = list(Path("runs").glob("camvid-*"))
     assert len(runs) == 2
     for folder in runs:
@@ -306,20 +324,68 @@ class TestErrors:
     def test_an_output_folder_that_cannot_be_written(self, camvid, monkeypatch, capsys):
         Path("occupied").write_text("a file")
         shown = fails(monkeypatch, capsys, "fit", *ARGUMENTS, "--trainer.default_root_dir=occupied")
-        assert "expected a folder that can be written to, got occupied" in shown
+        assert "expected a folder that can be written to, got occupied/camvid-tiny" in shown
         access = os.access  # the tests may run as root, whom no permission stops
         monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK and access(path, mode))
-        assert "choose another with --trainer.default_root_dir" in fails(monkeypatch, capsys, "fit", *ARGUMENTS)
+        assert "choose where runs go with --trainer.default_root_dir" in fails(monkeypatch, capsys, "fit", *ARGUMENTS)
 
-    def test_a_checkpoint_that_is_none(self, camvid, monkeypatch, capsys):
-        shown = fails(monkeypatch, capsys, "fit", *ARGUMENTS, "--ckpt_path=missing.ckpt")
+    @pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
+    def test_a_checkpoint_that_is_none(self, camvid, monkeypatch, capsys, subcommand):
+        shown = fails(monkeypatch, capsys, subcommand, *ARGUMENTS, "--ckpt_path=missing.ckpt")
         assert "expected --ckpt_path to be a checkpoint file, got missing.ckpt" in shown
         Path("text.ckpt").write_text("no checkpoint")
-        shown = fails(monkeypatch, capsys, "fit", *ARGUMENTS, "--ckpt_path=text.ckpt")
+        shown = fails(monkeypatch, capsys, subcommand, *ARGUMENTS, "--ckpt_path=text.ckpt")
         assert "expected a checkpoint that can be read, got text.ckpt" in shown
+        assert not Path("runs").exists()
+
+    def test_a_checkpoint_without_the_state_of_training(self, run, camvid, monkeypatch, capsys):
+        whole = torch.load(run.last, weights_only=True)
+        torch.save({name: whole[name] for name in ("pytorch-lightning_version", "state_dict")}, "weights.ckpt")
+        main(["validate", *ARGUMENTS, "--ckpt_path=weights.ckpt"])
+        shown = fails(monkeypatch, capsys, "fit", *ARGUMENTS, "--ckpt_path=weights.ckpt")
+        assert "one that holds weights alone can be validated, tested or predicted with, but not trained on" in shown
+
+    @pytest.mark.parametrize("subcommand", ["fit", "validate"])
+    def test_a_checkpoint_of_another_network(self, run, camvid, monkeypatch, capsys, subcommand):
+        other = ["--model.network=tiny.Tiny", "--model.network.aux_loss=true"]
+        shown = fails(monkeypatch, capsys, subcommand, *ARGUMENTS, *other, f"--ckpt_path={run.last}")
+        assert "expected a checkpoint of Tiny with 11 classes, got another: 2 weights differ" in shown
+        assert not Path("runs").exists()
 
     def test_a_traceback_is_to_be_had(self, monkeypatch):
         monkeypatch.setenv("CPG_TRACEBACK", "1")
         monkeypatch.setattr("sys.argv", ["cpg", "fit", *ARGUMENTS])
         with pytest.raises(FileNotFoundError):
             command()
+
+
+class TestLoggers:
+    def test_a_second_logger_changes_nothing_for_the_first(self, camvid):
+        main(
+            [
+                "fit",
+                *ARGUMENTS,
+                "--trainer.max_epochs=1",
+                "--trainer.logger+=CSVLogger",
+                "--trainer.logger.save_dir=csv",
+            ]
+        )
+        (folder,) = Path("runs").glob("camvid-tiny-ce+cpg-seed0-*")
+        assert len(list(folder.glob("wandb/offline-run-*"))) == 1
+        assert list(Path("csv").rglob("metrics.csv"))
+
+    def test_the_users_own_name_id_and_folder_are_kept(self, camvid):
+        own = ["--trainer.logger.name=mine", "--trainer.logger.id=abc", "--trainer.logger.save_dir=elsewhere"]
+        cli = main([*ARGUMENTS, *own], run=False)
+        assert cli.trainer.logger.version == "abc"
+        assert cli.trainer.logger.save_dir == "elsewhere"
+        assert cli.trainer.default_root_dir.endswith("runs/mine-abc")
+
+    def test_what_weights_and_biases_stages_stays_with_its_run(self, camvid, monkeypatch):
+        monkeypatch.delenv("WANDB_DATA_DIR")
+        for _ in range(2):
+            cli = main([*ARGUMENTS], run=False)
+            assert os.environ["WANDB_DATA_DIR"] == os.path.abspath(cli.trainer.default_root_dir)
+        monkeypatch.setenv("WANDB_DATA_DIR", "chosen")
+        main([*ARGUMENTS], run=False)
+        assert os.environ["WANDB_DATA_DIR"] == "chosen"

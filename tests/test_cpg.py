@@ -186,6 +186,13 @@ def test_half_precision_logits_are_computed_in_float32(dtype):
     torch.testing.assert_close(loss, cpg_loss(logits.float(), target), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("kernel_size", [3, 15])
+def test_gradients_of_half_precision_maps_do_not_overflow(kernel_size):
+    maps = torch.rand(1, 1, 20, 20).half()
+    gradient = probability_gradient(maps, kernel_size)
+    torch.testing.assert_close(gradient, probability_gradient(maps.float(), kernel_size), rtol=0, atol=0)
+
+
 def test_autocast_changes_nothing():
     logits, target = torch.randn(1, 4, 9, 9), torch.randint(0, 4, (1, 9, 9))
     with torch.autocast("cpu", dtype=torch.bfloat16):

@@ -57,6 +57,9 @@ def test_the_auxiliary_output_gets_cross_entropy_alone(problem):
     large = F.interpolate(logits, target.shape[-2:], mode="bilinear")
     auxiliary = CrossEntropyCPGLoss().auxiliary(logits, target)
     torch.testing.assert_close(auxiliary, F.cross_entropy(large, target, ignore_index=255))
+    torch.testing.assert_close(auxiliary, CrossEntropyCPGLoss().auxiliary(logits, target.to(torch.uint8)))
+    with pytest.raises(ValueError, match="integer target"):
+        CrossEntropyCPGLoss().auxiliary(logits, target.float())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -73,8 +76,10 @@ def test_the_state_dict_is_empty():
 
 def test_bad_input_is_refused(problem):
     logits, target = problem
-    with pytest.raises(ValueError, match="cpg_weight to be 0 or more, got -1"):
+    with pytest.raises(ValueError, match="cpg_weight to be 0 or more and finite, got -1"):
         CrossEntropyCPGLoss(cpg_weight=-1)
+    with pytest.raises(ValueError, match="finite, got inf"):
+        CrossEntropyCPGLoss(cpg_weight=float("inf"))
     with pytest.raises(ValueError, match="odd number of pixels"):
         CrossEntropyCPGLoss(kernel_size=4)
     with pytest.raises(ValueError, match=r"0\.\.3 or ignore_index=255, got \[4\]"):

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import wandb
 
 from cpg_lightning.cli import main
 from cpg_lightning.data import SegmentationDataModule
@@ -53,7 +52,6 @@ def test_the_quickstart_trains(capsys):
     short = ["--data.train_images=48", "--data.val_images=4", "--data.eval_batch_size=1", "--data.num_workers=0"]
     quiet = ["--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
     cli = main(["fit", "--config", str(EXPERIMENTS / "quickstart.yaml"), *short, *quiet])
-    wandb.finish()
     shown = capsys.readouterr().out
     assert cli.trainer.global_step == 6
     for expected in ("no API key, logging offline", "polygon", "best checkpoint:", "picture:"):

@@ -49,6 +49,27 @@ def test_the_mean_is_torchmetrics_macro_average():
     torch.testing.assert_close(iou_of((preds.tolist(), target.tolist()), num_classes=7).nanmean(), reference.compute())
 
 
+def test_a_class_that_is_ignored_does_not_count():
+    metric = ClassIoU(3, ignore_index=0)
+    metric.update(torch.tensor([[[0, 1, 2]]]), torch.tensor([[[1, 1, 2]]]))
+    assert metric.compute().nan_to_num(-1).tolist() == [-1, 0.5, 1]
+
+
+def test_narrow_integers_do_not_overflow():
+    classes = torch.arange(20, dtype=torch.uint8).view(1, 4, 5)
+    metric = ClassIoU(20)
+    metric.update(classes, classes)
+    assert torch.equal(metric.compute(), torch.ones(20))
+
+
+@pytest.mark.parametrize(
+    ("preds", "target", "name"), [(3, 0, "predictions"), (0, 3, "targets"), (-1, 0, "predictions")]
+)
+def test_a_class_that_there_is_not_is_refused(preds, target, name):
+    with pytest.raises(ValueError, match=rf"expected {name} to be classes 0\.\.2, got"):
+        ClassIoU(3).update(torch.tensor([[[preds]]]), torch.tensor([[[target]]]))
+
+
 @pytest.mark.parametrize("deterministic", [False, True])
 def test_counting_is_the_same_under_deterministic_algorithms(deterministic):
     before = torch.are_deterministic_algorithms_enabled()

@@ -3,6 +3,7 @@
 import functools
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -66,7 +67,8 @@ class TestLoss:
 
         images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (Colours.mean, Colours.std))
-        torch.testing.assert_close(module_of(Colours(11))(images)["out"], (images / 255 - mean) / std)
+        module = SegmentationModule(Colours(3), CrossEntropyCPGLoss(), 3)
+        torch.testing.assert_close(module(images)["out"], (images / 255 - mean) / std)
 
     def test_the_auxiliary_output_adds_its_weighted_cross_entropy(self, data):
         still = functools.partial(torch.optim.SGD, lr=0.0)
@@ -155,7 +157,11 @@ class TestSchedule:
 
     def test_training_without_an_end_is_refused(self, data):
         with pytest.raises(ValueError, match="set max_epochs or max_steps"):
-            trainer_of(max_epochs=-1).fit(module_of(), datamodule=data)
+            trainer_of(max_epochs=-1).fit(module_of(warmup_steps=100), datamodule=data)
+
+    def test_a_warm_up_longer_than_the_training_is_warned_of(self, data):
+        with pytest.warns(UserWarning, match="warm-up of 7 steps is no shorter than the training of 6"):
+            trainer_of(limit_val_batches=0).fit(module_of(warmup_steps=7), datamodule=data)
 
     def test_the_optimizer_is_adamw_where_none_is_given(self, data):
         trainer = trainer_of(max_epochs=1)
@@ -165,7 +171,7 @@ class TestSchedule:
 
 class TestCheckpoints:
     def test_a_module_built_in_python_is_loaded_with_its_parts(self, data):
-        module = module_of(class_names=data.class_names, palette=data.palette, poly_power=0.5)
+        module = module_of(class_names=data.class_names, palette=np.array(data.palette), poly_power=0.5)
         trainer = trainer_of(max_epochs=1)
         trainer.fit(module, datamodule=data)
         trainer.save_checkpoint("python.ckpt")
@@ -202,6 +208,10 @@ class TestErrors:
     def test_facts_of_another_number_of_classes_are_refused(self, argument):
         with pytest.raises(ValueError, match=f"expected {argument} to have an entry for each of 11 classes, got 2"):
             module_of(**{argument: [(0, 0, 0)] * 2})
+
+    def test_a_network_of_another_number_of_classes_is_refused(self, data):
+        with pytest.raises(ValueError, match="expected the network to have the data's 11 classes, got 5"):
+            trainer_of().fit(module_of(Tiny(5)), datamodule=data)
 
     @pytest.mark.parametrize("argument", ["warmup_steps", "poly_power", "aux_weight"])
     def test_negative_numbers_are_refused(self, argument):

@@ -54,7 +54,8 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
         image, mask, name = self.read(draw.index)
         if self.training:
             # A stream of its own for each sample: the crops depend neither on the worker nor on the number of workers.
-            generator = np.random.default_rng([*draw.seed, draw.index])
+            # The 1 keeps it apart from the sampler's: NumPy takes a seed as if zeros followed.
+            generator = np.random.default_rng([*draw.seed, draw.index, 1])
             self.pipeline.set_random_state(generator, random.Random(int(generator.integers(2**63))))
             image, mask = self.pipeline(image=image, mask=mask).values()
         else:
@@ -242,7 +243,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         Raises:
             ValueError: If there are fewer images than a batch takes.
         """
-        dataset = self.datasets["train"]
+        dataset = self._built("train")
         sampler = TrainingSampler(dataset, *self._processes(), _seed())
         if len(sampler) < self.batch_size:
             raise ValueError(
@@ -266,9 +267,15 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         return self._evaluation_loader("predict")
 
     def _evaluation_loader(self, name: str) -> DataLoader[dict[str, Any]]:
-        dataset = self.datasets[name]
+        dataset = self._built(name)
         sampler = EvaluationSampler(dataset, *self._processes())
         return DataLoader(dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_options())
+
+    def _built(self, loader: str) -> SegmentationDataset:
+        if loader not in self.datasets:
+            stage = {"train": "fit", "val": "validate"}.get(loader, loader)
+            raise ValueError(f"expected setup({stage!r}) before the {loader} loader is asked for")
+        return self.datasets[loader]
 
     def _loader_options(self) -> dict[str, Any]:
         return {

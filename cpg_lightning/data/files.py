@@ -12,9 +12,12 @@ def read_image(path: Path) -> np.ndarray:
     """An image file as uint8 (H, W, 3) RGB.
 
     Raises:
-        ValueError: If it cannot be read.
+        ValueError: If it cannot be read, or has more than 8 bits a channel, which Pillow would clip.
     """
-    return np.asarray(_open(path).convert("RGB"))
+    image = _open(path)
+    if image.mode.startswith(("I", "F")):
+        raise ValueError(f"expected an image of 8 bits a channel, got mode {image.mode}: {path}; convert it")
+    return np.asarray(image.convert("RGB"))
 
 
 def read_label(path: Path) -> np.ndarray:
@@ -41,15 +44,20 @@ def pairs(images: Path, labels: Path, layout: str) -> list[tuple[Path, Path]]:
 
     Raises:
         FileNotFoundError: If one of the folders is missing.
-        ValueError: If there are no images, or images without labels, or labels without images.
+        ValueError: If there are no images, two images of one name, images without labels, or labels without
+            images.
     """
     for folder in (images, labels):
         if not folder.is_dir():
             raise FileNotFoundError(f"expected the folder {folder}, {_nearest(folder)}. Expected layout:\n{layout}")
-    by_stem = {path.stem: path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES}
+    files = [path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
+    by_stem = {path.stem: path for path in files}
     labels_by_stem = {path.stem: path for path in labels.iterdir() if path.suffix.lower() == ".png"}
     if not by_stem:
         raise ValueError(f"expected PNG or JPEG images in {images}, got none. Expected layout:\n{layout}")
+    for path in files:
+        if by_stem[path.stem] != path:
+            raise ValueError(f"expected one image a name, got both {path} and {by_stem[path.stem]}; remove one")
     for these, there, others in ((by_stem, labels, labels_by_stem), (labels_by_stem, images, by_stem)):
         alone = sorted(these.keys() - others.keys())
         if alone:

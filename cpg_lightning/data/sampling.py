@@ -51,25 +51,28 @@ class TrainingLoader(DataLoader[dict[str, Any]]):
     Lightning stores its state in checkpoints because it has the two methods of a stateful loader.
     """
 
-    progress: dict[str, int] = {"epoch": 0, "batches": 0}  # noqa: RUF012 - replaced, never changed
+    progress: dict[str, int] = {"epoch": 0, "images": 0}  # noqa: RUF012 - replaced, never changed
     resumed: dict[str, int] | None = None
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
         # A generator, so that workers ask the sampler only with the first batch: Lightning makes the iterator before it
         # tells the sampler the epoch.
         if isinstance(self.sampler, TrainingSampler):  # Trainer(overfit_batches=...) replaces it
-            epoch, batches = self.sampler.epoch, 0
+            epoch, images = self.sampler.epoch, 0
             if self.resumed is not None and self.resumed["epoch"] == epoch:
-                batches = self.resumed["batches"]
-                self.sampler.start = batches * cast(int, self.batch_size)
+                images = self.resumed["images"]
+                self.sampler.start = images // self.sampler.num_replicas
             self.resumed = None
-            self.progress = {"epoch": epoch, "batches": batches}
+            self.progress = {"epoch": epoch, "images": images}
+            step = cast(int, self.batch_size) * self.sampler.num_replicas
+        else:
+            step = 0
         for batch in super().__iter__():
-            self.progress = {**self.progress, "batches": self.progress["batches"] + 1}
+            self.progress = {**self.progress, "images": self.progress["images"] + step}
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch, and how many of its batches were given."""
+        """The epoch, and how many of its images were given, to all processes together."""
         return self.progress
 
     def load_state_dict(self, state: dict[str, int]) -> None:

@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cpg_lightning.losses.cpg import checked_target
+
 
 class SegmentationCriterion(nn.Module, ABC):
     """A loss on a network's logits, at whatever stride the network has.
@@ -38,6 +40,7 @@ class SegmentationCriterion(nn.Module, ABC):
 
     def auxiliary(self, logits: Tensor, target: Tensor, align_corners: bool = False) -> Tensor:
         """The loss of a network's auxiliary output: cross-entropy alone. Arguments as in :meth:`forward`."""
+        target = checked_target(logits, target, self.ignore_index)
         return cross_entropy(enlarge(logits, target, align_corners), target, self.ignore_index)
 
 

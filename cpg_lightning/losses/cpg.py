@@ -84,7 +84,7 @@ def cpg_loss(
             f"{tuple(logits.shape[-2:])}; enlarge them with torch.nn.functional.interpolate, or use "
             "CrossEntropyCPGLoss, which does"
         )
-    if logits.dtype in (torch.float16, torch.bfloat16):
+    if logits.element_size() < 4:
         logits = logits.float()
     integer_gradient, boundary = boundary_entries(target, logits.shape[1], kernel_size, ignore_index, void_borders)
     _, denominator = integer_kernel(kernel_size)
@@ -103,7 +103,7 @@ def probability_gradient(probabilities: Tensor, kernel_size: int = 3) -> Tensor:
         kernel_size: See :class:`CPGLoss`.
 
     Returns:
-        Gradients (B, C, 2, H, W): the horizontal ones first, then the vertical ones.
+        Gradients (B, C, 2, H, W): the horizontal ones first, then the vertical ones; in float32 at least.
 
     Raises:
         ValueError: If the kernel size is not odd or out of range.
@@ -116,6 +116,8 @@ def probability_gradient(probabilities: Tensor, kernel_size: int = 3) -> Tensor:
                 [0., 0., 0., 0.]])
     """
     _, denominator = integer_kernel(kernel_size)
+    if probabilities.element_size() < 4:  # the integer weights of large kernels overflow float16
+        probabilities = probabilities.float()
     return _integer_gradient(probabilities, kernel_size) / denominator
 
 

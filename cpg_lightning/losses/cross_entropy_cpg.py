@@ -1,5 +1,7 @@
 """Cross-entropy plus CPG: the criterion of training."""
 
+import math
+
 from torch import Tensor
 
 from cpg_lightning.losses.base import SegmentationCriterion, cross_entropy, enlarge
@@ -28,7 +30,7 @@ class CrossEntropyCPGLoss(SegmentationCriterion):
         - output: scalar, in float32, or float64 for float64 logits
 
     Raises:
-        ValueError: If the weight is negative, for a kernel size that is not odd or out of range, and, in the forward
+        ValueError: If the weight is negative or infinite, for a kernel size that is not odd or out of range, and, in the forward
             pass, for shapes, dtypes or target values other than above.
 
     Source: Shan and Jia, "Convolution-based Probability Gradient Loss for Semantic Segmentation", arXiv 2404.06704.
@@ -50,8 +52,8 @@ class CrossEntropyCPGLoss(SegmentationCriterion):
         self, cpg_weight: float = 1.0, kernel_size: int = 3, ignore_index: int = 255, void_borders: bool = True
     ) -> None:
         super().__init__(ignore_index)
-        if not cpg_weight >= 0:
-            raise ValueError(f"expected cpg_weight to be 0 or more, got {cpg_weight}")
+        if not 0 <= cpg_weight < math.inf:
+            raise ValueError(f"expected cpg_weight to be 0 or more and finite, got {cpg_weight}")
         integer_kernel(kernel_size)
         self.cpg_weight = cpg_weight
         self.kernel_size = kernel_size

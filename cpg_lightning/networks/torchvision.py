@@ -41,6 +41,8 @@ class DeepLabV3(SegmentationNetwork):
         {'out': (2, 19, 8, 12), 'aux': (2, 19, 8, 12)}
     """
 
+    pretrained = ("weights", "weights_backbone")
+
     def __init__(
         self,
         num_classes: int,
@@ -96,6 +98,8 @@ class LRASPP(SegmentationNetwork):
         >>> LRASPP(num_classes=19)(torch.rand(2, 3, 64, 96))["out"].shape
         torch.Size([2, 19, 8, 12])
     """
+
+    pretrained = ("weights", "weights_backbone")
 
     def __init__(
         self,
