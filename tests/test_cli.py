@@ -48,6 +48,15 @@ def records(run):
     )
 
 
+def in_a_process(*arguments):
+    """What the command prints, run as a user runs it."""
+    result = subprocess.run(
+        [sys.executable, "-m", "cpg_lightning", *arguments], capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
 class Run:
     """One run of the command, its folder and what it printed."""
 
@@ -76,12 +85,9 @@ def run(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
         alone(folder, monkeypatch)
         monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
-        result = subprocess.run(
-            [sys.executable, "-m", "cpg_lightning", "fit", *ARGUMENTS], capture_output=True, text=True, check=False
-        )
-    assert result.returncode == 0, result.stderr
+        output = in_a_process("fit", *ARGUMENTS)
     (runs,) = (folder / "runs").glob("camvid-*")
-    return Run(runs, result.stdout)
+    return Run(runs, output)
 
 
 def fails(monkeypatch, capsys, *arguments):
@@ -250,6 +256,19 @@ def test_two_runs_from_one_folder_do_not_clash(camvid):
         assert (folder / "config.yaml").is_file()
         assert (folder / "checkpoints" / "last.ckpt").is_file()
         assert len(list(folder.glob("wandb/offline-run-*"))) == 1
+
+
+def test_two_processes_count_every_image_once(camvid, monkeypatch):
+    """3 validation images on 2 processes: whoever repeats one to make the shares even finds another IoU."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    in_a_process("fit", *ARGUMENTS, "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=1")
+    (folder,) = Path("runs").iterdir()
+    distributed = Run(folder, "")
+    found = [item["val/mIoU"] for item in records(distributed.offline[0])[0] if "val/mIoU" in item][-1]
+    cli = main(
+        ["validate", "--config", str(distributed.config), "--ckpt_path", str(distributed.last), "--trainer.devices=1"]
+    )
+    assert found == pytest.approx(cli.trainer.callback_metrics["val/mIoU"].item())
 
 
 class TestHelp:
