@@ -100,14 +100,8 @@ class SegmentationCLI(LightningCLI):
             config.return_predictions = False  # they are written, not collected
 
         loggers = _wandb_loggers(config.trainer)
-        setting = _setting(config)
-        given = next((logger.name for logger in loggers if logger.name), f"{setting}-seed{config.seed_everything}")
-        name = given.replace("/", "-") if self.subcommand in (None, "fit") else f"{self.subcommand}-{given}"
-        run_id = next((logger.id for logger in loggers if logger.id), secrets.token_hex(4))
-        if self.checkpoint and self.subcommand == "fit":  # the run that wrote it goes on
-            name, run_id = self.checkpoint["callbacks"].get("RunRecord", {}).get("run", (name, run_id))
+        name, run_id = self._name(config, loggers)
         folder = Path(config.trainer.default_root_dir or "runs") / f"{name}-{run_id}"
-
         config.trainer.default_root_dir = str(folder)
         for callback in config.trainer.get("callbacks") or []:
             if callback.class_path.endswith(".ModelCheckpoint") and not callback.init_args.dirpath:
@@ -116,7 +110,7 @@ class SegmentationCLI(LightningCLI):
         for logger in loggers:
             logger.name, logger.id = name, run_id
             logger.save_dir = str(folder.absolute()) if logger.save_dir == "." else logger.save_dir
-            logger.group = logger.group or setting
+            logger.group = logger.group or _setting(config)
             logger.job_type = logger.job_type or self.subcommand
             if without_key and not logger.mode and "WANDB_MODE" not in os.environ:
                 logger.mode = "offline"
@@ -132,6 +126,16 @@ class SegmentationCLI(LightningCLI):
             rank_zero_warn(f"without --ckpt_path, {self.subcommand} takes the weights that the network is built with")
         self.datamodule.setup(self.subcommand)
         rank_zero_only(_make)(Path(self.trainer.default_root_dir))
+
+    def _name(self, config: Namespace, loggers: list[Namespace]) -> tuple[str, str]:
+        """The name and the id of the run: those of the run that is continued, else the user's, else new ones."""
+        if self.checkpoint and self.subcommand == "fit" and "RunRecord" in self.checkpoint["callbacks"]:
+            name, run_id = self.checkpoint["callbacks"]["RunRecord"]["run"]
+            return name, run_id
+        name = next((logger.name for logger in loggers if logger.name), None)
+        name = (name or f"{_setting(config)}-seed{config.seed_everything}").replace("/", "-")
+        run_id = next((logger.id for logger in loggers if logger.id), secrets.token_hex(4))
+        return (name if self.subcommand in (None, "fit") else f"{self.subcommand}-{name}"), run_id
 
     @classmethod
     def _prepare_wandb(cls, folder: Path) -> bool:

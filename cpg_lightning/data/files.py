@@ -49,7 +49,9 @@ def pairs(images: Path, labels: Path, layout: str) -> list[tuple[Path, Path]]:
     """
     for folder in (images, labels):
         if not folder.is_dir():
-            raise FileNotFoundError(f"expected the folder {folder}, {_nearest(folder)}. Expected layout:\n{layout}")
+            raise FileNotFoundError(
+                f"expected the folder {folder}, {_nearest(folder)}; set the root to the folder that holds it. Expected layout:\n{layout}"
+            )
     files = [path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
     by_stem = {path.stem: path for path in files}
     labels_by_stem = {path.stem: path for path in labels.iterdir() if path.suffix.lower() == ".png"}
