@@ -1,7 +1,10 @@
 """The data modules: batches, randomness, order and errors."""
 
 import itertools
+import os
 import random
+import subprocess
+import sys
 
 import lightning as L
 import numpy as np
@@ -353,6 +356,19 @@ class TestErrors:
     def test_an_unknown_stage_is_refused(self, camvid):
         with pytest.raises(ValueError, match="expected a stage out of fit, validate, test, predict, got 'train'"):
             module_of(camvid).setup("train")
+
+
+def test_importing_the_data_modules_asks_no_network():
+    program = (
+        "import socket, urllib.request; asked = [];"
+        "urllib.request.OpenerDirector.open = lambda *a, **k: asked.append(a[1]) or (_ for _ in ()).throw(OSError('no network'));"
+        "import cpg_lightning.data; print(asked)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "NO_ALBUMENTATIONS_UPDATE"}
+    result = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment
+    )
+    assert result.stdout.strip() == "[]"
 
 
 class TestRealCamVid:

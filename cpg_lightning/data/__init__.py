@@ -1,5 +1,10 @@
 """Datasets and data modules of semantic segmentation."""
 
+import os
+
+# Importing albumentations asks the network for a newer version unless told not to, so this comes before it.
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
 from cpg_lightning.data.base import SegmentationDataModule, SegmentationDataset
 from cpg_lightning.data.camvid import CamVidDataModule
 from cpg_lightning.data.shapes import ShapesDataModule

@@ -1,10 +1,6 @@
 """The albumentations pipelines of training and evaluation."""
 
-import os
 from typing import Any
-
-# Importing albumentations asks the network for a newer version unless told not to.
-os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 import albumentations as A
 import cv2
