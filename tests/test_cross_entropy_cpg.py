@@ -1,8 +1,14 @@
 """The criterion of training: cross-entropy of the enlarged logits plus weighted CPG."""
 
+import json
+from unittest import mock
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from cpg_lightning.losses import CrossEntropyCPGLoss, cpg_loss
 
@@ -84,3 +90,183 @@ def test_bad_input_is_refused(problem):
         CrossEntropyCPGLoss(kernel_size=4)
     with pytest.raises(ValueError, match=r"0\.\.3 or ignore_index=255, got \[4\]"):
         CrossEntropyCPGLoss()(logits, torch.full_like(target, 4))
+
+
+@st.composite
+def problems(draw):
+    """Logits no larger than a target of few, patchy classes with ignored pixels, down to one pixel and one class."""
+    images, classes = draw(st.integers(0, 2)), draw(st.sampled_from([1, 2, 3, 5, 200]))
+    height, width = draw(st.integers(1, 14)), draw(st.integers(1, 14))
+    small = draw(st.integers(1, height)), draw(st.integers(1, width))
+    if draw(st.booleans()):
+        small = height, width
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    patch = draw(st.integers(1, 5))
+    target = torch.randint(0, classes, (images, height, width), generator=generator)
+    target = (
+        target[:, ::patch, ::patch].repeat_interleave(patch, 1).repeat_interleave(patch, 2)[:, :height, :width].clone()
+    )
+    ignored = draw(st.sampled_from([0.0, 0.1, 1.0]))
+    target[torch.rand(target.shape, generator=generator) < ignored] = 255
+    return 3 * torch.randn(images, classes, *small, dtype=torch.float64, generator=generator), target
+
+
+def definition(logits, target, criterion, align_corners):
+    """Cross-entropy and CPG of the enlarged logits, 0 where there is nothing to average over."""
+    large = F.interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=align_corners)
+    weights = torch.ones(logits.shape[1]).to(logits) if criterion.class_weights is None else criterion.class_weights
+    options = {"ignore_index": 255, "label_smoothing": criterion.label_smoothing, "reduction": "sum"}
+    total = weights[target[target != 255]].sum()
+    ce = F.cross_entropy(large, target, weights.to(logits), **options) / (total if total > 0 else 1)
+    cpg = cpg_loss(large, target, criterion.kernel_size, void_borders=criterion.void_borders)
+    return ce + criterion.cpg_weight * cpg
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    problem=problems(),
+    kernel_size=st.sampled_from([3, 5, 7, 11]),
+    void_borders=st.booleans(),
+    label_smoothing=st.sampled_from([0.0, 0.1, 1.0]),
+    weighted=st.booleans(),
+    align_corners=st.booleans(),
+    strip=st.sampled_from([1, 40, 2**20]),
+)
+def test_value_and_gradient_are_those_of_the_definition(
+    problem, kernel_size, void_borders, label_smoothing, weighted, align_corners, strip
+):
+    logits, target = problem
+    weights = torch.linspace(0.5, 2, logits.shape[1]).tolist() if weighted else None
+    criterion = CrossEntropyCPGLoss(0.7, kernel_size, 255, void_borders, weights, label_smoothing)
+    expected = definition(logits.requires_grad_(), target, criterion, align_corners)
+    (expected_gradient,) = torch.autograd.grad(expected, logits)
+    with mock.patch("cpg_lightning.losses.cross_entropy_cpg.STRIP", strip):
+        loss = criterion(logits, target, align_corners)
+    (gradient,) = torch.autograd.grad(3 * loss, logits)
+    torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(gradient, 3 * expected_gradient, rtol=1e-9, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(criterion(logits, target, align_corners), loss)
+
+
+@pytest.mark.parametrize("size", [(24, 32), (3, 4)])
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_float32_is_as_exact_as_the_definition(problem, size, align_corners):
+    target = problem[1]
+    logits = torch.randn(2, 4, *size, requires_grad=True)
+    criterion = CrossEntropyCPGLoss(0.7)
+    expected = definition(logits, target, criterion, align_corners)
+    (expected_gradient,) = torch.autograd.grad(expected, logits)
+    loss = criterion(logits, target, align_corners)
+    (gradient,) = torch.autograd.grad(loss, logits)
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0)
+    assert (gradient - expected_gradient).norm() <= 1e-5 * expected_gradient.norm()
+
+
+def test_gradient_is_the_derivative_of_the_value(problem):
+    logits, target = problem[0].double().requires_grad_(), problem[1]
+    for options in ({}, {"class_weights": [0.5, 1, 2, 3], "label_smoothing": 0.2}):
+        assert torch.autograd.gradcheck(CrossEntropyCPGLoss(0.7, **options), (logits, target))
+
+
+@pytest.mark.parametrize(("threshold", "min_kept"), [(0.9, 131072), (0.7, 1000), (0.1, 20000), (0.05, 100)])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_ohem_is_that_of_the_official_code(real_data, threshold, min_kept, weighted):
+    folder = real_data / "golden" / "hrnet_ocr"
+    golden = json.loads((folder / "losses.json").read_text())
+    main, aux = (torch.from_numpy(np.load(folder / "outputs.npz")[name]) for name in ("main", "aux"))
+    target = torch.from_numpy(np.load(folder / "loss_target.npz")["target"]).long()
+    weights = golden["class_weights"] if weighted else None
+    criterion = CrossEntropyCPGLoss(0, class_weights=weights, ohem_threshold=threshold, ohem_min_kept=min_kept)
+    # The official sum: 0.4 times the auxiliary output, there over all pixels with ignored ones as 0, and the main one.
+    large = F.interpolate(aux, target.shape[-2:], mode="bilinear", align_corners=True)
+    options = {"weight": weights and torch.tensor(weights), "ignore_index": 255, "reduction": "none"}
+    found = 0.4 * F.cross_entropy(large, target, **options).mean() + criterion(main, target, align_corners=True)
+    name = f"ohem_{'weighted' if weighted else 'plain'}_thr{threshold}_keep{min_kept}"
+    assert found.item() == pytest.approx(golden["values"][name], rel=1e-5)
+
+
+def test_ohem_keeps_the_hard_pixels_alone(problem):
+    logits, target = problem
+    logits = F.interpolate(logits.double(), target.shape[-2:]).requires_grad_()
+    likelihood = logits.softmax(1).gather(1, target.where(target != 255, 0)[:, None])[:, 0]
+    for threshold, min_kept in ((0.2, 10), (0.2, 900), (0.5, 10), (1.0, 10**6)):
+        ordered = likelihood[target != 255].sort().values
+        bound = max(threshold, ordered[min(min_kept, len(ordered) - 1)].item())
+        kept = target.where(likelihood < bound, 255)
+        expected = F.cross_entropy(logits, kept, ignore_index=255) + cpg_loss(logits, target)
+        loss = CrossEntropyCPGLoss(ohem_threshold=threshold, ohem_min_kept=min_kept)(logits, target)
+        torch.testing.assert_close(loss, expected)
+        torch.testing.assert_close(torch.autograd.grad(loss, logits), torch.autograd.grad(expected, logits))
+
+
+@pytest.mark.parametrize("pixels", [0, 1])
+def test_ohem_of_almost_nothing_is_finite(pixels):
+    target = torch.full((1, 4, 4), 255)
+    target.view(-1)[:pixels] = 0
+    logits = torch.zeros(1, 2, 4, 4, requires_grad=True)
+    loss = CrossEntropyCPGLoss(ohem_threshold=0.9)(logits, target)
+    loss.backward()
+    assert loss.isfinite()
+    assert logits.grad.isfinite().all()
+
+
+def test_class_weights_go_to_the_auxiliary_output_and_not_to_the_state_dict(problem):
+    logits, target = problem
+    criterion = CrossEntropyCPGLoss(class_weights=[1, 2, 3, 4])
+    large = F.interpolate(logits, target.shape[-2:], mode="bilinear")
+    weights = torch.tensor([1.0, 2, 3, 4])
+    torch.testing.assert_close(
+        criterion.auxiliary(logits, target), F.cross_entropy(large, target, weights, ignore_index=255)
+    )
+    assert not criterion.state_dict()
+    assert criterion.to("meta").class_weights.is_meta
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"class_weights": []}, "one a class"),
+        ({"class_weights": [1.0, -1.0]}, "finite numbers of 0 or more"),
+        ({"label_smoothing": 1.5}, "from 0 to 1"),
+        ({"ohem_threshold": 0.0}, "probability above 0"),
+        ({"ohem_threshold": 0.9, "ohem_min_kept": -1}, "0 or more pixels"),
+        ({"ohem_threshold": 0.9, "label_smoothing": 0.1}, "got both"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        CrossEntropyCPGLoss(**options)
+
+
+def test_another_number_of_class_weights_is_refused(problem):
+    criterion = CrossEntropyCPGLoss(class_weights=[1, 2])
+    for loss in (criterion, criterion.auxiliary):
+        with pytest.raises(ValueError, match="expected 4 class_weights, one a class, got 2"):
+            loss(*problem)
+
+
+@pytest.mark.parametrize("stride", [1, 4])
+def test_large_logits_stay_finite_and_right(stride):
+    torch.manual_seed(0)
+    logits = (1e4 * torch.randn(2, 5, 12 // stride, 16 // stride)).requires_grad_()
+    target = torch.randint(0, 5, (2, 12, 16))
+    loss = CrossEntropyCPGLoss()(logits, target)
+    loss.backward()
+    large = F.interpolate(logits.detach(), target.shape[-2:], mode="bilinear")
+    torch.testing.assert_close(loss.detach(), F.cross_entropy(large, target) + cpg_loss(large, target))
+    assert logits.grad.isfinite().all()
+
+
+def test_memory_layouts_and_a_second_derivative(problem):
+    logits, target = problem
+    expected = CrossEntropyCPGLoss()(logits, target)
+    for layout in (
+        logits.contiguous(memory_format=torch.channels_last),
+        logits.transpose(2, 3).contiguous().transpose(2, 3),
+    ):
+        layout = layout.detach().requires_grad_()
+        loss = CrossEntropyCPGLoss()(layout, target)
+        torch.testing.assert_close(loss.detach(), expected)
+        with pytest.raises(RuntimeError, match="no second derivative"):
+            torch.autograd.grad(loss, layout, create_graph=True)

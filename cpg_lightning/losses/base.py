@@ -1,7 +1,10 @@
 """What a criterion is, and the cross-entropy that all of them share."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from math import inf
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -16,14 +19,23 @@ class SegmentationCriterion(nn.Module, ABC):
 
     Args:
         ignore_index: Target value that is no class; any integer.
+        class_weights: Weight of each class in the cross-entropy.
     """
 
     terms: dict[str, Tensor]
 
-    def __init__(self, ignore_index: int = 255) -> None:
+    class_weights: Tensor | None
+
+    def __init__(self, ignore_index: int = 255, class_weights: Sequence[float] | None = None) -> None:
         super().__init__()
         self.ignore_index = ignore_index
         self.terms = {}
+        if class_weights is not None and not (class_weights and all(0 <= weight < inf for weight in class_weights)):
+            raise ValueError(
+                f"expected class_weights to be finite numbers of 0 or more, one a class, got {class_weights}"
+            )
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float64)
+        self.register_buffer("class_weights", weights, persistent=False)
 
     @abstractmethod
     def forward(self, logits: Tensor, target: Tensor, align_corners: bool = False) -> Tensor:
@@ -41,7 +53,13 @@ class SegmentationCriterion(nn.Module, ABC):
     def auxiliary(self, logits: Tensor, target: Tensor, align_corners: bool = False) -> Tensor:
         """The loss of a network's auxiliary output: cross-entropy alone. Arguments as in :meth:`forward`."""
         target = checked_target(logits, target, self.ignore_index)
-        return cross_entropy(enlarge(logits, target, align_corners), target, self.ignore_index)
+        self.check_class_weights(logits)
+        return cross_entropy(enlarge(logits, target, align_corners), target, self.ignore_index, self.class_weights)
+
+    def check_class_weights(self, logits: Tensor) -> None:
+        """Refuse logits (B, C, h, w) of another number of classes than of weights."""
+        if self.class_weights is not None and len(self.class_weights) != logits.shape[1]:
+            raise ValueError(f"expected {logits.shape[1]} class_weights, one a class, got {len(self.class_weights)}")
 
 
 def enlarge(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
@@ -53,7 +71,10 @@ def enlarge(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
     return F.interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=align_corners)
 
 
-def cross_entropy(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+def cross_entropy(logits: Tensor, target: Tensor, ignore_index: int, class_weights: Tensor | None = None) -> Tensor:
     """``F.cross_entropy``, except that it is 0 and not NaN where every pixel is ignored. Shapes as in :func:`enlarge`."""
-    valid = (target != ignore_index).sum()
-    return F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="sum") / valid.clamp(min=1)
+    weights = logits.new_ones(logits.shape[1]) if class_weights is None else class_weights.to(logits)
+    valid = target != ignore_index
+    total = (weights[target.where(valid, 0)] * valid).sum()
+    loss = F.cross_entropy(logits, target, weights, ignore_index=ignore_index, reduction="sum")
+    return loss / total.where(total > 0, 1)
