@@ -186,6 +186,19 @@ def test_ohem_is_that_of_the_official_code(real_data, threshold, min_kept, weigh
     assert found.item() == pytest.approx(golden["values"][name], rel=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("stride", [1, 8])
+def test_autocast_changes_nothing(problem, dtype, stride):
+    target = problem[1]
+    logits = torch.randn(2, 4, 24 // stride, 32 // stride, dtype=dtype, requires_grad=True)
+    criterion = CrossEntropyCPGLoss(label_smoothing=0.1)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = criterion(logits, target)
+    outside = criterion(logits, target)
+    torch.testing.assert_close(inside, outside, rtol=0, atol=0)
+    torch.testing.assert_close(*(torch.autograd.grad(loss, logits) for loss in (inside, outside)), rtol=0, atol=0)
+
+
 def test_ohem_keeps_the_hard_pixels_alone(problem):
     logits, target = problem
     logits = F.interpolate(logits.double(), target.shape[-2:]).requires_grad_()

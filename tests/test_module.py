@@ -240,6 +240,8 @@ def test_trainer_options_that_touch_the_data_work(data):
         {"overfit_batches": 2},
         {"fast_dev_run": True},
         {"limit_train_batches": 0.5},
+        {"precision": "bf16-mixed"},
+        {"precision": "64-true"},
         {"deterministic": True},
     ):
         trainer = trainer_of(max_epochs=1, **options)

@@ -98,7 +98,8 @@ class CrossEntropyCPGLoss(SegmentationCriterion):
         """See :class:`CrossEntropyCPGLoss`; ``align_corners`` as in ``torch.nn.functional.interpolate``."""
         target = checked_target(logits, target, self.ignore_index)
         self.check_class_weights(logits)
-        loss, ce, cpg = _CrossEntropyCPG.apply(logits, target, self, align_corners)
+        with torch.autocast(logits.device.type, enabled=False):  # it would make the matrix products half precision
+            loss, ce, cpg = _CrossEntropyCPG.apply(logits, target, self, align_corners)
         self.terms = {"ce": ce, "cpg": cpg} if self.cpg_weight else {"ce": ce}
         return loss
 
