@@ -122,6 +122,7 @@ class SegmentationCLI(LightningCLI):
             return
         if self.checkpoint:
             _check_fits(self.checkpoint["state_dict"], self.model)
+            self.checkpoint = None  # its weights have been looked at: the Trainer reads the file itself
         elif self.subcommand != "fit":
             rank_zero_warn(f"without --ckpt_path, {self.subcommand} takes the weights that the network is built with")
         self.datamodule.setup(self.subcommand)

@@ -71,9 +71,14 @@ def enlarge(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
     return F.interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=align_corners)
 
 
+def weights_for(logits: Tensor, class_weights: Tensor | None) -> Tensor:
+    """The weight of each class (C), 1 without weights, as the logits (B, C, h, w) need it."""
+    return logits.new_ones(logits.shape[1]) if class_weights is None else class_weights.to(logits)
+
+
 def cross_entropy(logits: Tensor, target: Tensor, ignore_index: int, class_weights: Tensor | None = None) -> Tensor:
     """``F.cross_entropy``, except that it is 0 and not NaN where every pixel is ignored. Shapes as in :func:`enlarge`."""
-    weights = logits.new_ones(logits.shape[1]) if class_weights is None else class_weights.to(logits)
+    weights = weights_for(logits, class_weights)
     valid = target != ignore_index
     total = (weights[target.where(valid, 0)] * valid).sum()
     loss = F.cross_entropy(logits, target, weights, ignore_index=ignore_index, reduction="sum")

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cpg_lightning.losses.base import SegmentationCriterion
+from cpg_lightning.losses.base import SegmentationCriterion, weights_for
 from cpg_lightning.losses.cpg import checked_target, integer_kernel
 from cpg_lightning.losses.enlargement import Enlargement
 
@@ -158,17 +158,11 @@ def _cross_entropy(
     """The cross-entropy of a batch; its gradient is given to each image's of ``gradients``."""
     valid = target != criterion.ignore_index
     classes = target.where(valid, 0)
-    weights = (
-        logits.new_ones(logits.shape[1]) if criterion.class_weights is None else criterion.class_weights.to(logits)
-    )
+    weights = weights_for(logits, criterion.class_weights)
     weight = weights[classes] * valid  # of each pixel, (B, H, W)
     total = weight.sum()
     if criterion.ohem_threshold is not None:
-        likelihood = torch.empty_like(weight)
-        for b, image in enumerate(logits):
-            for rows, strip, true, normaliser, _ in _strips(image, classes[b], enlargement):
-                likelihood[b, rows] = (strip.gather(0, true)[0] - normaliser).exp().view(-1, weight.shape[2])
-        hard = _hard(likelihood, valid, criterion.ohem_threshold, criterion.ohem_min_kept)
+        hard = _hard(logits, classes, valid, criterion.ohem_threshold, criterion.ohem_min_kept, enlargement)
         weight, total = weight * hard, hard.sum().to(weight.dtype)
     total = total.where(total > 0, 1)
     smoothing = criterion.label_smoothing
@@ -211,8 +205,14 @@ def _strips(
         yield rows, strip, classes[rows].reshape(1, -1), normaliser, probability
 
 
-def _hard(likelihood: Tensor, valid: Tensor, threshold: float, min_kept: int) -> Tensor:
+def _hard(
+    logits: Tensor, classes: Tensor, valid: Tensor, threshold: float, min_kept: int, enlargement: Enlargement
+) -> Tensor:
     """Which pixels online hard example mining keeps, (B, H, W), by the probability of their true class."""
+    likelihood = logits.new_empty(classes.shape)
+    for b, image in enumerate(logits):
+        for rows, strip, true, normaliser, _ in _strips(image, classes[b], enlargement):
+            likelihood[b, rows] = (strip.gather(0, true)[0] - normaliser).exp().view(-1, classes.shape[2])
     ordered = likelihood.where(valid, math.inf).flatten().sort().values
     last = (valid.sum() - 1).clamp(min=0, max=min_kept)
     bound = ordered[last].clamp(min=threshold) if len(ordered) else threshold
