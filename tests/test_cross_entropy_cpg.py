@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpg_lightning.losses import CrossEntropyCPGLoss, cpg_loss
+from cpg_lightning.losses.enlargement import BilinearEnlargement
 
 
 @pytest.fixture
@@ -136,7 +137,7 @@ def test_value_and_gradient_are_those_of_the_definition(
     problem, kernel_size, void_borders, label_smoothing, weighted, align_corners, strip
 ):
     logits, target = problem
-    weights = torch.linspace(0.5, 2, logits.shape[1]).tolist() if weighted else None
+    weights = (torch.arange(1, logits.shape[1] + 1) / 8).tolist() if weighted else None
     criterion = CrossEntropyCPGLoss(0.7, kernel_size, 255, void_borders, weights, label_smoothing)
     expected = definition(logits.requires_grad_(), target, criterion, align_corners)
     (expected_gradient,) = torch.autograd.grad(expected, logits)
@@ -197,6 +198,69 @@ def test_autocast_changes_nothing(problem, dtype, stride):
     outside = criterion(logits, target)
     torch.testing.assert_close(inside, outside, rtol=0, atol=0)
     torch.testing.assert_close(*(torch.autograd.grad(loss, logits) for loss in (inside, outside)), rtol=0, atol=0)
+
+
+def test_matrix_products_are_exact_and_the_setting_of_others_stays(problem, monkeypatch):
+    backends, seen, strip = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul), [], BilinearEnlargement.strip
+
+    def spied(*arguments):
+        seen.extend(backend.fp32_precision for backend in backends)
+        return strip(*arguments)
+
+    monkeypatch.setattr(BilinearEnlargement, "strip", spied)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        CrossEntropyCPGLoss()(*problem)
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert set(seen) == {"ieee"}
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo")
+def test_a_compiled_network_and_a_compiled_criterion_train_as_without(problem):
+    images, target = torch.randn(2, 3, 12, 16), problem[1]
+    network, criterion = torch.nn.Conv2d(3, 4, 3, stride=2, padding=1), CrossEntropyCPGLoss()
+
+    def gradient(network, criterion):
+        return torch.autograd.grad(criterion(network(images), target), list(network.parameters()))
+
+    expected = gradient(network, criterion)
+    compiled = torch.compile(network, backend="eager")
+    torch.testing.assert_close(gradient(compiled, criterion), expected)
+    torch.testing.assert_close(gradient(compiled, torch.compile(criterion, backend="eager")), expected)
+
+
+def test_the_gradient_adds_up_over_micro_batches_and_repeats(problem):
+    logits, target = problem[0].requires_grad_(), problem[1]
+    loss = CrossEntropyCPGLoss()(logits, target)
+    (expected,) = torch.autograd.grad(loss, logits, retain_graph=True)
+    for _ in range(2):
+        loss.backward(retain_graph=True)
+    (loss / 2).backward()
+    torch.testing.assert_close(logits.grad, 2.5 * expected)
+
+
+def _gradient_of_one_image(rank, logits, target, gradients):
+    torch.distributed.init_process_group("gloo", f"file://{gradients}/together", rank=rank, world_size=2)
+    network = torch.nn.parallel.DistributedDataParallel(torch.nn.Conv2d(4, 4, 1, bias=False))
+    network.module.weight.data.fill_(0.5)
+    CrossEntropyCPGLoss()(network(logits[rank : rank + 1]), target[rank : rank + 1]).backward()
+    torch.save(network.module.weight.grad, gradients / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_under_ddp_the_gradient_is_the_mean_over_processes(problem, tmp_path):
+    logits, target = problem
+    torch.multiprocessing.spawn(_gradient_of_one_image, (logits, target, tmp_path), nprocs=2)
+    gradients = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    network = torch.nn.Conv2d(4, 4, 1, bias=False)
+    network.weight.data.fill_(0.5)
+    loss = sum(CrossEntropyCPGLoss()(network(logits[b : b + 1]), target[b : b + 1]) for b in range(2)) / 2
+    loss.backward()
+    for gradient in gradients:
+        torch.testing.assert_close(gradient, network.weight.grad)
 
 
 def test_ohem_keeps_the_hard_pixels_alone(problem):

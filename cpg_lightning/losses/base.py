@@ -34,7 +34,7 @@ class SegmentationCriterion(nn.Module, ABC):
             raise ValueError(
                 f"expected class_weights to be finite numbers of 0 or more, one a class, got {class_weights}"
             )
-        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float64)
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
 
     @abstractmethod

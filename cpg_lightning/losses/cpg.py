@@ -218,11 +218,12 @@ def checked_target(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     target = target.long()
     if target.device.type == "cpu":
         num_classes = logits.shape[1]
-        wrong = ((target < 0) | (target >= num_classes)) & (target != ignore_index)
-        if wrong.any():
+        values = target.where(target != ignore_index, 0)
+        if values.numel() and (values.min() < 0 or values.max() >= num_classes):
+            wrong = values[(values < 0) | (values >= num_classes)]
             raise ValueError(
                 f"expected target values 0..{num_classes - 1} or ignore_index={ignore_index}, "
-                f"got {torch.unique(target[wrong]).tolist()[:10]}"
+                f"got {torch.unique(wrong).tolist()[:10]}"
             )
     return target
 
@@ -234,7 +235,7 @@ def _integer_gradient(maps: Tensor, kernel_size: int) -> Tensor:
     """
     kernel, _ = integer_kernel(kernel_size)
     radius = kernel_size // 2
-    padded = _replicate(_replicate(maps, radius, dim=-1), radius, dim=-2)
+    padded = replicate(replicate(maps, radius, dim=-1), radius, dim=-2)
     height, width = maps.shape[-2:]
 
     def one_direction(along: int, size_along: int, across: int, size_across: int) -> Tensor:
@@ -251,7 +252,7 @@ def _integer_gradient(maps: Tensor, kernel_size: int) -> Tensor:
     return torch.stack([one_direction(-1, width, -2, height), one_direction(-2, height, -1, width)], dim=2)
 
 
-def _replicate(maps: Tensor, radius: int, dim: int) -> Tensor:
+def replicate(maps: Tensor, radius: int, dim: int) -> Tensor:
     """Replicate padding of one dimension, for integers too, which ``F.pad`` refuses."""
     sizes = list(maps.shape)
     sizes[dim] = radius

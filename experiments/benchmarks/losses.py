@@ -11,6 +11,7 @@ arithmetic is what is left to compare, and as it comes, where fresh pages cost m
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -57,12 +58,18 @@ def enlarged(logits: Tensor, target: Tensor) -> Tensor:
     return F.interpolate(logits, target.shape[-2:], mode="bilinear")
 
 
+def compiled() -> dict[str, Loss]:
+    """The definition through ``torch.compile``, where there is a compiler."""
+    return {"compiled": torch.compile(definition, dynamic=False)} if shutil.which("c++") else {}
+
+
 LOSSES: dict[str, Loss] = {
     "CE": plain,
     "CE+CPG": CrossEntropyCPGLoss(),
     "k=5": CrossEntropyCPGLoss(kernel_size=5),
     "k=7": CrossEntropyCPGLoss(kernel_size=7),
     "definition": definition,
+    **compiled(),
 }
 
 
