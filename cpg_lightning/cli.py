@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 from urllib.parse import urlparse
 
 import lightning as L
-import torch
 import wandb
 import yaml
 from jsonargparse import Namespace
@@ -27,6 +26,7 @@ from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.losses import SegmentationCriterion
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.networks import SegmentationNetwork
+from cpg_lightning.networks.weights import read_file
 
 
 def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
@@ -95,7 +95,7 @@ class SegmentationCLI(LightningCLI):
             del record[argument]  # the subcommand's own, such as ckpt_path
         self.checkpoint = _read_checkpoint(config.get("ckpt_path"), self.subcommand)
         if self.checkpoint:
-            _drop_pretrained(config.model.network)
+            _drop_pretrained(config.model)
         if self.subcommand == "predict" and config.return_predictions is None:
             config.return_predictions = False  # they are written, not collected
 
@@ -245,11 +245,7 @@ def _read_checkpoint(path: str | None, subcommand: str | None) -> dict[str, Any]
         raise FileNotFoundError(
             f"expected --ckpt_path to be a checkpoint file, got {path}; they are in runs/<name of the run>/checkpoints"
         )
-    try:
-        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # whatever a file that is no checkpoint makes torch raise
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"expected a checkpoint that can be read, got {path}: {reason}") from error
+    checkpoint: dict[str, Any] = read_file(path)
     needed = {"pytorch-lightning_version", "state_dict"} | (
         {"optimizer_states", "loops", "callbacks"} if subcommand == "fit" else set()
     )
@@ -274,12 +270,13 @@ def _check_fits(weights: dict[str, Any], model: SegmentationModule) -> None:
         )
 
 
-def _drop_pretrained(network: Namespace) -> None:
+def _drop_pretrained(model: Namespace) -> None:
     """Fetch no weights to start from where a checkpoint has them all."""
-    module, name = network.class_path.rsplit(".", 1)
-    for argument in getattr(import_module(module), name).pretrained:
-        if argument in network.init_args:
-            network.init_args[argument] = None
+    module, name = model.network.class_path.rsplit(".", 1)
+    for argument, value in getattr(import_module(module), name).unfetched().items():
+        if argument in model.network.init_args:
+            model.network.init_args[argument] = value
+    model.weights = None
 
 
 def _make(folder: Path) -> None:

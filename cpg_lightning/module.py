@@ -45,6 +45,9 @@ class SegmentationModule(L.LightningModule):
         warmup_steps: Optimizer steps of linear warm-up w.
         poly_power: Power p of the polynomial decay.
         aux_weight: Weight of the auxiliary output's cross-entropy.
+        weights: File of weights to start the network from: a checkpoint of this package, or a state dict; see
+            :meth:`~cpg_lightning.networks.SegmentationNetwork.load_weights`.
+        new_classifier: Whether, where those are of another number of classes, the last layers start anew.
 
     Raises:
         ValueError: If there are not as many class names or colours as classes, or numbers are out of range.
@@ -71,6 +74,8 @@ class SegmentationModule(L.LightningModule):
         warmup_steps: int = 0,
         poly_power: float = 0.9,
         aux_weight: float = 0.4,
+        weights: str | None = None,
+        new_classifier: bool = False,
     ) -> None:
         super().__init__()
         for name, values in (("class_names", class_names), ("palette", palette)):
@@ -90,9 +95,12 @@ class SegmentationModule(L.LightningModule):
         if "_instantiator" in self.hparams:
             self.save_hyperparameters(logger=False)
             arguments = self.hparams["network"].get("init_args", {})
-            fetched = dict.fromkeys(set(network.pretrained) & set(arguments))  # each to None
-            self.hparams["network"] = {**self.hparams["network"], "init_args": {**arguments, **fetched}}
-        self.network = network
+            unfetched = {name: value for name, value in network.unfetched().items() if name in arguments}
+            self.hparams["network"] = {**self.hparams["network"], "init_args": {**arguments, **unfetched}}
+            self.hparams["weights"] = None
+        if weights is not None:
+            network.load_weights(weights, new_classifier)
+        self.network = network.to(memory_format=network.memory_format)
         self.criterion = criterion
         self.num_classes = num_classes
         self.ignore_index = ignore_index
@@ -114,7 +122,8 @@ class SegmentationModule(L.LightningModule):
         Raises:
             ValueError: If the network has another number of classes than the module.
         """
-        logits: dict[str, Tensor] = self.network((images - self.mean) / self.std)
+        images = ((images - self.mean) / self.std).contiguous(memory_format=self.network.memory_format)
+        logits: dict[str, Tensor] = self.network(images)
         if logits["out"].shape[1] != self.num_classes:
             raise ValueError(
                 f"expected the network to have the data's {self.num_classes} classes, got {logits['out'].shape[1]}"

@@ -354,7 +354,7 @@ class TestErrors:
         assert "expected --ckpt_path to be a checkpoint file, got missing.ckpt" in shown
         Path("text.ckpt").write_text("no checkpoint")
         shown = fails(monkeypatch, capsys, subcommand, *ARGUMENTS, "--ckpt_path=text.ckpt")
-        assert "expected a checkpoint that can be read, got text.ckpt" in shown
+        assert "could not read text.ckpt" in shown
         assert not Path("runs").exists()
 
     def test_a_checkpoint_without_the_state_of_training(self, run, camvid, monkeypatch, capsys):

@@ -1,29 +1,35 @@
 """The contract of a segmentation network."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from inspect import signature
+from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from cpg_lightning.networks.weights import Source, fill, read_weights
 
 
 class SegmentationNetwork(nn.Module, ABC):
     """A network that maps normalised images to logits at its own stride.
 
     A subclass takes ``num_classes`` as its first constructor argument (the command line fills it from the data) and
-    states, as class attributes, whatever differs here:
+    states, as attributes of the class or in the constructor, whatever differs here:
 
     Attributes:
         align_corners: How its logits are enlarged, as in ``torch.nn.functional.interpolate``.
         mean: Mean of each colour channel that its input is normalised by, for images in 0..1.
         std: Standard deviation likewise. Both are ImageNet's unless told otherwise.
+        memory_format: How its weights and images lie in memory where that is fastest.
         pretrained: Names of the constructor's arguments that fetch weights to start from. A checkpoint, which has all
             weights, leaves them out.
     """
 
-    align_corners: ClassVar[bool] = False
-    mean: ClassVar[tuple[float, float, float]] = (0.485, 0.456, 0.406)
-    std: ClassVar[tuple[float, float, float]] = (0.229, 0.224, 0.225)
-    pretrained: ClassVar[tuple[str, ...]] = ()
+    align_corners: bool = False
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    memory_format: torch.memory_format = torch.contiguous_format
+    pretrained: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -36,3 +42,24 @@ class SegmentationNetwork(nn.Module, ABC):
             ``"out"``: logits (B, C, h, w) at the network's own stride; ``"aux"``: those of its auxiliary head, if it
             has one.
         """
+
+    @classmethod
+    def unfetched(cls) -> dict[str, Any]:
+        """The arguments of :attr:`pretrained` as they are by default: for a checkpoint, which has all weights."""
+        return {name: signature(cls).parameters[name].default for name in cls.pretrained}
+
+    def load_weights(self, source: Source, new_classifier: bool = False) -> None:
+        """Start from the weights of a checkpoint of this package, or of a plain state dict.
+
+        Args:
+            source: A file (``.ckpt``, ``.pt``, ``.pth`` or ``.safetensors``) or a state dict, see
+                :func:`~cpg_lightning.networks.weights.read_weights`.
+            new_classifier: Whether the last layers start anew where the weights are of another number of classes, with
+                a warning that names them.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If the file cannot be read safely, or weights are missing, unexpected or of another shape: all
+                are named.
+        """
+        fill(self, read_weights(source), new_classifier)

