@@ -31,8 +31,8 @@ def read_file(path: str | Path) -> Any:
         # Files from before torch 1.6 are no zip archives, and cannot be mapped into memory.
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        reason = str(error).rpartition("WeightsUnpickler error: ")[2].partition("\n")[0]
-        if "Unsupported" not in reason:
+        reason = str(error.__context__ or error).partition("\n")[0]  # torch wraps it into advice not to follow
+        if reason.startswith(("Unsupported operand", "invalid load key")):  # no pickle at all
             raise ValueError(f"expected a file of weights, could not read {path}: {reason}") from error
         raise ValueError(
             f"expected tensors and plain values alone, got other objects in {path}, which could run code and are not "
