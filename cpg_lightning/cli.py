@@ -66,7 +66,7 @@ def command() -> None:
     """The ``cpg`` command: :func:`main`, but bad input ends in its message alone."""
     try:
         main()
-    except (ValueError, OSError, MisconfigurationException, wandb.errors.Error) as error:
+    except (ValueError, OSError, ImportError, MisconfigurationException, wandb.errors.Error) as error:
         if os.environ.get("CPG_TRACEBACK"):
             raise
         # From a worker process an error arrives with the worker's traceback before its message.
@@ -199,12 +199,17 @@ def _description() -> str:
         "networks": SegmentationNetwork,
         "criteria": SegmentationCriterion,
     }
-    names = {title: sorted(known.__name__ for known in family.__subclasses__()) for title, family in families.items()}
+    names = {title: sorted(known.__name__ for known in _subclasses(family)) for title, family in families.items()}
     known = " ".join(f"{title}: {', '.join(classes)}." for title, classes in names.items())
     return (
         "Trains and evaluates segmentation networks with boundary-aware losses. Known by their short names, and others by "
         f"their class path: {known} First run: cpg fit --config experiments/quickstart.yaml"
     )
+
+
+def _subclasses(family: type[Any]) -> list[type[Any]]:
+    """All that can be built, at any depth."""
+    return [each for child in family.__subclasses__() for each in (child, *_subclasses(child))]
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -225,6 +230,8 @@ def _setting(config: Namespace) -> str:
     data, network, criterion = (
         part.class_path.rsplit(".", 1)[-1] for part in (config.data, config.model.network, config.model.criterion)
     )
+    parts = (config.model.network.init_args.get(part) for part in ("architecture", "encoder", "model_type"))
+    network = "-".join([network, *(part for part in parts if part)])  # of a family, which one
     weight = config.model.criterion.init_args.get("cpg_weight")
     loss = criterion.removesuffix("Loss").lower() if weight is None else "ce+cpg" if weight else "ce"
     return f"{data.removesuffix('DataModule').lower()}-{network.lower()}-{loss}"

@@ -91,16 +91,20 @@ class SegmentationModule(L.LightningModule):
         palette = None if palette is None else [(int(red), int(green), int(blue)) for red, green, blue in palette]
         # From the command line the arguments are plain values, from which a checkpoint rebuilds everything. Built in
         # Python, objects are left out: pickled, they would keep the checkpoint from loading under weights_only=True.
-        self.save_hyperparameters(ignore=["network", "criterion", "optimizer"], logger=False)
+        self.save_hyperparameters(
+            ignore=["network", "criterion", "optimizer", "weights", "new_classifier"], logger=False
+        )
         if "_instantiator" in self.hparams:
             self.save_hyperparameters(logger=False)
             arguments = self.hparams["network"].get("init_args", {})
             unfetched = {name: value for name, value in network.unfetched().items() if name in arguments}
             self.hparams["network"] = {**self.hparams["network"], "init_args": {**arguments, **unfetched}}
-            self.hparams["weights"] = None
+            self.hparams["weights"] = None  # a checkpoint has its own
         if weights is not None:
             network.load_weights(weights, new_classifier)
-        self.network = network.to(memory_format=network.memory_format)
+        if network.memory_format is not torch.contiguous_format:
+            network.to(memory_format=network.memory_format)
+        self.network = network
         self.criterion = criterion
         self.num_classes = num_classes
         self.ignore_index = ignore_index
@@ -113,8 +117,9 @@ class SegmentationModule(L.LightningModule):
         self.class_iou = ClassIoU(num_classes, ignore_index)
         self.mean: Tensor
         self.std: Tensor
-        self.register_buffer("mean", 255 * torch.tensor(network.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", 255 * torch.tensor(network.std).view(3, 1, 1), persistent=False)
+        # In checkpoints too: they may have come with weights that a checkpoint does not fetch again.
+        self.register_buffer("mean", 255 * torch.tensor(network.mean).view(3, 1, 1))
+        self.register_buffer("std", 255 * torch.tensor(network.std).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """The network's logits of images (B, 3, H, W), RGB in 0..255.

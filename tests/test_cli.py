@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -215,6 +216,37 @@ class TestAfterwards:
         assert [folder.name for folder in Path("runs").iterdir()] == [run.folder.name]
         assert cli.trainer.logger.version == run.folder.name.split("-")[-1]
         assert cli.trainer.logger.name == "cpg_lightning"
+
+    def test_another_run_starts_from_its_weights_and_needs_them_but_once(self, run, camvid, capsys):
+        shutil.copy(run.last, "start.ckpt")
+        frozen = ["--trainer.max_epochs=1", "--model.optimizer.lr=0", "--model.weights=start.ckpt"]
+        started = main(["fit", *ARGUMENTS, *frozen]).model
+        expected = torch.load("start.ckpt", weights_only=True)["state_dict"]
+        torch.testing.assert_close(dict(started.state_dict()), dict(expected))
+        Path("start.ckpt").unlink()
+        (folder,) = Path("runs").glob("camvid-*")
+        last = folder / "checkpoints" / "last.ckpt"
+        main(["validate", "--config", str(folder / "config.yaml"), "--ckpt_path", str(last)])
+        SegmentationModule.load_from_checkpoint(last)
+
+    def test_weights_of_another_network_or_number_of_classes_are_refused(self, run, camvid, monkeypatch, capsys):
+        other = ["--data=ShapesDataModule", f"--model.weights={run.last}"]
+        shown = fails(monkeypatch, capsys, "fit", *BASE, *PARTS, *other)
+        assert "2 of another shape: out.bias (11,) instead of (4,)" in shown
+        assert "new_classifier=True starts the last layers anew" in shown
+        assert not Path("runs").exists()
+
+    def test_a_network_of_ones_own_is_adapted(self, camvid):
+        network = [
+            "--model.network=Adapter",
+            "--model.network.network=torch.nn.Conv2d",
+            "--model.network.network.in_channels=3",
+            "--model.network.network.out_channels=11",
+            "--model.network.network.kernel_size=1",
+        ]
+        main(["fit", *ARGUMENTS, *network, "--trainer.max_epochs=1"])
+        (last,) = Path("runs").glob("camvid-adapter-*/checkpoints/last.ckpt")
+        assert SegmentationModule.load_from_checkpoint(last).network.network.out_channels == 11
 
     def test_test_reports_the_test_split(self, run, camvid):
         arguments = ["--config", str(run.config), "--ckpt_path", str(run.last), "--data.root", str(camvid)]

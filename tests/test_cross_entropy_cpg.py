@@ -118,7 +118,7 @@ def definition(logits, target, criterion, align_corners):
     weights = torch.ones(logits.shape[1]).to(logits) if criterion.class_weights is None else criterion.class_weights
     options = {"ignore_index": 255, "label_smoothing": criterion.label_smoothing, "reduction": "sum"}
     total = weights[target[target != 255]].sum()
-    ce = F.cross_entropy(large, target, weights.to(logits), **options) / (total if total > 0 else 1)
+    ce = F.cross_entropy(large, target, weights.to(logits), **options) / (total if total > 0 else torch.inf)
     cpg = cpg_loss(large, target, criterion.kernel_size, void_borders=criterion.void_borders)
     return ce + criterion.cpg_weight * cpg
 
@@ -335,6 +335,54 @@ def test_large_logits_stay_finite_and_right(stride):
     assert logits.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("scale", [1.0, 2.0**16])
+def test_gradients_of_half_precision_keep_what_a_loss_scale_saves(scale):
+    torch.manual_seed(0)
+    logits = torch.randn(1, 3, 256, 256).half().requires_grad_()
+    target = torch.randint(0, 3, (1, 256, 256))
+    expected = torch.autograd.grad(scale * CrossEntropyCPGLoss()(logits.float(), target), logits)[0]
+    (scale * CrossEntropyCPGLoss()(logits, target)).backward()
+    torch.testing.assert_close(logits.grad, expected)
+    assert logits.grad.isfinite().all()
+
+
+def test_a_gradient_that_was_changed_is_not_used_again(problem):
+    logits, target = problem[0].requires_grad_(), problem[1]
+    loss = CrossEntropyCPGLoss()(logits, target)
+    torch.autograd.grad(loss, logits, retain_graph=True)[0].mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        torch.autograd.grad(loss, logits)
+    loss = CrossEntropyCPGLoss()(logits, target)
+    loss.backward()
+    with pytest.raises(RuntimeError, match="a second time"):
+        loss.backward()
+
+
+def test_classes_of_no_weight_alone_cost_nothing():
+    logits = torch.randn(1, 2, 4, 4, requires_grad=True)
+    loss = CrossEntropyCPGLoss(0, class_weights=[0, 1], label_smoothing=0.1)(
+        logits, torch.zeros(1, 4, 4, dtype=torch.long)
+    )
+    loss.backward()
+    assert loss == 0
+    assert not logits.grad.any()
+
+
+@pytest.mark.parametrize("label_smoothing", [0.0, 0.1])
+def test_an_ignored_pixel_may_have_infinite_logits(label_smoothing):
+    target = torch.tensor([[[255, 1], [1, 1]]])
+    logits = torch.zeros(1, 2, 2, 2)
+    logits[0, 0, 0, 0] = -torch.inf
+    expected = F.cross_entropy(logits, target, ignore_index=255, label_smoothing=label_smoothing)
+    torch.testing.assert_close(CrossEntropyCPGLoss(0, label_smoothing=label_smoothing)(logits, target), expected)
+
+
+@pytest.mark.parametrize("shape", [(1, 0, 4, 4), (1, 2, 0, 4), (1, 2, 4, 0)])
+def test_images_of_nothing_are_refused(shape):
+    with pytest.raises(ValueError, match="expected classes and pixels"):
+        CrossEntropyCPGLoss()(torch.zeros(shape), torch.zeros(1, *shape[2:], dtype=torch.long))
+
+
 def test_memory_layouts_and_a_second_derivative(problem):
     logits, target = problem
     expected = CrossEntropyCPGLoss()(logits, target)
@@ -347,3 +395,5 @@ def test_memory_layouts_and_a_second_derivative(problem):
         torch.testing.assert_close(loss.detach(), expected)
         with pytest.raises(RuntimeError, match="no second derivative"):
             torch.autograd.grad(loss, layout, create_graph=True)
+    turned = target.transpose(1, 2).contiguous().transpose(1, 2)
+    torch.testing.assert_close(CrossEntropyCPGLoss()(logits, turned), expected)

@@ -6,8 +6,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from cpg_lightning.networks import HRNetOCR
+from cpg_lightning.networks import HRNetOCR, hrnet_ocr
 from cpg_lightning.networks.hrnet_ocr import OFFICIAL_NAMES
 
 
@@ -46,6 +47,27 @@ def test_it_has_as_many_parameters(width, num_classes, parameters):
 def test_another_width_is_refused():
     with pytest.raises(ValueError, match="expected a width of 18, 32 or 48 channels, got 40"):
         HRNetOCR(19, width=40)
+
+
+def test_recomputing_leaves_statistics_alone_however_often_and_whichever_batch_norm():
+    network = HRNetOCR(3, width=18, checkpoint_activations=True).train()
+    layer = nn.SyncBatchNorm.convert_sync_batchnorm(network.trunk.layer1)
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in layer.modules())
+    before = {name: buffer.clone() for name, buffer in layer.named_buffers()}
+    _, again = hrnet_ocr._contexts(layer)
+    for _ in range(2):
+        with again:
+            assert {module.momentum for module in layer.modules() if hasattr(module, "momentum")} == {0.0}
+            layer[0].bn1.num_batches_tracked += 1
+    assert {module.momentum for module in layer.modules() if hasattr(module, "momentum")} == {0.1}
+    torch.testing.assert_close(dict(layer.named_buffers()), before)
+
+
+def test_a_graph_of_recomputed_activations_can_be_kept():
+    network = HRNetOCR(3, width=18, checkpoint_activations=True).train()
+    loss = network(torch.randn(2, 3, 33, 33))["out"].mean()
+    first = torch.autograd.grad(loss, network.trunk.conv1.weight, retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(loss, network.trunk.conv1.weight), first)
 
 
 def test_recomputing_activations_changes_neither_gradients_nor_statistics():

@@ -1,11 +1,13 @@
 """Weight files: what is read, what is refused, and what a network takes from them."""
 
 import os
+import pickle
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torchvision.models import MobileNet_V3_Large_Weights
 
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.module import SegmentationModule
@@ -32,18 +34,32 @@ def layer():
 def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, state):
     written = tmp_path / "written"
     torch.save(state(Malicious(written)), tmp_path / "weights.pth")
-    with pytest.raises(ValueError, match=r"got other objects in .*weights.pth, which could run code"):
-        read_weights(tmp_path / "weights.pth")
+    (tmp_path / "plain.pth").write_bytes(pickle.dumps(state(Malicious(written))))
+    for name in ("weights.pth", "plain.pth"):
+        with pytest.raises(ValueError, match=rf"got other objects in .*{name}, which could run code"):
+            read_weights(tmp_path / name)
     assert not written.exists()
     torch.load(tmp_path / "weights.pth", weights_only=False)
     assert written.exists()  # it would have
+
+
+def test_weights_in_the_cache_of_the_hub_are_read_as_safely(tmp_path, monkeypatch):
+    written, url = tmp_path / "written", MobileNet_V3_Large_Weights.IMAGENET1K_V1.url
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
+    torch.save(Malicious(written), tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2])
+    with pytest.raises(ValueError, match="expected tensors alone in the file of MobileNet_V3_Large_Weights"):
+        LRASPP(3, weights_backbone="IMAGENET1K_V1")
+    assert not written.exists()
 
 
 @pytest.mark.parametrize("wrapped", [lambda w: w, lambda w: {"state_dict": w, "epoch": 1}, lambda w: {"model": w}])
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module.model."])
 def test_state_dicts_are_found_in_what_others_write(layer, tmp_path, wrapped, prefix):
     torch.save(wrapped({prefix + name: w for name, w in layer.state_dict().items()}), tmp_path / "weights.pt")
-    torch.testing.assert_close(read_weights(tmp_path / "weights.pt"), dict(layer.state_dict()))
+    other = nn.Conv2d(3, 4, 1)
+    fill(other, read_weights(tmp_path / "weights.pt"))
+    torch.testing.assert_close(other.state_dict(), layer.state_dict())
 
 
 def test_safetensors_and_files_of_old_torch_are_read(layer, tmp_path):

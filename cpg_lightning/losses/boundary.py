@@ -29,10 +29,10 @@ class Boundary:
 
     Attributes:
         rows: Row of each pixel of the lines, ascending, (L).
-        columns: Its column, at the image's edge that of the last pixel, (L).
+        columns: Its column, clamped to the image, (L).
         classes: Class of the line, (L).
-        gradient: The target's gradient times the denominator of the kernel, horizontal and vertical, 0 where the pixel is
-            no pair with the class, (2, L).
+        gradient: The target's gradient times the denominator of the kernel, horizontal and vertical: integers, stored as
+            floating point, and 0 where the pixel is no pair with the class, (2, L).
     """
 
     def __init__(self, target: Tensor, kernel_size: int, ignore_index: int, void_borders: bool) -> None:
@@ -50,14 +50,12 @@ class Boundary:
 
         # A pair's window as one number: row, class and first column, of an image with room for windows at its edge.
         width = target.shape[1] + 2 * radius
-        first, order = (
-            ((y * NO_CLASS).index_select(0, window) + classes).mul_(width).add_(x.index_select(0, window)).sort()
-        )
-        fresh = first.diff(append=first[-1:] + kernel_size).clamp(
-            max=kernel_size
-        )  # what the next window does not share
-        start = fresh.cumsum(0) - fresh
-        pixel = torch.repeat_interleave(first - start, fresh)
+        key = (y.index_select(0, window) * NO_CLASS + classes) * width + x.index_select(0, window)
+        first, order = key.sort()
+        # Of each window, the columns that the next does not share.
+        unshared = first.diff(append=first[-1:] + kernel_size).clamp(max=kernel_size)
+        start = unshared.cumsum(0) - unshared
+        pixel = torch.repeat_interleave(first - start, unshared)
         pixel += torch.arange(len(pixel), device=pixel.device)
         self.columns = (pixel % width - radius).clamp(0, target.shape[1] - 1)
         pixel //= width

@@ -211,6 +211,10 @@ def checked_target(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
         )
     if len(logits) != len(target):
         raise ValueError(f"expected as many logits as targets, got {len(logits)} and {len(target)} images")
+    if 0 in (*logits.shape[1:], *target.shape[1:]):
+        raise ValueError(
+            f"expected classes and pixels, got logits {tuple(logits.shape)} and target {tuple(target.shape)}"
+        )
     if not logits.is_floating_point():
         raise ValueError(f"expected floating-point logits, got {logits.dtype}; pass logits, not predicted classes")
     if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:

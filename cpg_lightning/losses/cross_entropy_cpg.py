@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from cpg_lightning.losses.base import SegmentationCriterion, weights_for
-from cpg_lightning.losses.boundary import Boundary, kernel_rows
+from cpg_lightning.losses.boundary import NO_CLASS, Boundary, kernel_rows
 from cpg_lightning.losses.cpg import checked_target, integer_kernel
-from cpg_lightning.losses.enlargement import BilinearEnlargement, Enlargement, NoEnlargement, memory, places
+from cpg_lightning.losses.enlargement import BilinearEnlargement, Enlargement, NoEnlargement
+from cpg_lightning.losses.flat import flat_index, flat_view
 
 STRIP = 2**20  # logits in a strip: enough for an operation to be worth its call, few enough to stay in the cache
 
@@ -39,13 +40,13 @@ class CrossEntropyCPGLoss(SegmentationCriterion):
         kernel_size: Side of CPG's kernel in pixels, odd, 3 to 15.
         ignore_index: Target value that is no class; any integer.
         void_borders: Whether CPG counts boundaries against ignored regions, see :class:`~cpg_lightning.CPGLoss`.
-        class_weights: Weight of each class in the cross-entropy, as ``weight`` of ``F.cross_entropy``; in the auxiliary
-            output's too.
+        class_weights: Weight of each class in the cross-entropy, as ``weight`` of ``F.cross_entropy`` (but the mean of
+            online hard example mining is by the number of pixels, as in the official code); in the auxiliary output's too.
         label_smoothing: As in ``F.cross_entropy``.
         ohem_threshold: With one, cross-entropy is over hard pixels alone (online hard example mining, as in the official
             HRNet-OCR code): those whose true class is predicted with less than this probability, or than that of the
             pixel at place ``ohem_min_kept`` in their order, whichever is more. CPG's entries are not selected.
-        ohem_min_kept: In pixels of this call.
+        ohem_min_kept: Place in the order of likelihood that the threshold is raised to, in pixels of this call.
 
     Shape:
         - logits: :math:`(B, C, h, w)`, floating point
@@ -53,8 +54,10 @@ class CrossEntropyCPGLoss(SegmentationCriterion):
         - output: scalar, in float32, or float64 for float64 logits
 
     Raises:
-        ValueError: If the weight is negative or infinite, for a kernel size that is not odd or out of range, and, in the forward
-            pass, for shapes, dtypes or target values other than above.
+        ValueError: If the weight is negative or infinite, for a kernel size that is not odd or out of range, and, in the
+            forward pass, for shapes, dtypes or (looked at on the CPU only) target values other than above.
+        RuntimeError: For a second derivative: the gradient is computed with the value. On Apple's devices kernels above
+            9 pixels need float64, which those do not have.
 
     Source: Shan and Jia, "Convolution-based Probability Gradient Loss for Semantic Segmentation", arXiv 2404.06704.
 
@@ -105,17 +108,20 @@ class CrossEntropyCPGLoss(SegmentationCriterion):
 
     def forward(self, logits: Tensor, target: Tensor, align_corners: bool = False) -> Tensor:
         """See :class:`CrossEntropyCPGLoss`; ``align_corners`` as in ``torch.nn.functional.interpolate``."""
-        target = checked_target(logits, target, self.ignore_index)
+        target = checked_target(logits, target, self.ignore_index).contiguous()
         self.check_class_weights(logits)
+        if logits.shape[1] >= NO_CLASS:
+            raise ValueError(f"expected fewer than {NO_CLASS} classes, got {logits.shape[1]}")
         with torch.autocast(logits.device.type, enabled=False), _full_precision():
             loss, ce, cpg = _CrossEntropyCPG.apply(logits, target, self, align_corners)
         self.terms = {"ce": ce, "cpg": cpg} if self.cpg_weight else {"ce": ce}
         return loss
 
     def extra_repr(self) -> str:
-        """The constructor's numbers."""
-        names = ("cpg_weight", "kernel_size", "ignore_index", "void_borders", "label_smoothing", "ohem_threshold")
-        return ", ".join(f"{name}={getattr(self, name)}" for name in names)
+        """The constructor's numbers, but for the weights of the classes."""
+        names = ("cpg_weight", "kernel_size", "ignore_index", "void_borders", "label_smoothing")
+        ohem = () if self.ohem_threshold is None else ("ohem_threshold", "ohem_min_kept")
+        return ", ".join(f"{name}={getattr(self, name)}" for name in (*names, *ohem))
 
 
 @contextmanager
@@ -125,13 +131,14 @@ def _full_precision() -> Iterator[None]:
     TF32 has 11 bits: enlarged logits would lose a thousandth, and sums of the kernel's integers that are 0 would not be.
     """
     backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
-    before = [backend.fp32_precision for backend in backends]
+    before = [(backend, backend.fp32_precision) for backend in backends]
+    reduced = [(backend, precision) for backend, precision in before if precision not in ("none", "ieee")]
     try:
-        for backend in backends:
+        for backend, _ in reduced:
             backend.fp32_precision = "ieee"
         yield
     finally:
-        for backend, precision in zip(backends, before, strict=True):
+        for backend, precision in reduced:
             backend.fp32_precision = precision
 
 
@@ -167,7 +174,7 @@ class _CrossEntropyCPG(torch.autograd.Function):
         gradient = work.new_empty(work.shape) if ctx.needs_input_grad[0] else None
         small, large = (work.shape[2], work.shape[3]), (target.shape[1], target.shape[2])
         enlargement = NoEnlargement() if small == large else BilinearEnlargement(small, large, align_corners, work)
-        share = _Share(work, target, criterion, enlargement)
+        share = _PixelWeights(work, target, criterion, enlargement)
         boundaries = [
             Boundary(image, criterion.kernel_size, criterion.ignore_index, criterion.void_borders)
             for image in (target if criterion.cpg_weight else ())
@@ -175,12 +182,14 @@ class _CrossEntropyCPG(torch.autograd.Function):
         entries = sum((boundary.entries() for boundary in boundaries), work.new_zeros(())).clamp(min=1)
         ce, squared_error = work.new_zeros(()), work.new_zeros(())
         for b, image in enumerate(work):
-            term = _Term(boundaries[b], criterion, entries, image) if boundaries else None
-            done = _Image(image, share, b, term, enlargement, None if gradient is None else gradient[b])
-            done.run()
-            ce += done.cross_entropy
-            squared_error += done.squared_error
-        ctx.gradient = None if gradient is None else gradient.to(logits.dtype)
+            term = _ImageCPG(boundaries[b], criterion, entries, image) if boundaries else None
+            one = _ImagePass(image, share, b, term, enlargement, None if gradient is None else gradient[b])
+            one.run()
+            ce += one.cross_entropy
+            squared_error += one.squared_error
+        # In full precision: a scale of mixed precision is yet to come.
+        ctx.save_for_backward(gradient)
+        ctx.dtype = logits.dtype
         cpg = squared_error / entries
         ctx.mark_non_differentiable(ce, cpg)
         return ce + criterion.cpg_weight * cpg, ce, cpg
@@ -191,12 +200,13 @@ class _CrossEntropyCPG(torch.autograd.Function):
             raise RuntimeError(
                 "CrossEntropyCPGLoss has no second derivative; for one, add F.cross_entropy and cpg_loss of the enlarged logits"
             )
-        if scale.device.type == "cpu" and scale == 1:  # elsewhere, looking would wait for the device
-            return ctx.gradient, None, None, None
-        return ctx.gradient * scale.to(ctx.gradient.dtype), None, None, None
+        (gradient,) = ctx.saved_tensors
+        if scale.device.type != "cpu" or scale != 1:  # on the CPU, looking costs nothing and may save a pass
+            gradient = gradient * scale
+        return gradient.to(ctx.dtype), None, None, None
 
 
-class _Share:
+class _PixelWeights:
     """With what weight each pixel's negative log probabilities count in the mean over the batch.
 
     Attributes:
@@ -221,14 +231,14 @@ class _Share:
             hard = _hard(logits, self.classes, valid, criterion.ohem_threshold, criterion.ohem_min_kept, enlargement)
             self.true *= hard
             total = hard.sum().to(logits.dtype)
-        total = total.where(total > 0, 1)
+        total = total.where(total > 0, math.inf)  # then all weights are 0
         self.smooth = None
         if criterion.label_smoothing:
             self.smooth = criterion.label_smoothing / len(self.class_weights) * valid.to(logits.dtype) / total
         self.true *= (1 - criterion.label_smoothing) / total
 
 
-class _Term:
+class _ImageCPG:
     """What one image (C, h, w) needs for CPG; ``entries`` is their number in the batch."""
 
     def __init__(self, boundary: Boundary, criterion: CrossEntropyCPGLoss, entries: Tensor, image: Tensor) -> None:
@@ -238,7 +248,7 @@ class _Term:
         self.weight = criterion.cpg_weight / entries
 
 
-class _Image:
+class _ImagePass:
     """One image (C, h, w) on its way through :class:`_CrossEntropyCPG`, some rows at a time.
 
     Attributes:
@@ -249,9 +259,9 @@ class _Image:
     def __init__(
         self,
         logits: Tensor,
-        share: _Share,
+        share: _PixelWeights,
         b: int,
-        term: _Term | None,
+        term: _ImageCPG | None,
         enlargement: Enlargement,
         gradient: Tensor | None,
     ) -> None:
@@ -267,11 +277,11 @@ class _Image:
 
     def run(self) -> None:
         """Go through all rows."""
-        step = max(1, min(STRIP // (len(self.logits) * self.width), self.height))
+        lag = 0 if self.term is None else 2 * self.term.radius
+        step = min(max(1, lag, STRIP // (len(self.logits) * self.width)), self.height)
         firsts = range(0, self.height, step)
-        lag, lines = 0, [0] * (len(firsts) + 1)
+        lines = [0] * (len(firsts) + 1)
         if self.term is not None:
-            lag = 2 * self.term.radius
             lines = self.term.boundary.starts([*(first - self.term.radius for first in firsts), self.height])
         wide_logits = self.enlargement.widen(self.logits)
         wide = None if self.gradient is None else self.enlargement.wide_gradient(self.gradient)
@@ -303,20 +313,22 @@ class _Image:
         """Of some rows' logits (rows, C, W)."""
         normaliser = total.log()
         true = strip.gather(1, self.classes[rows][:, None])[:, 0] - shift
-        self.cross_entropy += self.true[rows].flatten().dot((normaliser - true).flatten())
+        true_share = self.true[rows]
+        # Ignored pixels may have an infinite loss, which 0 times would be NaN.
+        self.cross_entropy += true_share.flatten().dot((normaliser - true).where(true_share != 0, 0).flatten())
         if self.smooth is not None:
             of_all = (normaliser + shift) * self.class_weights.sum()
             of_all -= torch.einsum("c,rcw->rw", self.class_weights, strip)
-            self.cross_entropy += (self.smooth[rows] * of_all).sum()
+            self.cross_entropy += (self.smooth[rows] * of_all).where(self.smooth[rows] != 0, 0).sum()
 
-    def _sum_errors(self, term: _Term, lines: slice, room: Tensor, base: int, last: int) -> None:
+    def _sum_errors(self, term: _ImageCPG, lines: slice, room: Tensor, base: int, last: int) -> None:
         """Of some lines, whose windows lie in the room, rows ``base`` to ``last``; and what they add to the gradient."""
         boundary, radius, size = term.boundary, term.radius, 2 * term.radius + 1
         offset = torch.arange(-radius, radius + 1, device=room.device)[:, None]
         rows = (boundary.rows[lines] + offset).clamp(0, self.height - 1)  # (k, L)
         classes, columns = boundary.classes[lines], boundary.columns[lines]
         pixel = (rows * self.width + columns).view(-1)
-        probability = memory(room).index_select(0, places(room, rows - base, classes, columns).view(-1))
+        probability = flat_view(room).index_select(0, flat_index(room, rows - base, classes, columns).view(-1))
         probability = (probability * self.inverse.view(-1).index_select(0, pixel)).view(rows.shape)
         windows = probability.unfold(1, size, 1).transpose(1, 2)  # (k, k, L - 2 * radius)
         predicted = term.kernel @ windows.reshape(size * size, -1)  # (2, L - 2 * radius)
@@ -340,7 +352,7 @@ class _Image:
         y, x = (torch.arange(n, device=dense.device) for n in (len(dense), self.width))
         true = torch.add(y[:, None] * down + x * across, self.classes[rows], alpha=through)
         # Three times as fast as scatter_add_ on the CPU, but for one dimension: that of the memory.
-        memory(dense).index_add_(0, true.view(-1), self.true[rows].flatten().neg())
+        flat_view(dense).index_add_(0, true.view(-1), self.true[rows].flatten().neg())
         if self.smooth is not None:
             dense.addcmul_(self.class_weights[:, None], self.smooth[rows][:, None], value=-1)
         self.enlargement.give(wide, dense, rows)
@@ -375,5 +387,5 @@ def _hard(
             likelihood[b, rows] = (true - strip.logsumexp(dim=1)).exp()
     ordered = likelihood.where(valid, math.inf).flatten().sort().values
     last = (valid.sum() - 1).clamp(min=0, max=min_kept)
-    bound = ordered[last].clamp(min=threshold) if len(ordered) else threshold
+    bound = ordered.gather(0, last[None]).clamp(min=threshold) if len(ordered) else threshold
     return (likelihood < bound) & valid

@@ -5,6 +5,8 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
+from cpg_lightning.losses.flat import flat_index, flat_view
+
 BAND = 128  # columns enlarged by one matrix product: few enough that it holds few zeros
 
 
@@ -68,7 +70,7 @@ class NoEnlargement(Enlargement):
         pass
 
     def add(self, wide: Tensor, rows: Tensor, classes: Tensor, columns: Tensor, values: Tensor) -> None:  # noqa: D102
-        memory(wide).index_add_(0, places(wide, rows, classes, columns).view(-1), values.view(-1))
+        flat_view(wide).index_add_(0, flat_index(wide, rows, classes, columns).view(-1), values.view(-1))
 
     def narrow(self, wide: Tensor, gradient: Tensor) -> None:  # noqa: D102
         pass
@@ -112,12 +114,12 @@ class BilinearEnlargement(Enlargement):
 
     def give(self, wide: Tensor, strip: Tensor, rows: slice) -> None:  # noqa: D102
         support = _support(self.taps[0], rows)
-        wide[support].flatten(1).addmm_(self.rows[rows, support].T, strip.flatten(1))
+        wide[support].view(support.stop - support.start, -1).addmm_(self.rows[rows, support].T, strip.flatten(1))
 
     def add(self, wide: Tensor, rows: Tensor, classes: Tensor, columns: Tensor, values: Tensor) -> None:  # noqa: D102
         for tap, weight in self.row_taps:
-            place = places(wide, tap[rows], classes, columns)
-            memory(wide).index_add_(0, place.view(-1), (values * weight[rows]).view(-1))
+            place = flat_index(wide, tap[rows], classes, columns)
+            flat_view(wide).index_add_(0, place.view(-1), (values * weight[rows]).view(-1))
 
     def narrow(self, wide: Tensor, gradient: Tensor) -> None:  # noqa: D102
         few = wide.new_zeros(wide.shape[0] * wide.shape[1], self.small[1])
@@ -129,19 +131,6 @@ class BilinearEnlargement(Enlargement):
         """Some columns at a time, and the columns of the logits that they depend on."""
         bands = [slice(first, min(first + BAND, self.large[1])) for first in range(0, self.large[1], BAND)]
         return [(band, _support(self.taps[1], band)) for band in bands]
-
-
-def memory(tensor: Tensor) -> Tensor:
-    """The memory from a tensor's first element to its last, as one dimension: there indexing is fastest."""
-    return tensor.as_strided(
-        (1 + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride(), strict=True)),), (1,)
-    )
-
-
-def places(tensor: Tensor, rows: Tensor, classes: Tensor, columns: Tensor) -> Tensor:
-    """Index in :func:`memory` of some entries of (rows, C, W); the indices broadcast."""
-    down, through, across = tensor.stride()
-    return rows * down + (classes * through + columns * across)
 
 
 def _taps(small: int, large: int, align_corners: bool) -> tuple[Tensor, Tensor, Tensor]:

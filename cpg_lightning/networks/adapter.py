@@ -9,13 +9,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cpg_lightning.networks.base import SegmentationNetwork
+from cpg_lightning.networks.weights import Source, fill, read_weights, without_wrappers
 
 
 class Adapter(SegmentationNetwork):
     """Any network that gives logits: as a tensor, as a mapping with ``"out"`` (and perhaps ``"aux"``), or as ``.logits``.
 
-    Images are padded at the bottom and on the right with the mean colour to a multiple of ``size_divisor``, and of the
-    logits, at whatever stride they are, the rows and columns that only padding gave are cut off.
+    Images are padded at the bottom and on the right with the mean colour to a multiple of ``size_divisor``. Then logits
+    are enlarged to the padded size and cut to the image's; without padding they stay at the network's own stride.
 
     Args:
         num_classes: Number of classes C; the network has to have as many.
@@ -32,8 +33,8 @@ class Adapter(SegmentationNetwork):
     Example:
         >>> import torch
         >>> network = Adapter(5, torch.nn.Conv2d(3, 5, kernel_size=4, stride=4), size_divisor=4)
-        >>> network(torch.rand(1, 3, 30, 41))["out"].shape
-        torch.Size([1, 5, 8, 11])
+        >>> network(torch.rand(1, 3, 32, 40))["out"].shape, network(torch.rand(1, 3, 30, 41))["out"].shape
+        (torch.Size([1, 5, 8, 10]), torch.Size([1, 5, 30, 41]))
     """
 
     def __init__(
@@ -58,17 +59,27 @@ class Adapter(SegmentationNetwork):
         """See :meth:`SegmentationNetwork.forward`."""
         height, width = images.shape[-2:]
         below, beside = -height % self.size_divisor, -width % self.size_divisor
-        logits = self._named(self.network(F.pad(images, (0, beside, 0, below)) if below or beside else images))
+        padded = F.pad(images, (0, beside, 0, below)) if below or beside else images
+        logits = self._named(self.network(padded))
         for name, tensor in logits.items():
             if tensor.ndim != 4 or tensor.shape[1] != self.num_classes:
                 raise ValueError(
                     f"expected logits of shape (B, {self.num_classes}, h, w) from {type(self.network).__name__}, "
                     f"got {tuple(tensor.shape)} as {name!r}"
                 )
-            rows = -(-height * tensor.shape[2] // (height + below))
-            columns = -(-width * tensor.shape[3] // (width + beside))
-            logits[name] = tensor[:, :, :rows, :columns]
+            if padded is not images:
+                size = padded.shape[-2:]
+                # At a stride, no cut would fall on the image's edge.
+                if tensor.shape[-2:] != size:
+                    tensor = F.interpolate(tensor, size, mode="bilinear", align_corners=self.align_corners)
+                logits[name] = tensor[:, :, :height, :width]
         return logits
+
+    def load_weights(self, source: Source, new_classifier: bool = False) -> None:
+        """As :meth:`SegmentationNetwork.load_weights`; also of the adapted network, as it names them itself."""
+        weights = without_wrappers(read_weights(source), self.state_dict())
+        ours = any(name.startswith("network.") for name in weights)
+        fill(self if ours else self.network, weights, new_classifier)
 
     def _named(self, output: Any) -> dict[str, Tensor]:
         if isinstance(output, Tensor):

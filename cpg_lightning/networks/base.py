@@ -21,15 +21,15 @@ class SegmentationNetwork(nn.Module, ABC):
         mean: Mean of each colour channel that its input is normalised by, for images in 0..1.
         std: Standard deviation likewise. Both are ImageNet's unless told otherwise.
         memory_format: How its weights and images lie in memory where that is fastest.
-        pretrained: Names of the constructor's arguments that fetch weights to start from. A checkpoint, which has all
-            weights, leaves them out.
+        fetching: Names of the constructor's arguments that fetch weights to start from, and by default do not. A
+            checkpoint, which has all weights, leaves them out.
     """
 
     align_corners: bool = False
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     memory_format: torch.memory_format = torch.contiguous_format
-    pretrained: tuple[str, ...] = ()
+    fetching: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, images: Tensor) -> dict[str, Tensor]:
@@ -45,8 +45,8 @@ class SegmentationNetwork(nn.Module, ABC):
 
     @classmethod
     def unfetched(cls) -> dict[str, Any]:
-        """The arguments of :attr:`pretrained` as they are by default: for a checkpoint, which has all weights."""
-        return {name: signature(cls).parameters[name].default for name in cls.pretrained}
+        """The arguments of :attr:`fetching` as they are by default."""
+        return {name: signature(cls).parameters[name].default for name in cls.fetching}
 
     def load_weights(self, source: Source, new_classifier: bool = False) -> None:
         """Start from the weights of a checkpoint of this package, or of a plain state dict.
@@ -59,7 +59,7 @@ class SegmentationNetwork(nn.Module, ABC):
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file cannot be read safely, or weights are missing, unexpected or of another shape: all
-                are named.
+            ValueError: If the file cannot be read safely, or weights are missing, unexpected or of another shape: up
+                to ten of each are named.
         """
         fill(self, read_weights(source), new_classifier)

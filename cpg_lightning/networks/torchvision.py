@@ -1,7 +1,6 @@
 """torchvision's DeepLabV3 and LRASPP, before their final interpolation."""
 
-from collections.abc import Callable
-from typing import TypeVar
+import pickle
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +13,7 @@ from torchvision.models.segmentation import (
 )
 
 from cpg_lightning.networks.base import SegmentationNetwork
-
-Model = TypeVar("Model", bound=nn.Module)
+from cpg_lightning.networks.weights import fill
 
 
 class DeepLabV3(SegmentationNetwork):
@@ -41,7 +39,8 @@ class DeepLabV3(SegmentationNetwork):
         {'out': (2, 19, 8, 12), 'aux': (2, 19, 8, 12)}
     """
 
-    pretrained = ("weights", "weights_backbone")
+    fetching = ("weights", "weights_backbone")
+    memory_format = torch.channels_last
 
     def __init__(
         self,
@@ -54,15 +53,15 @@ class DeepLabV3(SegmentationNetwork):
         _refuse_both(weights, weights_backbone)
         whole = _named(DeepLabV3_ResNet50_Weights, weights)
         backbone = _named(ResNet50_Weights, weights_backbone)
-        if whole is None:
-            model = _fetched(
-                backbone,
-                lambda: deeplabv3_resnet50(num_classes=num_classes, aux_loss=aux_loss, weights_backbone=backbone),
-            )
-        else:
-            model = _fetched(whole, lambda: deeplabv3_resnet50(weights=whole))
+        classes = num_classes if whole is None else len(whole.meta["categories"])
+        model = deeplabv3_resnet50(num_classes=classes, aux_loss=aux_loss or whole is not None, weights_backbone=None)
+        if whole is not None:
+            fill(model, _fetched(whole))
             for head in (model.classifier, model.aux_classifier):
                 head[-1] = _for_classes(head[-1], num_classes)
+        elif backbone is not None:
+            state = _fetched(backbone)
+            fill(model.backbone, {name: w for name, w in state.items() if not name.startswith("fc.")})
         self.backbone = model.backbone
         self.classifier = model.classifier
         self.aux_classifier = model.aux_classifier if aux_loss else None
@@ -99,7 +98,8 @@ class LRASPP(SegmentationNetwork):
         torch.Size([2, 19, 8, 12])
     """
 
-    pretrained = ("weights", "weights_backbone")
+    fetching = ("weights", "weights_backbone")
+    memory_format = torch.channels_last
 
     def __init__(
         self,
@@ -112,14 +112,16 @@ class LRASPP(SegmentationNetwork):
         _refuse_both(weights, weights_backbone)
         whole = _named(LRASPP_MobileNet_V3_Large_Weights, weights)
         backbone = _named(MobileNet_V3_Large_Weights, weights_backbone)
-        if whole is None:
-            model = _fetched(
-                backbone, lambda: lraspp_mobilenet_v3_large(num_classes=num_classes, weights_backbone=backbone)
-            )
-        else:
-            model = _fetched(whole, lambda: lraspp_mobilenet_v3_large(weights=whole))
+        classes = num_classes if whole is None else len(whole.meta["categories"])
+        model = lraspp_mobilenet_v3_large(num_classes=classes, weights_backbone=None)
+        if whole is not None:
+            fill(model, _fetched(whole))
             model.classifier.low_classifier = _for_classes(model.classifier.low_classifier, num_classes)
             model.classifier.high_classifier = _for_classes(model.classifier.high_classifier, num_classes)
+        elif backbone is not None:
+            names = model.backbone.state_dict()
+            state = {name.removeprefix("features."): weight for name, weight in _fetched(backbone).items()}
+            fill(model.backbone, {name: weight for name, weight in state.items() if name in names})
         self.backbone = model.backbone
         self.classifier = model.classifier
         for module in self.backbone.modules():
@@ -148,17 +150,20 @@ def _named(family: type[WeightsEnum], name: str | None) -> WeightsEnum | None:
     return family[name]
 
 
-def _fetched(weights: WeightsEnum | None, build: Callable[[], Model]) -> Model:
-    """The built model, or an error that says where the file of its weights belongs."""
+def _fetched(weights: WeightsEnum) -> dict[str, Tensor]:
+    """The weights from torch's cache, or downloaded to it; without running what may be in a file put there."""
     try:
-        return build()
+        state: dict[str, Tensor] = weights.get_state_dict(check_hash=True, weights_only=True)
     except OSError as error:  # urllib's errors are OSErrors
-        if weights is None:
-            raise
         raise FileNotFoundError(
             f"the weights {weights} could not be downloaded ({error}); where there is a network, fetch {weights.url} and "
             f"put the file into {torch.hub.get_dir()}/checkpoints here, or leave the weights out to start from random ones"
         ) from error
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"expected tensors alone in the file of {weights} in {torch.hub.get_dir()}/checkpoints"
+        ) from error
+    return state
 
 
 def _for_classes(layer: nn.Conv2d, num_classes: int) -> nn.Conv2d:

@@ -3,7 +3,7 @@
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 Source = str | Path | Mapping[str, Tensor]
+PICKLE = b"\x80"  # what every pickle begins with
 
 
 def read_file(path: str | Path) -> Any:
@@ -32,7 +33,7 @@ def read_file(path: str | Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         reason = str(error.__context__ or error).partition("\n")[0]  # torch wraps it into advice not to follow
-        if reason.startswith(("Unsupported operand", "invalid load key")):  # no pickle at all
+        if path.read_bytes()[:1] != PICKLE and not zipfile.is_zipfile(path):
             raise ValueError(f"expected a file of weights, could not read {path}: {reason}") from error
         raise ValueError(
             f"expected tensors and plain values alone, got other objects in {path}, which could run code and are not "
@@ -48,8 +49,7 @@ def read_weights(source: Source) -> dict[str, Tensor]:
 
     Args:
         source: A file of :func:`read_file`: a state dict, a Lightning checkpoint of this package, or a dictionary with the
-            state dict as ``state_dict`` or ``model``; or a state dict itself. Prefixes that wrappers put before every
-            name (``module.``, ``model.``, ``_orig_mod.``) are left out.
+            state dict as ``state_dict`` or ``model``; or a state dict itself.
 
     Raises:
         FileNotFoundError: As :func:`read_file`.
@@ -57,21 +57,30 @@ def read_weights(source: Source) -> dict[str, Tensor]:
     """
     weights: Any = read_file(source) if isinstance(source, str | Path) else source
     place = f" in {source}" if isinstance(source, str | Path) else ""
-    ours = isinstance(weights, Mapping) and "pytorch-lightning_version" in weights
     for key in ("state_dict", "model"):
         if isinstance(weights, Mapping) and isinstance(weights.get(key), Mapping):
             weights = weights[key]
             break
     if not isinstance(weights, Mapping) or not weights or not all(isinstance(w, Tensor) for w in weights.values()):
         raise ValueError(f"expected weights by name{place}, got {_described(weights)}")
-    if ours:
-        weights = {name.removeprefix("network."): w for name, w in weights.items() if name.startswith("network.")}
-    # A criterion that was saved beside the network is of no use here, and its names have no prefix.
-    weights = {name: weight for name, weight in weights.items() if not name.startswith(("loss.", "module.loss."))}
-    for prefix in ("module.", "_orig_mod.", "model."):
-        if all(name.startswith(prefix) for name in weights):
-            weights = {name.removeprefix(prefix): weight for name, weight in weights.items()}
-    return weights
+    return dict(weights)
+
+
+def without_wrappers(weights: Mapping[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
+    """Weights without the prefixes that wrappers put before every name, unless the network's own names have them too.
+
+    Args:
+        weights: Weights by name. Of a checkpoint, the entries beside the network (the module's, a criterion's) are left
+            out.
+        own: The names of the network's own weights.
+    """
+    own, found = list(own), dict(weights)
+    for prefix in ("network.", "module.", "_orig_mod.", "model."):
+        beside = ("class_iou.", "criterion.", "mean", "std", "loss.", "module.loss.")
+        inside = {name: weight for name, weight in found.items() if not name.startswith(beside)}
+        if inside and all(name.startswith(prefix) for name in inside) and not any(n.startswith(prefix) for n in own):
+            found = {name.removeprefix(prefix): weight for name, weight in inside.items()}
+    return found
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor], new_classifier: bool = False) -> None:
@@ -79,16 +88,17 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], new_classifier: bool
 
     Args:
         network: The network.
-        weights: Its weights by name, as of ``state_dict``. BatchNorm's ``num_batches_tracked``, which older files do not
-            have, may be missing.
-        new_classifier: Whether layers of another number of classes keep what they are instead, with a warning that
+        weights: Its weights by name, as of ``state_dict``, perhaps with prefixes, see :func:`without_wrappers`.
+            BatchNorm's ``num_batches_tracked``, which older files do not have, may be missing.
+        new_classifier: Whether layers of another number of classes are initialised anew instead, with a warning that
             names them.
 
     Raises:
-        ValueError: If weights are missing, unexpected or of another shape; all are named in one error, and nothing has
-            been copied.
+        ValueError: If weights are missing, unexpected or of another shape; the error names up to
+            ten of each, and nothing has been copied.
     """
     own = network.state_dict()
+    weights = without_wrappers(weights, own)
     missing = [name for name in own.keys() - weights.keys() if not name.endswith("num_batches_tracked")]
     unexpected = list(weights.keys() - own.keys())
     reshaped = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
@@ -112,6 +122,10 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], new_classifier: bool
         )
     if reshaped:
         old, new = counts.pop()
+        for module in {name.rpartition(".")[0] for name in reshaped}:
+            reset: Any = getattr(network.get_submodule(module), "reset_parameters", None)
+            if reset is not None:
+                reset()
         warnings.warn(
             f"the weights are of {old} classes instead of {new}: {_listed(reshaped)} start anew", stacklevel=2
         )

@@ -10,18 +10,14 @@ arithmetic is what is left to compare, and as it comes, where fresh pages cost m
 
 import argparse
 import json
-import os
 import shutil
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from measure import KEEP, fresh, interleaved, milliseconds, peak, ratio, row
 from PIL import Image
 from torch import Tensor
 
@@ -35,9 +31,9 @@ SHAPES = {
 }
 STRIDES = (1, 8, 4)
 STEPS = {"LRASPP 8x240x320": (8, 240, 320), "LRASPP 4x512x512": (4, 512, 512)}
-KEEP = {"MALLOC_MMAP_THRESHOLD_": "4000000000", "MALLOC_TRIM_THRESHOLD_": "8000000000"}
 
 Loss = Callable[[Tensor, Tensor], Tensor]
+QUICK = ["CE", "CE+CPG", "k=5", "k=7"]
 
 
 def plain(logits: Tensor, target: Tensor) -> Tensor:
@@ -94,26 +90,16 @@ def problem(shape: str, stride: int, folder: Path | None) -> tuple[Tensor, Tenso
     return logits, labels((images, height, width), classes, folder)
 
 
-def interleaved(calls: dict[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
-    """Seconds of each call, in turn, after one that does not count."""
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for repetition in range(repetitions + 1):
-        for name, call in calls.items():
-            start = time.perf_counter()
-            call()
-            if repetition:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
-def loss_times(shape: str, stride: int, folder: Path | None, repetitions: int) -> dict[str, list[float]]:
+def loss_times(
+    shape: str, stride: int, names: list[str], folder: Path | None, repetitions: int
+) -> dict[str, list[float]]:
     """Seconds of each loss's forward and backward pass."""
     logits, target = problem(shape, stride, folder)
 
     def call(loss: Loss) -> Callable[[], object]:
         return lambda: torch.autograd.grad(loss(logits, target), logits)
 
-    return interleaved({name: call(loss) for name, loss in LOSSES.items()}, repetitions)
+    return interleaved({name: call(LOSSES[name]) for name in names}, repetitions)
 
 
 def step_times(size: str, classes: int, folder: Path | None, repetitions: int) -> dict[str, list[float]]:
@@ -135,57 +121,45 @@ def step_times(size: str, classes: int, folder: Path | None, repetitions: int) -
     return interleaved({name: call(LOSSES[name]) for name in ("CE", "CE+CPG")}, repetitions)
 
 
-def peak(shape: str, stride: int, folder: Path | None, loss: str) -> float:
+def loss_peak(shape: str, stride: int, loss: str, folder: Path | None, _: int) -> float:
     """Bytes at the high-water mark of one forward and backward pass above its inputs."""
     warm = torch.randn(1, 2, 4, 4, requires_grad=True)
     torch.autograd.grad(LOSSES[loss](warm, torch.zeros(1, 4, 4, dtype=torch.long)), warm)
     logits, target = problem(shape, stride, folder)
-    Path("/proc/self/clear_refs").write_text("5")  # the mark starts anew
-    before = memory("VmRSS")
-    torch.autograd.grad(LOSSES[loss](logits, target), logits)
-    return memory("VmHWM") - before
+    return peak(lambda: torch.autograd.grad(LOSSES[loss](logits, target), logits))
 
 
-def memory(field: str) -> float:
-    """A field of this process's status, in bytes."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
-    return float(line.split()[1]) * 1024
+JOBS: dict[str, Callable[..., object]] = {"loss": loss_times, "step": step_times, "peak": loss_peak}
 
 
-def cell(seconds: list[float], base: float) -> str:
-    """The median's ratio to the base, and the spread."""
-    low, *_, high = statistics.quantiles(seconds, n=10)
-    return f"{statistics.median(seconds) / base:.2f} ({low / base:.2f}-{high / base:.2f})"
+def loss_table(environment: dict[str, str], options: list[str]) -> None:
+    """A row a shape and stride; the slow losses are timed apart, as the memory they churn through disturbs the others."""
+    slow = ["definition", *compiled()]
+    row("", "CE", *(f"{name} by CE" for name in (*QUICK[1:], *slow)), "memory by CE")
+    row(*["---"] * (3 + len(QUICK) - 1 + len(slow)))
+    for shape in SHAPES:
+        for stride in STRIDES:
+            quick = fresh(["loss", shape, stride, QUICK], environment, *options)
+            others = fresh(["loss", shape, stride, ["CE", *slow]], environment, *options)
+            peaks = {name: fresh(["peak", shape, stride, name], {}, *options) for name in (*QUICK, "definition")}
+            row(
+                f"{shape}, stride {stride}",
+                milliseconds(quick["CE"]),
+                *(ratio(quick[name], quick["CE"]) for name in QUICK[1:]),
+                *(ratio(others[name], others["CE"]) for name in slow),
+                ", ".join(f"{name} {value / peaks['CE']:.2f}" for name, value in peaks.items() if name != "CE")
+                + f" ({peaks['CE'] / 2**20:.0f} MiB)",
+            )
 
 
-def table(title: str, times: dict[str, dict[str, list[float]]], peaks: dict[str, dict[str, float]]) -> None:
-    """Print a Markdown table: seconds of the first loss, the others' ratios to it, and memory."""
-    first, *others = next(iter(times.values()))
-    print(
-        f"\n{title}\n\n| | {first} | {' | '.join(others)} |{' memory: ' + ', '.join(others) + ' by ' + first + ' |' if peaks else ''}"
-    )
-    print("|---" * (len(others) + 2 + bool(peaks)) + "|")
-    for name, seconds in times.items():
-        base = statistics.median(seconds[first])
-        row = [
-            name,
-            f"{base * 1000:.0f} ms {cell(seconds[first], base)[5:]}",
-            *(cell(seconds[other], base) for other in others),
-        ]
-        if peaks:
-            marks = peaks[name]
-            ratios = ", ".join(f"{marks[other] / marks[first]:.2f}" for other in others)
-            row.append(f"{ratios} ({marks[first] / 2**20:.0f} MiB)")
-        print(f"| {' | '.join(row)} |", flush=True)
-
-
-def fresh(arguments: argparse.Namespace, environment: dict[str, str], *job: object) -> object:
-    """What a job gives in a process of its own."""
-    command = [sys.executable, __file__, "--repetitions", str(arguments.repetitions), "--job", json.dumps(job)]
-    if arguments.labels:
-        command += ["--labels", str(arguments.labels)]
-    output = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
-    return json.loads(output.stdout.splitlines()[-1])
+def step_table(environment: dict[str, str], options: list[str]) -> None:
+    """A row a size of the batch and number of classes."""
+    row("LRASPP", "CE", "CE+CPG by CE")
+    row("---", "---", "---")
+    for size in STEPS:
+        for classes in (19, 171):
+            times = fresh(["step", size, classes], environment, *options)
+            row(f"{size}, {classes} classes", milliseconds(times["CE"]), ratio(times["CE+CPG"], times["CE"]))
 
 
 def main() -> None:
@@ -196,25 +170,16 @@ def main() -> None:
     parser.add_argument("--steps", action="store_true", help="whole training steps instead of losses")
     parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    jobs = {"loss": loss_times, "step": step_times, "peak": peak}
     if arguments.job:
-        kind, name, number, *rest = arguments.job
-        last = rest[0] if rest else arguments.repetitions
-        print(json.dumps(jobs[kind](name, number, arguments.labels, last)))
+        kind, *details = arguments.job
+        print(json.dumps(JOBS[kind](*details, arguments.labels, arguments.repetitions)))
         return
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.labels or 'drawn labels'}")
+    options = ["--repetitions", str(arguments.repetitions)]
+    options += ["--labels", str(arguments.labels)] if arguments.labels else []
     for title, environment in (("Allocator keeps its memory", KEEP), ("Allocator as it comes", {})):
-        if arguments.steps:
-            cases = {f"{size}, C={classes}": ("step", size, classes) for size in STEPS for classes in (19, 171)}
-        else:
-            cases = {f"{shape}, stride {stride}": ("loss", shape, stride) for shape in SHAPES for stride in STRIDES}
-        times = {name: fresh(arguments, environment, *case) for name, case in cases.items()}
-        peaks = {
-            name: {loss: fresh(arguments, environment, "peak", *case[1:], loss) for loss in LOSSES}
-            for name, case in cases.items()
-            if not arguments.steps and not environment
-        }
-        table(title, times, peaks)
+        print(f"\n{title}\n")
+        (step_table if arguments.steps else loss_table)(environment, options)
 
 
 if __name__ == "__main__":
