@@ -4,7 +4,7 @@
 
 prints, for the paper's three networks at the crops of its three datasets, parameters, multiply-adds, and the time of a
 training step (forward, backward; the loss is a mean) and of inference with either memory format, with the peak memory of
-the step (high-water mark of a fresh process above the network and its input, Linux). Then the wrappers' price beside plain
+both (high-water mark of a fresh process above the network and its input, Linux). Then the wrappers' price beside plain
 torchvision, that of fusing bilinearly beside timm's trunk, and what activation checkpointing saves. Times are medians of
 interleaved repetitions with their spread (10th to 90th percentile).
 """
@@ -72,10 +72,10 @@ def times(name: str, dataset: str, repetitions: int) -> dict[str, list[float]]:
     return interleaved(calls, repetitions)
 
 
-def step_peak(name: str, dataset: str, _: int) -> float:
-    """Bytes of a training step above the network and the images."""
+def network_peak(name: str, dataset: str, training: bool, _: int) -> float:
+    """Bytes of a training step, or of inference, above the network and the images."""
     network, images = built(name, dataset)
-    return peak(trained(network, images))
+    return peak(trained(network, images) if training else inferred(network, images))
 
 
 def wrapper_times(name: str, repetitions: int) -> dict[str, list[float]]:
@@ -116,7 +116,7 @@ def checkpointed_peak(flag: bool, _: int) -> float:
 
 JOBS: dict[str, Callable[..., object]] = {
     "times": times,
-    "peak": step_peak,
+    "peak": network_peak,
     "wrapper": wrapper_times,
     "trunk": trunk_times,
     "checkpointed": checkpointed_times,
@@ -135,7 +135,7 @@ def network_table(options: list[str]) -> None:
         "channels_last",
         "inference",
         "channels_last",
-        "memory",
+        "memory of both, GiB",
     )
     row(*["---"] * 9)
     for name, build in NETWORKS.items():
@@ -153,7 +153,9 @@ def network_table(options: list[str]) -> None:
                 ratio(seconds["train channels_last"], seconds["train contiguous"]),
                 milliseconds(seconds["infer contiguous"]),
                 ratio(seconds["infer channels_last"], seconds["infer contiguous"]),
-                f"{fresh(['peak', name, dataset], {}, *options) / 2**30:.1f} GiB",
+                ", ".join(
+                    f"{fresh(['peak', name, dataset, flag], {}, *options) / 2**30:.1f}" for flag in (True, False)
+                ),
             )
 
 
