@@ -113,6 +113,16 @@ class TestSMP:
         with pytest.raises(ValueError, match="got activation, aux_params"):
             SMP(3, "unet", "resnet18", options={"aux_params": {"classes": 3}, "activation": "softmax"})
 
+    @pytest.mark.parametrize("architecture", ["unet", "pspnet", "dpt"])
+    def test_what_is_trained_gets_a_gradient(self, architecture):
+        encoder = "tu-vit_tiny_patch16_224" if architecture == "dpt" else "resnet18"
+        options = {"dynamic_img_size": True} if architecture == "dpt" else None
+        network = SMP(4, architecture, encoder, options=options).train()
+        network(torch.randn(2, 3, 64, 64))["out"].sum().backward()
+        trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+        assert all(parameter.grad is not None for parameter in trained)
+        assert (len(trained) < len(list(network.parameters()))) == (architecture != "unet")
+
     def test_normalisation_is_the_encoders(self):
         assert SMP(3, "unet", "resnet18").mean == Adapter.mean
         vit = SMP(3, "dpt", "tu-vit_tiny_patch16_224", options={"dynamic_img_size": True})
@@ -140,6 +150,15 @@ SEGFORMER = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32], "decoder_h
 
 
 class TestHuggingFace:
+    def test_its_auxiliary_head_is_left_out_and_the_rest_trains(self):
+        backbone = {"model_type": "resnet", "depths": [1, 1], "hidden_sizes": [8, 16], "embedding_size": 8}
+        backbone |= {"out_features": ["stage1", "stage2"], "layer_type": "basic"}
+        options = {"backbone_config": backbone, "hidden_size": 8, "auxiliary_in_channels": 16, "pool_scales": [1, 2]}
+        network = HuggingFace(4, "upernet", options).train()
+        network(torch.randn(2, 3, 64, 64))["out"].sum().backward()
+        assert network.network.auxiliary_head is None
+        assert all(p.grad is not None for p in network.parameters() if p.requires_grad)
+
     def test_a_local_folder_gives_configuration_weights_and_normalisation(self, tmp_path):
         network = HuggingFace(4, options=SEGFORMER).eval()
         network.network.save_pretrained(tmp_path)

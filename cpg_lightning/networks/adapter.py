@@ -5,6 +5,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -92,6 +93,27 @@ class Adapter(SegmentationNetwork):
             f"expected a tensor, a mapping with 'out' or an object with .logits from {type(self.network).__name__}, "
             f"got {type(output).__name__}"
         )
+
+
+def freeze_unused(network: nn.Module, size: int = 256) -> None:
+    """Stop training the parameters that reach no logits, such as a classifier's: DDP would wait for their gradients.
+
+    Found by a backward pass in evaluation mode from one black image of ``size`` pixels. A network that takes no such image is
+    left as it is.
+    """
+    training = network.training
+    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    try:
+        with torch.enable_grad():
+            output = network.eval()(torch.zeros(1, 3, size, size))
+            logits = output if isinstance(output, Tensor) else output.logits
+            gradients = torch.autograd.grad(logits.sum(), trained, allow_unused=True)
+    except (AssertionError, RuntimeError, ValueError):
+        return
+    finally:
+        network.train(training)
+    for parameter, gradient in zip(trained, gradients, strict=True):
+        parameter.requires_grad_(gradient is not None)
 
 
 def optional(module: str, install: str) -> ModuleType:

@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from cpg_lightning.networks.adapter import Adapter, optional
+from cpg_lightning.networks.adapter import Adapter, freeze_unused, optional
 
 Colour = tuple[float, float, float]
 
@@ -22,8 +22,7 @@ class HuggingFace(Adapter):
             a warning that names it. A checkpoint needs the folder again, for the configuration.
         size_divisor: What height and width of its input are padded to multiples of, in pixels.
 
-    Its auxiliary head, where it has one, is left out. Parameters that reach no logits are a matter of the library; for
-    networks with such, DDP needs ``--trainer.strategy ddp_find_unused_parameters_true``.
+    Its auxiliary head, where it has one, is left out, and parameters that reach no logits are not trained.
 
     Raises:
         ImportError: If transformers is not installed.
@@ -75,6 +74,7 @@ class HuggingFace(Adapter):
                     f"{folder} has no weights of this shape for {', '.join(anew)}: they start anew", stacklevel=2
                 )
             mean, std = _normalisation(Path(folder) / "preprocessor_config.json")
+        freeze_unused(network)
         super().__init__(num_classes, network, size_divisor, mean=mean, std=std)
 
 

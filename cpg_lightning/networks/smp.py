@@ -8,14 +8,15 @@ import timm
 import torch
 from torch import nn
 
-from cpg_lightning.networks.adapter import Adapter, optional
+from cpg_lightning.networks.adapter import Adapter, freeze_unused, optional
 from cpg_lightning.networks.weights import fill, read_file
 
 
 class SMP(Adapter):
     """Any architecture of segmentation_models_pytorch on any of its encoders.
 
-    Where the network's last layer only enlarges, the logits are taken before it, and enlarged as it would have.
+    Where the network's last layer only enlarges, the logits are taken before it, and enlarged as it would have. Parameters
+    that reach no logits, of stages that an architecture does not use, are not trained.
 
     Args:
         num_classes: Number of classes C.
@@ -64,6 +65,7 @@ class SMP(Adapter):
             if isinstance(layer, nn.Upsample) and layer.mode == "bilinear":
                 align_corners = bool(layer.align_corners)
                 setattr(network.segmentation_head, name, nn.Identity())
+        freeze_unused(network)
         mean, std = Adapter.mean, Adapter.std
         # timm's facts are at hand; the library's own come from its hub, and so with weights alone.
         from_timm = encoder.startswith("tu-") and timm.is_model_pretrained(encoder.removeprefix("tu-"))
