@@ -94,8 +94,8 @@ def _pairs(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     kernel = torch.cat([kernel, torch.ones_like(kernel[:1])])  # the last row counts
     window = torch.arange(labels.shape[1], device=labels.device)
     pairs, classes, gradients = [window[:0]], [window[:0]], [kernel.new_zeros(2, 0)]
-    is_class = torch.empty_like(labels)
     while len(window):
+        is_class = torch.empty_like(labels)
         lowest, highest = labels.amin(dim=0), labels.amax(dim=0)  # together, as aminmax, they take far longer
         counted = torch.zeros_like(lowest)
         for label in (lowest, highest):
@@ -111,7 +111,6 @@ def _pairs(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         window, labels = window.index_select(0, more), labels.index_select(1, more)
         between = (labels > lowest.index_select(0, more)) & (labels < highest.index_select(0, more))
         labels = labels.where(between, NO_CLASS)
-        is_class = torch.empty_like(labels)
     return torch.cat(pairs), torch.cat(classes), torch.cat(gradients, dim=1)
 
 

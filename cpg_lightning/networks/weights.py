@@ -33,7 +33,7 @@ def read_file(path: str | Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         reason = str(error.__context__ or error).partition("\n")[0]  # torch wraps it into advice not to follow
-        if path.read_bytes()[:1] != PICKLE and not zipfile.is_zipfile(path):
+        if not _is_pickle(path) and not zipfile.is_zipfile(path):
             raise ValueError(f"expected a file of weights, could not read {path}: {reason}") from error
         raise ValueError(
             f"expected tensors and plain values alone, got other objects in {path}, which could run code and are not "
@@ -130,6 +130,11 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], new_classifier: bool
             f"the weights are of {old} classes instead of {new}: {_listed(reshaped)} start anew", stacklevel=2
         )
     network.load_state_dict({name: w for name, w in weights.items() if name not in reshaped}, strict=False)
+
+
+def _is_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(1) == PICKLE
 
 
 def _described(weights: Any) -> str:

@@ -22,6 +22,7 @@ from PIL import Image
 from torch import Tensor
 
 from cpg_lightning import CrossEntropyCPGLoss, cpg_loss
+from cpg_lightning.losses.base import enlarge
 from cpg_lightning.networks import LRASPP
 
 SHAPES = {
@@ -38,20 +39,13 @@ QUICK = ["CE", "CE+CPG", "k=5", "k=7"]
 
 def plain(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of the enlarged logits."""
-    return F.cross_entropy(enlarged(logits, target), target, ignore_index=255)
+    return F.cross_entropy(enlarge(logits, target, align_corners=False), target, ignore_index=255)
 
 
 def definition(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy plus CPG of the enlarged logits, as defined."""
-    large = enlarged(logits, target)
+    large = enlarge(logits, target, align_corners=False)
     return F.cross_entropy(large, target, ignore_index=255) + cpg_loss(large, target)
-
-
-def enlarged(logits: Tensor, target: Tensor) -> Tensor:
-    """Logits at label size."""
-    if logits.shape[-2:] == target.shape[-2:]:
-        return logits
-    return F.interpolate(logits, target.shape[-2:], mode="bilinear")
 
 
 def compiled() -> dict[str, Loss]:

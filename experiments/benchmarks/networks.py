@@ -33,11 +33,11 @@ BATCH = 2  # DeepLabV3 cannot train on one image
 FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
-def built(name: str, dataset: str, batch: int = BATCH) -> tuple[SegmentationNetwork, Tensor]:
+def built(name: str, dataset: str) -> tuple[SegmentationNetwork, Tensor]:
     """A network and images of a dataset's crop."""
     torch.manual_seed(0)
     classes, height, width = CROPS[dataset]
-    return NETWORKS[name](classes), torch.randn(batch, 3, height, width)
+    return NETWORKS[name](classes), torch.randn(BATCH, 3, height, width)
 
 
 def trained(network: nn.Module, images: Tensor) -> Callable[[], object]:
