@@ -95,7 +95,7 @@ class Adapter(SegmentationNetwork):
         )
 
 
-def freeze_unused(network: nn.Module, size: int = 256) -> None:
+def freeze_unused(network: Adapter, size: int = 256) -> None:
     """Stop training the parameters that reach no logits, such as a classifier's: DDP would wait for their gradients.
 
     Found by a backward pass in evaluation mode from one black image of ``size`` pixels. A network that takes no such image is
@@ -105,8 +105,7 @@ def freeze_unused(network: nn.Module, size: int = 256) -> None:
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     try:
         with torch.enable_grad():
-            output = network.eval()(torch.zeros(1, 3, size, size))
-            logits = output if isinstance(output, Tensor) else output.logits
+            logits = network.eval()(torch.zeros(1, 3, size, size))["out"]
             gradients = torch.autograd.grad(logits.sum(), trained, allow_unused=True)
     except (AssertionError, RuntimeError, ValueError):
         return

@@ -74,8 +74,8 @@ class HuggingFace(Adapter):
                     f"{folder} has no weights of this shape for {', '.join(anew)}: they start anew", stacklevel=2
                 )
             mean, std = _normalisation(Path(folder) / "preprocessor_config.json")
-        freeze_unused(network)
         super().__init__(num_classes, network, size_divisor, mean=mean, std=std)
+        freeze_unused(self)
 
 
 def _normalisation(file: Path) -> tuple[Colour, Colour]:

@@ -65,7 +65,6 @@ class SMP(Adapter):
             if isinstance(layer, nn.Upsample) and layer.mode == "bilinear":
                 align_corners = bool(layer.align_corners)
                 setattr(network.segmentation_head, name, nn.Identity())
-        freeze_unused(network)
         mean, std = Adapter.mean, Adapter.std
         # timm's facts are at hand; the library's own come from its hub, and so with weights alone.
         from_timm = encoder.startswith("tu-") and timm.is_model_pretrained(encoder.removeprefix("tu-"))
@@ -73,6 +72,7 @@ class SMP(Adapter):
             facts = smp.encoders.get_preprocessing_params(encoder, pretrained=encoder_weights)
             mean, std = tuple(facts["mean"]), tuple(facts["std"])
         super().__init__(num_classes, network, size_divisor, align_corners, mean, std)
+        freeze_unused(self)
 
 
 class EfficientNetLite0DeepLabV3Plus(SMP):
