@@ -151,8 +151,9 @@ class SegmentationModule(L.LightningModule):
         return loss
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """The predicted classes (B, H, W) at the labels' own size."""
-        logits = enlarge(self(batch["image"])["out"], batch["mask"], self.network.align_corners)
+        """The predicted classes (B, H, W) at the labels' own size, which is the images' before they were resized."""
+        height, width = batch["mask"].shape[-2:] if "mask" in batch else batch["size"][0].tolist()
+        logits = enlarge(self(batch["image"])["out"], (height, width), self.network.align_corners)
         return logits.argmax(dim=1)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:

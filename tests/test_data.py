@@ -14,8 +14,11 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from cpg_lightning.data import CamVidDataModule, ShapesDataModule
-from cpg_lightning.data.sampling import EvaluationSampler, TrainingLoader, TrainingSampler
-from cpg_lightning.data.transforms import training_pipeline
+from cpg_lightning.data.loading import TrainingLoader
+from cpg_lightning.data.sampling import EvaluationSampler, TrainingSampler
+from cpg_lightning.data.transforms import RandomScaleCrop, training_pipeline
+
+IDENTITY = np.arange(256, dtype=np.uint8)
 
 
 def module_of(root, **options):
@@ -26,7 +29,7 @@ def module_of(root, **options):
 def epoch_of(loader):
     """Every sample of one iteration, as bytes by name."""
     return [
-        (name, image.numpy().tobytes(), mask.numpy().tobytes())
+        (name, image.numpy().tobytes(), mask.long().numpy().tobytes())
         for batch in loader
         for name, image, mask in zip(batch["name"], batch["image"], batch["mask"], strict=True)
     ]
@@ -58,7 +61,7 @@ class TestBatches:
         assert np.array_equal(batches[0]["mask"][0], np.where(label == 11, 255, label))
 
     def test_padding_is_black_and_ignored(self, camvid):
-        data = module_of(camvid, crop_size=(60, 70), scale=(1, 1), photometric=True)
+        data = module_of(camvid, crop_size=(60, 70), scale=(1, 1), photometric=True, horizontal_flip=0)
         data.setup("fit")
         batch = next(iter(data.train_dataloader()))
         padding = torch.ones(60, 70, dtype=torch.bool)
@@ -81,7 +84,7 @@ class TestBatches:
         assert 4 < flipped < 20
 
     def test_scale_is_drawn_evenly_between_its_limits(self):
-        pipeline = training_pipeline((20, 20), (0.5, 2.0), None, 0.0, False, 255)
+        pipeline = training_pipeline(RandomScaleCrop((20, 20), IDENTITY, (0.5, 2.0)), horizontal_flip=0.0)
         ramp = np.arange(200, dtype=np.uint8)[None, :, None].repeat(100, axis=0).repeat(3, axis=2)
         scales = []
         for seed in range(100):
@@ -127,7 +130,7 @@ class TestRandomness:
         assert len({name for name, *_ in first}) == 6
         assert len(set(first) | set(second)) == 12
 
-    @pytest.mark.parametrize("num_workers", [1, 2])
+    @pytest.mark.parametrize("num_workers", [1, 2, 8])
     def test_samples_do_not_depend_on_the_number_of_workers(self, camvid, num_workers):
         assert training_epochs(module_of(camvid, num_workers=num_workers)) == training_epochs(module_of(camvid))
 
@@ -138,6 +141,22 @@ class TestRandomness:
         loader = data.train_dataloader()
         spawned = DataLoader(loader.dataset, 2, sampler=loader.sampler, num_workers=1, multiprocessing_context="spawn")
         assert [epoch_of(spawned)] == expected
+
+    @pytest.mark.parametrize(("num_workers", "context"), [(0, None), (2, "fork"), (1, "spawn")])
+    def test_two_processes_draw_the_samples_of_one(self, camvid, num_workers, context):
+        expected = training_epochs(module_of(camvid))
+        data = module_of(camvid)
+        data.setup("fit")
+        dataset = data.datasets["train"]
+        samplers = [TrainingSampler(dataset, 2, rank, seed=3) for rank in range(2)]
+        loaders = [
+            DataLoader(dataset, 1, sampler=sampler, num_workers=num_workers, multiprocessing_context=context)
+            for sampler in samplers
+        ]
+        for epoch in expected:
+            shares = [epoch_of(loader) for loader in loaders]
+            assert [len(share) for share in shares] == [3, 3]
+            assert set(shares[0]) | set(shares[1]) == set(epoch)
 
     def test_another_seed_draws_other_samples(self, camvid):
         data = module_of(camvid)
@@ -173,7 +192,7 @@ class TestRandomness:
             assert recorder.epochs == expected
 
     def test_transforms_are_independent_of_each_other(self):
-        pipeline = training_pipeline((20, 20), (0.5, 2.0), None, 0.5, False, 255)
+        pipeline = training_pipeline(RandomScaleCrop((20, 20), IDENTITY, (0.5, 2.0)))
         ramp = np.arange(200, dtype=np.uint8)[None, :, None].repeat(100, axis=0).repeat(3, axis=2)
 
         def correlation(prepare):
@@ -276,7 +295,7 @@ class TestErrors:
     def test_a_split_without_images_is_refused(self, camvid):
         for path in (camvid / "val").iterdir():
             path.unlink()
-        with pytest.raises(ValueError, match=r"expected PNG or JPEG images in .*val, got none"):
+        with pytest.raises(ValueError, match=r"expected images in .*val, got none"):
             module_of(camvid).setup("fit")
 
     def test_images_without_labels_are_counted(self, camvid):
@@ -293,9 +312,9 @@ class TestErrors:
         ("label", "message"),
         [
             (Image.new("L", (48, 30)), r"36x48 pixels \(height x width\), got 30x48: .*train_003"),
-            (Image.new("L", (48, 36), 17), r"label values from 0 to 11, got \[17\]: .*train_003"),
-            (Image.new("RGB", (48, 36)), r"one 8-bit channel .* mode RGB: .*train_003"),
-            (Image.new("I;16", (48, 36)), r"one 8-bit channel .* mode I;16: .*train_003"),
+            (Image.new("L", (48, 36), 17), r"label values 0\.\.11, got \[17\]: .*train_003"),
+            (Image.new("RGB", (48, 36)), r"one 8-bit channel .* colour type RGB: .*train_003"),
+            (Image.new("I;16", (48, 36)), r"one 8-bit channel .* 16 bits a channel and colour type grey: .*train_003"),
         ],
         ids=["size", "value", "RGB", "16 bit"],
     )
@@ -310,12 +329,12 @@ class TestErrors:
         Image.new("I;16", (48, 36)).save(camvid / "val" / "val_001.png")
         data = module_of(camvid)
         data.setup("validate")
-        with pytest.raises(ValueError, match=r"8 bits a channel, got mode I;16: .*val_001\.png"):
+        with pytest.raises(ValueError, match=r"8 bits a channel, got 16: .*val_001\.png"):
             data.datasets["val"][1]
 
     def test_two_images_of_one_name_are_refused(self, camvid):
         Image.new("RGB", (48, 36)).save(camvid / "val" / "val_001.jpg")
-        with pytest.raises(ValueError, match=r"one image a name, got both .*val_001"):
+        with pytest.raises(ValueError, match=r"one file a name, got both .*val_001"):
             module_of(camvid).setup("validate")
 
     def test_a_loader_before_setup_says_what_is_missing(self, camvid):

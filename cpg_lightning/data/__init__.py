@@ -5,8 +5,22 @@ import os
 # Importing albumentations asks the network for a newer version unless told not to, so this comes before it.
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
+from cpg_lightning.data.ade20k import ADE20KDataModule
 from cpg_lightning.data.base import SegmentationDataModule, SegmentationDataset
 from cpg_lightning.data.camvid import CamVidDataModule
+from cpg_lightning.data.cityscapes import CityscapesDataModule
+from cpg_lightning.data.coco_stuff import COCOStuff10kDataModule, COCOStuffDataModule
+from cpg_lightning.data.folder import FolderDataModule
 from cpg_lightning.data.shapes import ShapesDataModule
 
-__all__ = ["CamVidDataModule", "SegmentationDataModule", "SegmentationDataset", "ShapesDataModule"]
+__all__ = [
+    "ADE20KDataModule",
+    "COCOStuff10kDataModule",
+    "COCOStuffDataModule",
+    "CamVidDataModule",
+    "CityscapesDataModule",
+    "FolderDataModule",
+    "SegmentationDataModule",
+    "SegmentationDataset",
+    "ShapesDataModule",
+]

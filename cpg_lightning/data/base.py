@@ -3,7 +3,7 @@
 import os
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -12,103 +12,158 @@ import cv2
 import lightning as L
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from lightning.pytorch.trainer.states import TrainerStatus
+from torch.utils.data import Dataset
 
-from cpg_lightning.data.files import read_image, read_label
-from cpg_lightning.data.sampling import Draw, EvaluationSampler, TrainingLoader, TrainingSampler
-from cpg_lightning.data.transforms import evaluation_pipeline, training_pipeline
+from cpg_lightning.data.class_table import UNKNOWN, label_table
+from cpg_lightning.data.decoding import decode_image, decode_label
+from cpg_lightning.data.files import FileTree
+from cpg_lightning.data.loading import SegmentationLoader, TrainingLoader, with_int64_masks
+from cpg_lightning.data.sampling import Draw, EvaluationSampler, TrainingSampler
+from cpg_lightning.data.transforms import RandomScaleCrop, evaluation_pipeline, steps, training_pipeline
 
 Split = Literal["train", "val", "test"]
-UNKNOWN = 254  # in a label table: a value that the dataset does not have
 
 
 class SegmentationDataset(Dataset[dict[str, Any]], ABC):
     """Images with labels; a subclass knows how many there are and reads them.
 
-    In training an item is augmented by the pipeline, image and mask together; in evaluation the pipeline sees the image
-    alone and the mask keeps its own size.
+    In training an item is augmented by the pipeline, image and label together, which also turns label values into
+    classes; in evaluation the pipeline sees the image alone and the mask keeps the label's own size.
 
     Args:
         pipeline: What is done to an image.
         training: Whether items are for training.
+        label_table: The class, ``ignore_index`` or ``UNKNOWN`` for each of the 256 label values, uint8 (256).
     """
 
-    def __init__(self, pipeline: A.Compose, training: bool) -> None:
+    labelled = True  # whether every image has a label
+    unknown_hint = ""
+
+    def __init__(self, pipeline: A.Compose, training: bool, label_table: np.ndarray) -> None:
         self.pipeline = pipeline
         self.training = training
+        self.label_table = label_table
 
     @abstractmethod
     def __len__(self) -> int: ...
 
     @abstractmethod
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
-        """The image, uint8 (H, W, 3) RGB, the mask, uint8 (H, W) of classes or ``ignore_index``, and the image's name."""
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None, str]:
+        """The image, uint8 (H, W, 3) RGB, its label values, uint8 (H, W), if it has a label, and the image's name."""
+
+    def where(self, index: int) -> str:
+        """Where the label is, for messages."""
+        return f"label {index}"
 
     def __getitem__(self, item: int | Draw) -> dict[str, Any]:
-        """One image, uint8 (3, H, W), its mask, int64 (H, W), and its name.
+        """One image, uint8 (3, H, W), its mask, uint8 (H, W), if it has a label, and its name.
+
+        In evaluation also its ``size``, int64 (2), height and width as they are before the pipeline.
 
         Args:
             item: The index, in training with the seed of its augmentation, which is otherwise always the same.
+
+        Raises:
+            ValueError: For a label value that the dataset does not have; see also :meth:`read`.
         """
         draw = item if isinstance(item, Draw) else Draw(item, ())
-        image, mask, name = self.read(draw.index)
+        image, label, name = self.read(draw.index)
+        sample: dict[str, Any] = {"name": name}
+        mask = None
         if self.training:
             # A stream of its own for each sample: the crops depend neither on the worker nor on the number of workers.
             # The 1 keeps it apart from the sampler's: NumPy takes a seed as if zeros followed.
             generator = np.random.default_rng([*draw.seed, draw.index, 1])
             self.pipeline.set_random_state(generator, random.Random(int(generator.integers(2**63))))
-            image, mask = self.pipeline(image=image, mask=mask).values()
+            image, mask = self.pipeline(image=image, mask=label).values()
         else:
+            sample["size"] = torch.tensor(image.shape[:2])
             image = self.pipeline(image=image)["image"]
-        return {
-            "image": torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1))),
-            "mask": torch.from_numpy(mask.astype(np.int64)),
-            "name": name,
-        }
+            mask = None if label is None else cv2.LUT(label, self.label_table)
+        # As it lies in memory, (H, W, 3), which is the order that the networks calculate in: nothing is moved.
+        sample["image"] = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+        if mask is not None:
+            if label is not None and (mask == UNKNOWN).any():
+                raise ValueError(self._unknown(draw.index, label))
+            sample["mask"] = torch.from_numpy(mask)
+        return sample
+
+    def _unknown(self, index: int, label: np.ndarray) -> str:
+        known = np.flatnonzero(self.label_table != UNKNOWN)
+        values = np.unique(label)
+        return (
+            f"expected label values {spans(known)}, got {values[self.label_table[values] == UNKNOWN][:10].tolist()}: "
+            f"{self.where(index)}; {self.unknown_hint}"
+        )
 
 
 class FileDataset(SegmentationDataset):
     """Image files with label files.
 
     Args:
-        files: Path of each image with that of its label.
-        label_table: The class, ``ignore_index`` or ``UNKNOWN`` for each of the 256 values of a label file, uint8.
+        tree: What reads the files.
+        files: Path of each image with that of its label, if it has one.
+        decode: Label values, uint8 (H, W), of a label file's content and path.
+        unknown_hint: What to do about an unknown label value.
         pipeline: See :class:`SegmentationDataset`.
         training: See :class:`SegmentationDataset`.
+        label_table: See :class:`SegmentationDataset`.
     """
 
     def __init__(
-        self, files: Sequence[tuple[Path, Path]], label_table: np.ndarray, pipeline: A.Compose, training: bool
+        self,
+        tree: FileTree,
+        files: Sequence[tuple[Path, Path | None]],
+        decode: Callable[[bytes, Path], np.ndarray],
+        unknown_hint: str,
+        pipeline: A.Compose,
+        training: bool,
+        label_table: np.ndarray,
     ) -> None:
-        super().__init__(pipeline, training)
+        super().__init__(pipeline, training, label_table)
+        self.tree = tree
         self.files = files
-        self.label_table = label_table
+        self.decode = decode
+        self.unknown_hint = unknown_hint
+        self.labelled = all(label is not None for _, label in files)
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
+    def where(self, index: int) -> str:
+        """The label's path."""
+        return str(self.files[index][1])
+
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None, str]:
         """See :meth:`SegmentationDataset.read`.
 
         Raises:
             ValueError: For a file that cannot be read, a label that is no 8-bit image of one channel or of another
-                size than its image, and a label value that the dataset does not have.
+                size than its image.
         """
         image_path, label_path = self.files[index]
-        image, label = read_image(image_path), read_label(label_path)
+        image = decode_image(self.tree.read(image_path), image_path)
+        if label_path is None:
+            return image, None, image_path.stem
+        label = self.decode(self.tree.read(label_path), label_path)
         if label.shape != image.shape[:2]:
             raise ValueError(
                 f"expected the label to have its image's size, {image.shape[0]}x{image.shape[1]} pixels (height x width), "
                 f"got {label.shape[0]}x{label.shape[1]}: {label_path} for {image_path}"
             )
-        mask = self.label_table[label]
-        if (mask == UNKNOWN).any():
-            known = np.flatnonzero(self.label_table != UNKNOWN)
-            raise ValueError(
-                f"expected label values from {known.min()} to {known.max()}, got {np.unique(label[mask == UNKNOWN])[:10].tolist()}: "
-                f"{label_path}; is this the dataset that the data module is for?"
-            )
-        return image, mask, image_path.stem
+        return image, label, image_path.stem
+
+
+def spans(values: np.ndarray) -> str:
+    """Numbers in ascending order as ranges.
+
+    Example:
+        >>> spans(np.array([0, 1, 2, 5, 255]))
+        '0..2, 5, 255'
+    """
+    groups = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
+    return ", ".join(str(group[0]) if len(group) == 1 else f"{group[0]}..{group[-1]}" for group in groups)
 
 
 class SegmentationDataModule(L.LightningDataModule, ABC):
@@ -119,19 +174,26 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
     file's own size. It works without a Trainer too: after ``setup(stage)`` the loaders give the same batches, and each
     new iteration of the training loader is the next epoch. Training samples depend on the seed given to
     ``lightning.seed_everything``, on the epoch and on the image, not on the number of workers or processes.
+    Images without labels can be predicted, and nothing else: their batches have no mask.
 
     Args:
-        root: Folder of the dataset.
+        root: Folder of the dataset, or of its official zip files where the dataset has ``archives``.
         crop_size: Height and width of training images in pixels.
-        image_size: Height and width in pixels that images are resized to, before the random scale in training, and in
-            evaluation; each image's own size by default.
+        image_size: Height and width in pixels that images are resized to, or their shorter side, their shape kept:
+            before the random scale in training, and in evaluation. Each image's own size by default.
+        long_side: The longer side in pixels that images are resized to in training instead, before the random scale.
         scale: Smallest and largest random scale in training.
+        scale_step: Distance of the scales that are drawn, beginning with the smallest; any between by default.
         horizontal_flip: Probability of a flip in training.
         photometric: Whether brightness, contrast, saturation and hue are distorted in training.
+        max_class_share: Share of a crop's labelled pixels that its largest class should not exceed: the first of 10
+            crops for which it does not, or the last. Below 1, e.g. 0.75, it balances the classes.
+        train_with_val: Whether to train on the validation images too, for a benchmark's server.
         batch_size: Images a step and process in training.
         eval_batch_size: Images a step and process in evaluation; more than 1 needs labels of one size.
         num_workers: Processes that load images; 0 loads them in the training process.
-        predict_split: Split that ``predict`` takes.
+        test_split: Split that ``test`` takes; the test split where its labels are public, else the validation split.
+        predict_split: Split that ``predict`` takes; the test split where there is one, else the validation split.
 
     Attributes:
         num_classes: Number of classes.
@@ -140,7 +202,12 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         palette: Colour of each class, RGB.
         layout: The dataset's folders and files, drawn as a tree, for error messages.
         label_values: The value in the label files of each class; every other value but the void ones is an error.
-        void_values: Values in the label files that are ignored.
+        void_values: Values in the label files that are ignored; the first is what ignored pixels are written as.
+        splits: The splits that there are.
+        unlabelled_splits: Those of them whose labels are not public.
+        unknown_hint: What to do about an unknown label value, for its message.
+        archives: The dataset's official zip files; see :class:`~cpg_lightning.data.files.FileTree`.
+        official_counts: Number of images of each split as published.
 
     Raises:
         ValueError: For sizes, scales or numbers out of range.
@@ -150,32 +217,50 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
     ignore_index: int = 255
     class_names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
-    layout: ClassVar[str]
-    label_values: ClassVar[Sequence[int]]
-    void_values: ClassVar[Sequence[int]] = ()
+    layout: str = ""
+    label_values: tuple[int, ...]
+    void_values: tuple[int, ...] = ()
+    splits: tuple[Split, ...] = ("train", "val", "test")
+    unlabelled_splits: tuple[Split, ...] = ()
+    unknown_hint: str = "is this the dataset that the data module is for?"
+    archives: Mapping[str, tuple[str, str]] = {}
+    official_counts: ClassVar[Mapping[Split, int]] = {}
 
     def __init__(
         self,
         root: str | Path,
         crop_size: tuple[int, int],
-        image_size: tuple[int, int] | None = None,
+        image_size: int | tuple[int, int] | None = None,
+        long_side: int | None = None,
         scale: tuple[float, float] = (0.5, 2.0),
+        scale_step: float | None = None,
         horizontal_flip: float = 0.5,
         photometric: bool = False,
+        max_class_share: float = 1.0,
+        train_with_val: bool = False,
         batch_size: int = 8,
         eval_batch_size: int = 1,
         num_workers: int = 2,
-        predict_split: Split = "test",
+        test_split: Split | None = None,
+        predict_split: Split | None = None,
     ) -> None:
         super().__init__()
-        for name, size in (("crop_size", crop_size), ("image_size", image_size or (1, 1))):
-            if len(size) != 2 or min(size) < 1:
+        for name, size in (("crop_size", crop_size), ("image_size", image_size)):
+            if not isinstance(size, int | None) and (len(size) != 2 or min(size) < 1):
                 raise ValueError(f"expected {name} to be a height and a width of 1 or more pixels, got {size}")
         if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
             raise ValueError(f"expected scale to be two positive numbers, the smaller one first, got {scale}")
+        if scale_step is not None and not (scale_step > 0 and steps(scale, scale_step)):
+            raise ValueError(
+                f"expected scale_step to be positive and to fit between the scales {scale}, got {scale_step}"
+            )
         if not 0 <= horizontal_flip <= 1:
             raise ValueError(f"expected horizontal_flip to be a probability, got {horizontal_flip}")
+        if not 0 < max_class_share <= 1:
+            raise ValueError(f"expected max_class_share to be above 0 and at most 1, got {max_class_share}")
         for name, number, smallest in (
+            ("image_size", image_size if isinstance(image_size, int) else 1, 1),
+            ("long_side", 1 if long_side is None else long_side, 1),
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
             ("num_workers", num_workers, 0),
@@ -183,59 +268,125 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
             if number < smallest:
                 raise ValueError(f"expected {name} to be {smallest} or more, got {number}")
         self.root = Path(root)
+        self.find_facts()
+        for name, split in (("test_split", test_split), ("predict_split", predict_split)):
+            if split is not None and split not in self.splits:
+                raise ValueError(f"expected {name} to be {' or '.join(self.splits)}, got {split!r}")
+        last = self.splits[-1]
         self.crop_size = crop_size
         self.image_size = image_size
+        self.long_side = long_side
         self.scale = scale
+        self.scale_step = scale_step
         self.horizontal_flip = horizontal_flip
         self.photometric = photometric
+        self.max_class_share = max_class_share
+        self.train_with_val = train_with_val
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
-        self.predict_split = predict_split
+        self.test_split: Split = test_split or ("val" if last in self.unlabelled_splits else last)
+        self.predict_split: Split = predict_split or last
+        self.tree = FileTree(self.root, self.layout, self.archives)
         self.datasets: dict[str, SegmentationDataset] = {}
 
+    def find_facts(self) -> None:
+        """Set those attributes that are no facts of the class but found in ``root``; none by default."""
+
     @abstractmethod
-    def files(self, split: Split) -> list[tuple[Path, Path]]:
-        """Path of each image of a split with that of its label, sorted.
+    def files(self, split: Split) -> list[tuple[Path, Path | None]]:
+        """Path of each image of a split with that of its label, if the split has labels, sorted.
 
         Raises:
             FileNotFoundError: If a folder is missing.
-            ValueError: If it holds no images, or images without labels.
+            ValueError: If it holds no images, images without labels or labels without images, or there is no such split.
         """
 
+    def label_table(self) -> np.ndarray:
+        """The class, ``ignore_index`` or ``UNKNOWN`` for each of the 256 values of a label file, uint8 (256)."""
+        return label_table(self.label_values, self.void_values, self.ignore_index)
+
+    def to_label_values(self, mask: np.ndarray) -> np.ndarray:
+        """Classes as the values of the dataset's label files, as a benchmark's server expects them.
+
+        Args:
+            mask: Classes or ``ignore_index``, integer, any shape.
+
+        Returns:
+            uint8, of the same shape; ignored pixels as the first of ``void_values``.
+
+        Raises:
+            ValueError: For an entry that is no class, and for ignored pixels where the dataset has no value for them.
+        """
+        wrong = (mask < 0) | (mask >= self.num_classes)
+        if self.void_values:
+            wrong &= mask != self.ignore_index
+        if wrong.any():
+            void = f" or {self.ignore_index}" if self.void_values else ""
+            raise ValueError(
+                f"expected classes from 0 to {self.num_classes - 1}{void}, got {np.unique(mask[wrong])[:10].tolist()}"
+            )
+        table = np.full(256, (self.void_values or (0,))[0], dtype=np.uint8)
+        table[: self.num_classes] = self.label_values
+        return table[mask]
+
+    @staticmethod
+    def decode(data: bytes, path: Path) -> np.ndarray:
+        """Label values, uint8 (H, W), of a label file's content; ``path`` is for messages."""
+        return decode_label(data, path)
+
     def dataset(self, split: Split, training: bool) -> SegmentationDataset:
-        """The dataset of a split, for training or for evaluation."""
-        table = np.full(256, UNKNOWN, dtype=np.uint8)
-        table[list(self.label_values)] = np.arange(len(self.label_values))
-        table[list(self.void_values)] = self.ignore_index
-        return FileDataset(self.files(split), table, self.pipeline(training), training)
+        """The dataset of a split, for training or for evaluation.
+
+        Raises:
+            FileNotFoundError: See :meth:`files`.
+            ValueError: See :meth:`files`.
+        """
+        files = self.files(split) + (self.files("val") if training and self.train_with_val else [])
+        return FileDataset(
+            self.tree, files, self.decode, self.unknown_hint, self.pipeline(training), training, self.label_table()
+        )
 
     def setup(self, stage: str) -> None:
         """Build the datasets of a stage (fit, validate, test or predict) and no other, once.
 
         Raises:
             FileNotFoundError: See :meth:`files`.
-            ValueError: See :meth:`files`.
+            ValueError: See :meth:`files`, and if a split to learn from or to evaluate on has no labels.
         """
         stages: dict[str, dict[str, Split]] = {
             "fit": {"train": "train", "val": "val"},
             "validate": {"val": "val"},
-            "test": {"test": "test"},
+            "test": {"test": self.test_split},
             "predict": {"predict": self.predict_split},
         }
         if stage not in stages:
             raise ValueError(f"expected a stage out of {', '.join(stages)}, got {stage!r}")
         for loader, split in stages[stage].items():
             if loader not in self.datasets:
-                self.datasets[loader] = self.dataset(split, training=loader == "train")
+                dataset = self.dataset(split, training=loader == "train")
+                if loader != "predict" and not dataset.labelled:
+                    raise ValueError(
+                        f"expected images with labels to {stage} with, got the {split} split of {type(self).__name__}, which "
+                        f"has none that are public; its images can be predicted"
+                    )
+                self.datasets[loader] = dataset
 
     def pipeline(self, training: bool) -> A.Compose:
         """What is done to the images."""
         if not training:
             return evaluation_pipeline(self.image_size)
-        return training_pipeline(
-            self.crop_size, self.scale, self.image_size, self.horizontal_flip, self.photometric, self.ignore_index
+        crop = RandomScaleCrop(
+            self.crop_size,
+            self.label_table(),
+            self.scale,
+            self.scale_step,
+            self.image_size,
+            self.long_side,
+            self.max_class_share,
+            self.ignore_index,
         )
+        return training_pipeline(crop, self.horizontal_flip, self.photometric, self.ignore_index)
 
     def train_dataloader(self) -> TrainingLoader:
         """Shuffled, augmented training batches; the last incomplete one is dropped.
@@ -250,26 +401,33 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
                 f"expected at least batch_size={self.batch_size} training images a process, got {len(sampler)}; "
                 "set a smaller batch_size"
             )
-        return TrainingLoader(
-            dataset, batch_size=self.batch_size, sampler=sampler, drop_last=True, **self._loader_options()
-        )
+        options = self._loader_options()
+        loader = TrainingLoader(dataset, batch_size=self.batch_size, sampler=sampler, drop_last=True, **options)
+        loader.int64_masks = not self._within_run()
+        return loader
 
-    def val_dataloader(self) -> DataLoader[dict[str, Any]]:
+    def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
+        """Masks as int64, as losses want them: a Trainer calls this on the device, which is sent a byte a pixel."""
+        return with_int64_masks(batch)
+
+    def val_dataloader(self) -> SegmentationLoader:
         """Every validation image once."""
         return self._evaluation_loader("val")
 
-    def test_dataloader(self) -> DataLoader[dict[str, Any]]:
+    def test_dataloader(self) -> SegmentationLoader:
         """Every test image once."""
         return self._evaluation_loader("test")
 
-    def predict_dataloader(self) -> DataLoader[dict[str, Any]]:
+    def predict_dataloader(self) -> SegmentationLoader:
         """Every image of ``predict_split`` once."""
         return self._evaluation_loader("predict")
 
-    def _evaluation_loader(self, name: str) -> DataLoader[dict[str, Any]]:
+    def _evaluation_loader(self, name: str) -> SegmentationLoader:
         dataset = self._built(name)
         sampler = EvaluationSampler(dataset, *self._processes())
-        return DataLoader(dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_options())
+        loader = SegmentationLoader(dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_options())
+        loader.int64_masks = not self._within_run()
+        return loader
 
     def _built(self, loader: str) -> SegmentationDataset:
         if loader not in self.datasets:
@@ -284,6 +442,10 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
         }
+
+    def _within_run(self) -> bool:
+        """Whether a Trainer will call ``on_after_batch_transfer``."""
+        return self.trainer is not None and self.trainer.state.status == TrainerStatus.RUNNING
 
     def _processes(self) -> tuple[int, int]:
         """How many processes share the images, and which of them this is."""

@@ -1,9 +1,10 @@
 """CamVid in the layout of the SegNet tutorial: the smallest real benchmark."""
 
 from pathlib import Path
+from typing import ClassVar
 
 from cpg_lightning.data.base import SegmentationDataModule, Split
-from cpg_lightning.data.files import pairs
+from cpg_lightning.data.files import IMAGE_SUFFIXES
 
 
 class CamVidDataModule(SegmentationDataModule):
@@ -57,9 +58,11 @@ root/
     val/    valannot/
     test/   testannot/
     (images as PNG or JPEG in train/, labels as PNG of the same name in trainannot/)"""
-    label_values = range(11)
+    label_values = tuple(range(11))
     void_values = (11,)
+    official_counts: ClassVar[dict[Split, int]] = {"train": 367, "val": 101, "test": 233}
 
-    def files(self, split: Split) -> list[tuple[Path, Path]]:
+    def files(self, split: Split) -> list[tuple[Path, Path | None]]:
         """See :meth:`SegmentationDataModule.files`."""
-        return pairs(self.root / split, self.root / f"{split}annot", self.layout)
+        images, labels = self.tree.named(split, IMAGE_SUFFIXES), self.tree.named(f"{split}annot", (".png",))
+        return self.tree.pairs(images, labels, split, f"{split}annot")

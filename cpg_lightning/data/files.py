@@ -1,82 +1,219 @@
-"""Finding and reading image and label files, with an error that names the file."""
+"""Finding the files of a dataset, in folders or in the zip files that its owners publish."""
 
-from pathlib import Path
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
 
-import numpy as np
-from PIL import Image
-
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png"}
-
-
-def read_image(path: Path) -> np.ndarray:
-    """An image file as uint8 (H, W, 3) RGB.
-
-    Raises:
-        ValueError: If it cannot be read, or has more than 8 bits a channel, which Pillow would clip.
-    """
-    image = _open(path)
-    if image.mode.startswith(("I", "F")):
-        raise ValueError(f"expected an image of 8 bits a channel, got mode {image.mode}: {path}; convert it")
-    return np.asarray(image.convert("RGB"))
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
 
 
-def read_label(path: Path) -> np.ndarray:
-    """A label file's values as they are, uint8 (H, W).
+class FileTree:
+    """The files of a dataset below its root, unpacked or in zip files.
 
-    Raises:
-        ValueError: If it cannot be read, or is no 8-bit image of one channel.
-    """
-    image = _open(path)
-    if image.mode not in ("L", "P"):
-        raise ValueError(
-            f"expected a label of one 8-bit channel with a class in each pixel, got an image of mode {image.mode}: {path}"
-        )
-    return np.asarray(image)
-
-
-def pairs(images: Path, labels: Path, layout: str) -> list[tuple[Path, Path]]:
-    """Images and labels of the same stem in two folders, sorted.
+    A path is always that of the unpacked file. It is read from a zip file where the folder that it was found in is not
+    there: from one beside or in the root, or from the root itself. Worker processes may read, forked or spawned.
 
     Args:
-        images: Folder of PNG or JPEG images.
-        labels: Folder of PNG labels.
+        root: Folder of the dataset or of its zip files, or a zip file.
         layout: The dataset's folders, drawn as a tree, for the errors.
-
-    Raises:
-        FileNotFoundError: If one of the folders is missing.
-        ValueError: If there are no images, two images of one name, images without labels, or labels without
-            images.
+        archives: Name of each official zip file, with a folder in it and the folder below the root that this stands for.
     """
-    for folder in (images, labels):
-        if not folder.is_dir():
+
+    def __init__(self, root: str | Path, layout: str, archives: Mapping[str, tuple[str, str]] | None = None) -> None:
+        self.root = Path(root)
+        self.layout = layout
+        self.archives = archives or {}
+        self.zips: dict[Path, _Zip] = {}
+        self.zipped: dict[Path, tuple[_Zip, str]] = {}
+
+    def below(self, folder: str) -> list[Path]:
+        """Every file below a folder of the root, at any depth, sorted; hidden ones are left out.
+
+        Raises:
+            FileNotFoundError: If neither the folder nor a zip file with it is there.
+            ValueError: If a zip file cannot be read.
+        """
+        path = self.root / folder
+        if path.is_dir():
+            found = [Path(parent, name) for parent, _, names in os.walk(path, followlinks=True) for name in names]
+        else:
+            entries = self._entries(path)
+            self.zipped |= entries
+            found = list(entries)
+        if not found and not path.is_dir():
+            zips = [name for name, (_, there) in self.archives.items() if PurePosixPath(folder).is_relative_to(there)]
+            with_it = f" or {zips[0]} with it" if zips else ""
             raise FileNotFoundError(
-                f"expected the folder {folder}, {_nearest(folder)}; set the root to the folder that holds it. Expected layout:\n{layout}"
+                f"expected the folder {path}{with_it}, {_nearest(path)}; set the root to the folder that holds it. "
+                f"Expected layout:\n{self.layout}"
             )
-    files = [path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
-    by_stem = {path.stem: path for path in files}
-    labels_by_stem = {path.stem: path for path in labels.iterdir() if path.suffix.lower() == ".png"}
-    if not by_stem:
-        raise ValueError(f"expected PNG or JPEG images in {images}, got none. Expected layout:\n{layout}")
-    for path in files:
-        if by_stem[path.stem] != path:
-            raise ValueError(f"expected one image a name, got both {path} and {by_stem[path.stem]}; remove one")
-    for these, there, others in ((by_stem, labels, labels_by_stem), (labels_by_stem, images, by_stem)):
-        alone = sorted(these.keys() - others.keys())
-        if alone:
+        return sorted(file for file in found if not file.name.startswith("."))
+
+    def named(self, folder: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
+        """The files below a folder that end in one of some suffixes, by their name without it.
+
+        Raises:
+            FileNotFoundError: See :meth:`below`.
+            ValueError: See :meth:`below`, and if two files have the same name.
+        """
+        found: dict[str, Path] = {}
+        for path in self.below(folder):
+            suffix = next((suffix for suffix in suffixes if path.name.lower().endswith(suffix.lower())), None)
+            if suffix is None:
+                continue
+            name = path.name[: -len(suffix)]
+            if name in found:
+                raise ValueError(f"expected one file a name, got both {found[name]} and {path}; remove one")
+            found[name] = path
+        return found
+
+    def read(self, path: Path) -> bytes:
+        """The content of a file.
+
+        Raises:
+            ValueError: If a zip file, or what it has of the file, cannot be read.
+        """
+        if path not in self.zipped:
+            return path.read_bytes()
+        archive, name = self.zipped[path]
+        return archive.read(name)
+
+    def pairs(
+        self, images: Mapping[str, Path], labels: Mapping[str, Path], image_folder: str, label_folder: str
+    ) -> list[tuple[Path, Path | None]]:
+        """Images and labels of the same name, sorted by it.
+
+        Raises:
+            ValueError: If there are no images, images without labels, or labels without images.
+        """
+        self.unpaired(images, image_folder)
+        places = self.root / image_folder, self.root / label_folder
+        for here, there, place, other in ((images, labels, *places), (labels, images, *places[::-1])):
+            alone = sorted(here.keys() - there.keys())
+            if alone:
+                raise ValueError(
+                    f"expected a partner in {other} for each of the {len(here)} files in {place}, "
+                    f"got none for {len(alone)}, e.g. {here[alone[0]]}. Expected layout:\n{self.layout}"
+                )
+        return [(images[name], labels[name]) for name in sorted(images)]
+
+    def unpaired(self, images: Mapping[str, Path], image_folder: str) -> list[tuple[Path, Path | None]]:
+        """Images without labels, sorted by their name.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        if not images:
             raise ValueError(
-                f"expected a partner in {there} for each of the {len(these)} files in {these[alone[0]].parent}, "
-                f"got none for {len(alone)}, e.g. {these[alone[0]]}. Expected layout:\n{layout}"
+                f"expected images in {self.root / image_folder}, got none. Expected layout:\n{self.layout}"
             )
-    return [(by_stem[stem], labels_by_stem[stem]) for stem in sorted(by_stem)]
+        return [(images[name], None) for name in sorted(images)]
+
+    def listed(self, name: str, images: Mapping[str, Path], image_folder: str) -> dict[str, Path]:
+        """Those images that a text file lists by their names, a line each.
+
+        Args:
+            name: The text file, below the root.
+            images: Images by their name.
+            image_folder: Where they are, for messages.
+
+        Raises:
+            FileNotFoundError: If the text file is not there.
+            ValueError: If an image of it is not.
+        """
+        names = self._lines(name)
+        missing = [each for each in names if each not in images]
+        if missing:
+            raise ValueError(
+                f"expected an image in {self.root / image_folder} for each of the {len(names)} names in {self.root / name}, "
+                f"got none for {len(missing)}, e.g. {missing[0]}"
+            )
+        return {each: images[each] for each in names}
+
+    def _lines(self, name: str) -> list[str]:
+        """The lines of a text file, without those that are empty."""
+        path = self.root / name
+        if path not in self.below(str(PurePosixPath(name).parent)):
+            raise FileNotFoundError(f"expected the list {path}, {_nearest(path)}. Expected layout:\n{self.layout}")
+        return [line.strip() for line in self.read(path).decode().splitlines() if line.strip()]
+
+    def _entries(self, folder: Path) -> dict[Path, tuple["_Zip", str]]:
+        """The entries of zip files that unpacked would be below a folder, by the path they would have."""
+        found = {}
+        for archive, inside, there in self._present():
+            start = PurePosixPath(inside)
+            for name in archive.names:
+                entry = PurePosixPath(name)
+                if entry.is_relative_to(start):
+                    path = there / entry.relative_to(start)
+                    if path.is_relative_to(folder):
+                        found[path] = archive, name
+        return found
+
+    def _present(self) -> Iterable[tuple["_Zip", str, Path]]:
+        """Each official zip file that is there, the folder in it, and the folder that this stands for."""
+        for name, (inside, below) in self.archives.items():
+            places = [self.root] if self.root.is_file() and (self.root.name == name or len(self.archives) == 1) else []
+            places += [self.root / name, self.root / below / name, self.root.parent / name]
+            place = next((place for place in places if place.is_file()), None)
+            if place is not None:
+                if place not in self.zips:
+                    self.zips[place] = _Zip(place)
+                yield self.zips[place], inside, self.root / below
 
 
-def _open(path: Path) -> Image.Image:
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow raises each of them
-        raise ValueError(f"expected a readable image file, got {error}: {path}; replace or remove it") from error
+class _Zip:
+    """A zip file that worker processes read from too."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.zip = zipfile.ZipFile(_OwnFile(path))
+        except (OSError, zipfile.BadZipFile) as error:
+            raise ValueError(f"expected a readable zip file, got {error}: {path}; download it again") from error
+        self.names = [name for name in self.zip.namelist() if not name.endswith("/") and "__MACOSX" not in name]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Zip, (self.path,)
+
+    def read(self, name: str) -> bytes:
+        try:
+            return self.zip.read(name)
+        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise ValueError(f"expected a readable file in the zip file, got {error}: {self.path}/{name}") from error
+
+
+class _OwnFile(io.RawIOBase):
+    """A file that each process opens for itself: forked ones would share, and move, one position in it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.process = os.getpid()
+        self.file = path.open("rb", buffering=0)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._own().seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._own().tell()
+
+    def readinto(self, buffer: Any) -> int | None:
+        return self._own().readinto(buffer)
+
+    def _own(self) -> io.RawIOBase:
+        if self.process != os.getpid():
+            self.file, self.process = self.path.open("rb", buffering=0), os.getpid()
+        return self.file
 
 
 def _nearest(folder: Path) -> str:

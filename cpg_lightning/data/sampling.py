@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import Dataset, DistributedSampler
 
 
 @dataclass(frozen=True)
@@ -43,41 +43,6 @@ class TrainingSampler(DistributedSampler[Draw]):
         draws = [Draw(int(index), seed) for index in share[self.start :]]
         self.epoch, self.start = self.epoch + 1, 0
         return iter(draws)
-
-
-class TrainingLoader(DataLoader[dict[str, Any]]):
-    """A loader over a :class:`TrainingSampler` that goes on where a checkpoint was written, within an epoch too.
-
-    Lightning stores its state in checkpoints because it has the two methods of a stateful loader.
-    """
-
-    progress: dict[str, int] = {"epoch": 0, "images": 0}  # noqa: RUF012 - replaced, never changed
-    resumed: dict[str, int] | None = None
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
-        # A generator, so that workers ask the sampler only with the first batch: Lightning makes the iterator before it
-        # tells the sampler the epoch.
-        if isinstance(self.sampler, TrainingSampler):  # Trainer(overfit_batches=...) replaces it
-            epoch, images = self.sampler.epoch, 0
-            if self.resumed is not None and self.resumed["epoch"] == epoch:
-                images = self.resumed["images"]
-                self.sampler.start = images // self.sampler.num_replicas
-            self.resumed = None
-            self.progress = {"epoch": epoch, "images": images}
-            step = cast(int, self.batch_size) * self.sampler.num_replicas
-        else:
-            step = 0
-        for batch in super().__iter__():
-            self.progress = {**self.progress, "images": self.progress["images"] + step}
-            yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        """The epoch, and how many of its images were given, to all processes together."""
-        return self.progress
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from there, if the next iteration is of that epoch."""
-        self.resumed = state
 
 
 class EvaluationSampler(DistributedSampler[int]):

@@ -23,7 +23,7 @@ class ShapesDataset(SegmentationDataset):
     """
 
     def __init__(self, split: Split, length: int, size: tuple[int, int], pipeline: A.Compose, training: bool) -> None:
-        super().__init__(pipeline, training)
+        super().__init__(pipeline, training, np.arange(256, dtype=np.uint8))
         self.split: Split = split
         self.length = length
         self.size = size
@@ -31,7 +31,7 @@ class ShapesDataset(SegmentationDataset):
     def __len__(self) -> int:
         return self.length
 
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray, str]:
+    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None, str]:
         """See :meth:`SegmentationDataset.read`."""
         rng = np.random.default_rng([("train", "val", "test").index(self.split), index])
         image = _texture(rng, self.size, rng.uniform(90, 165) + rng.uniform(-15, 15, 3))
@@ -60,6 +60,7 @@ class ShapesDataModule(SegmentationDataModule):
         batch_size: See there.
         eval_batch_size: See there.
         num_workers: See there.
+        test_split: See there.
         predict_split: See there.
 
     Example:
@@ -73,6 +74,7 @@ class ShapesDataModule(SegmentationDataModule):
     num_classes = 4
     class_names = ("background", "bar", "disc", "polygon")
     palette = ((70, 70, 80), (240, 170, 50), (60, 160, 220), (220, 80, 110))
+    label_values = (0, 1, 2, 3)
 
     def __init__(
         self,
@@ -85,7 +87,8 @@ class ShapesDataModule(SegmentationDataModule):
         batch_size: int = 16,
         eval_batch_size: int = 16,
         num_workers: int = 2,
-        predict_split: Split = "test",
+        test_split: Split | None = None,
+        predict_split: Split | None = None,
     ) -> None:
         super().__init__(
             root="",
@@ -96,6 +99,7 @@ class ShapesDataModule(SegmentationDataModule):
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
+            test_split=test_split,
             predict_split=predict_split,
         )
         for name, number in (("train_images", train_images), ("val_images", val_images)):
@@ -104,7 +108,7 @@ class ShapesDataModule(SegmentationDataModule):
         self.train_images = train_images
         self.val_images = val_images
 
-    def files(self, split: Split) -> list[tuple[Path, Path]]:
+    def files(self, split: Split) -> list[tuple[Path, Path | None]]:
         """None: the images are drawn."""
         return []
 

@@ -54,7 +54,9 @@ class SegmentationCriterion(nn.Module, ABC):
         """The loss of a network's auxiliary output: cross-entropy alone. Arguments as in :meth:`forward`."""
         target = checked_target(logits, target, self.ignore_index)
         self.check_class_weights(logits)
-        return cross_entropy(enlarge(logits, target, align_corners), target, self.ignore_index, self.class_weights)
+        return cross_entropy(
+            enlarge(logits, target.shape[-2:], align_corners), target, self.ignore_index, self.class_weights
+        )
 
     def check_class_weights(self, logits: Tensor) -> None:
         """Refuse logits (B, C, h, w) of another number of classes than of weights."""
@@ -62,13 +64,13 @@ class SegmentationCriterion(nn.Module, ABC):
             raise ValueError(f"expected {logits.shape[1]} class_weights, one a class, got {len(self.class_weights)}")
 
 
-def enlarge(logits: Tensor, target: Tensor, align_corners: bool) -> Tensor:
-    """Bilinear enlargement of logits (B, C, h, w) to the size of the target (B, H, W), in float32 at least."""
+def enlarge(logits: Tensor, size: tuple[int, ...], align_corners: bool) -> Tensor:
+    """Bilinear enlargement of logits (B, C, h, w) to a size (H, W), in float32 at least."""
     if logits.element_size() < 4:
         logits = logits.float()
-    if logits.shape[-2:] == target.shape[-2:]:
+    if logits.shape[-2:] == size:
         return logits
-    return F.interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=align_corners)
+    return F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
 
 
 def weights_for(logits: Tensor, class_weights: Tensor | None) -> Tensor:
@@ -77,7 +79,7 @@ def weights_for(logits: Tensor, class_weights: Tensor | None) -> Tensor:
 
 
 def cross_entropy(logits: Tensor, target: Tensor, ignore_index: int, class_weights: Tensor | None = None) -> Tensor:
-    """``F.cross_entropy``, except that it is 0 and not NaN where every pixel is ignored. Shapes as in :func:`enlarge`."""
+    """``F.cross_entropy`` of logits (B, C, H, W) and a target (B, H, W), but 0 and not NaN where all is ignored."""
     weights = weights_for(logits, class_weights)
     valid = target != ignore_index
     total = (weights[target.where(valid, 0)] * valid).sum()

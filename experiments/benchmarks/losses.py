@@ -39,12 +39,12 @@ QUICK = ["CE", "CE+CPG", "k=5", "k=7"]
 
 def plain(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy of the enlarged logits."""
-    return F.cross_entropy(enlarge(logits, target, align_corners=False), target, ignore_index=255)
+    return F.cross_entropy(enlarge(logits, target.shape[-2:], align_corners=False), target, ignore_index=255)
 
 
 def definition(logits: Tensor, target: Tensor) -> Tensor:
     """Cross-entropy plus CPG of the enlarged logits, as defined."""
-    large = enlarge(logits, target, align_corners=False)
+    large = enlarge(logits, target.shape[-2:], align_corners=False)
     return F.cross_entropy(large, target, ignore_index=255) + cpg_loss(large, target)
 
 

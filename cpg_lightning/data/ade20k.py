@@ -1,0 +1,46 @@
+"""ADE20K of the scene parsing benchmark, as its owners publish it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from cpg_lightning.data.base import SegmentationDataModule, Split
+from cpg_lightning.data.class_table import official
+from cpg_lightning.data.files import IMAGE_SUFFIXES
+
+
+class ADE20KDataModule(SegmentationDataModule):
+    """ADE20K SceneParsing: 20210 training and 2000 validation photographs, 150 classes.
+
+    ::
+
+        ADEChallengeData2016/   (the root)
+            images/{training,validation}/ADE_train_00000001.jpg
+            annotations/{training,validation}/ADE_train_00000001.png, values 1..150 and 0 = other objects, ignored
+
+    Root may be ADEChallengeData2016.zip, or its folder, instead. It is not the full ADE20K dataset, whose labels are of
+    another kind. There is no test split with labels: ``test`` and ``predict`` take the validation images.
+
+    Arguments as in :class:`~cpg_lightning.data.SegmentationDataModule`.
+
+    Source: Zhou et al., "Scene Parsing through ADE20K Dataset", 2017; names and colours of objectName150.mat and
+    color150.mat (CSAILVision/sceneparsing).
+    """
+
+    class_names, palette, label_values, void_values = official("ade20k")
+    num_classes = len(class_names)
+    layout = """\
+ADEChallengeData2016/  (the root)
+    images/training/ADE_train_00000001.jpg         (also validation/)
+    annotations/training/ADE_train_00000001.png
+    (or ADEChallengeData2016.zip)"""
+    archives: Mapping[str, tuple[str, str]] = {"ADEChallengeData2016.zip": ("ADEChallengeData2016", "")}
+    splits = ("train", "val")
+    official_counts: ClassVar[dict[Split, int]] = {"train": 20210, "val": 2000}
+
+    def files(self, split: Split) -> list[tuple[Path, Path | None]]:
+        """See :meth:`SegmentationDataModule.files`."""
+        folder = {"train": "training", "val": "validation"}[split]
+        images = self.tree.named(f"images/{folder}", IMAGE_SUFFIXES)
+        labels = self.tree.named(f"annotations/{folder}", (".png",))
+        return self.tree.pairs(images, labels, f"images/{folder}", f"annotations/{folder}")

@@ -1,0 +1,54 @@
+"""Cityscapes, as its owners publish it."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+from cpg_lightning.data.base import SegmentationDataModule, Split
+from cpg_lightning.data.class_table import official
+
+IMAGE, LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png"
+
+
+class CityscapesDataModule(SegmentationDataModule):
+    """Cityscapes: 2975 training, 500 validation and 1525 test street photographs of 1024x2048 pixels, 19 classes.
+
+    ::
+
+        root/
+            leftImg8bit/{train,val,test}/<city>/<city>_000000_000019_leftImg8bit.png
+            gtFine/{train,val,test}/<city>/<city>_000000_000019_gtFine_labelIds.png
+
+    Labels are read from the published labelIds, 0..33, and become the benchmark's 19 classes in memory; labelTrainIds are
+    not needed. The labels of the test images are dummies and never read: these images can be predicted, and that is
+    what ``predict`` takes by default. ``test`` takes the validation images.
+
+    Root may be the folder of leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip instead.
+
+    Arguments as in :class:`~cpg_lightning.data.SegmentationDataModule`.
+
+    Source: Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", 2016; ids, classes and colours
+    of cityscapesscripts/helpers/labels.py.
+    """
+
+    class_names, palette, label_values, void_values = official("cityscapes")
+    num_classes = len(class_names)
+    layout = f"""\
+root/
+    leftImg8bit/train/<city>/<image>{IMAGE}     (also val/ and test/)
+    gtFine/train/<city>/<image>{LABEL}
+    (or leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip)"""
+    archives: Mapping[str, tuple[str, str]] = {
+        "leftImg8bit_trainvaltest.zip": ("leftImg8bit", "leftImg8bit"),
+        "gtFine_trainvaltest.zip": ("gtFine", "gtFine"),
+    }
+    unlabelled_splits = ("test",)
+    official_counts: ClassVar[dict[Split, int]] = {"train": 2975, "val": 500, "test": 1525}
+
+    def files(self, split: Split) -> list[tuple[Path, Path | None]]:
+        """See :meth:`SegmentationDataModule.files`."""
+        images = self.tree.named(f"leftImg8bit/{split}", (IMAGE,))
+        if split in self.unlabelled_splits:  # never look at the dummies in gtFine/test
+            return self.tree.unpaired(images, f"leftImg8bit/{split}")
+        labels = self.tree.named(f"gtFine/{split}", (LABEL,))
+        return self.tree.pairs(images, labels, f"leftImg8bit/{split}", f"gtFine/{split}")

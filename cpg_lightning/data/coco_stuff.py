@@ -1,0 +1,190 @@
+"""COCO-Stuff, both releases, as their owners publish them."""
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from scipy.io import loadmat
+
+from cpg_lightning.data.base import SegmentationDataModule, Split
+from cpg_lightning.data.class_table import official
+from cpg_lightning.data.decoding import decode_label
+from cpg_lightning.data.files import IMAGE_SUFFIXES
+
+OFFICIAL_IDS = 182  # of things and stuff, 11 of which have no masks; 0 is unlabeled
+CONVERTED = "_labelTrainIds"  # what mmsegmentation writes beside the published labels
+
+
+class COCOStuffDataModule(SegmentationDataModule):
+    """COCO-Stuff 164k: 118287 training and 5000 validation photographs, 171 classes, 80 of things and 91 of stuff.
+
+    ::
+
+        root/
+            images/{train,val}2017/000000000009.jpg
+            annotations/{train,val}2017/000000000009.png, values 0..181 (the official id - 1) and 255 = unlabeled, ignored
+
+    Root may be the folder of train2017.zip, val2017.zip and stuffthingmaps_trainval2017.zip instead. Other files in the
+    label folder, such as JSON and the labelTrainIds of mmsegmentation, are not read. There is no test split with labels:
+    ``test`` and ``predict`` take the validation images.
+
+    The palette is this package's own, of 171 colours as far from each other in CIELAB as could be: there is no official one.
+
+    Args:
+        root: See :class:`~cpg_lightning.data.SegmentationDataModule`.
+        crop_size: See there.
+        label_folder: Folder of the labels below the root, e.g. ``stuffthingmaps``.
+        image_size: See there.
+        long_side: See there.
+        scale: See there.
+        scale_step: See there.
+        horizontal_flip: See there.
+        photometric: See there.
+        max_class_share: See there.
+        train_with_val: See there.
+        batch_size: See there.
+        eval_batch_size: See there.
+        num_workers: See there.
+        test_split: See there.
+        predict_split: See there.
+
+    Source: Caesar et al., "COCO-Stuff: Thing and Stuff Classes in Context", 2018; ids and names of labels.txt
+    (nightrome/cocostuff).
+    """
+
+    class_names, palette, label_values, void_values = official("coco_stuff")
+    num_classes = len(class_names)
+    layout = """\
+root/
+    images/train2017/000000000009.jpg        (also val2017/)
+    annotations/train2017/000000000009.png   (or the folder given as label_folder)
+    (or train2017.zip, val2017.zip and stuffthingmaps_trainval2017.zip)"""
+    splits = ("train", "val")
+    official_counts: ClassVar[dict[Split, int]] = {"train": 118287, "val": 5000}
+    unknown_hint = (
+        "a 182 is in the labels of COCO-Stuff 10k, whose values are one more: use COCOStuff10kDataModule for them"
+    )
+
+    def __init__(
+        self,
+        root: str | Path,
+        crop_size: tuple[int, int],
+        label_folder: str = "annotations",
+        image_size: int | tuple[int, int] | None = None,
+        long_side: int | None = None,
+        scale: tuple[float, float] = (0.5, 2.0),
+        scale_step: float | None = None,
+        horizontal_flip: float = 0.5,
+        photometric: bool = False,
+        max_class_share: float = 1.0,
+        train_with_val: bool = False,
+        batch_size: int = 8,
+        eval_batch_size: int = 1,
+        num_workers: int = 2,
+        test_split: Split | None = None,
+        predict_split: Split | None = None,
+    ) -> None:
+        self.label_folder = label_folder
+        self.archives = {
+            "train2017.zip": ("train2017", "images/train2017"),
+            "val2017.zip": ("val2017", "images/val2017"),
+            "stuffthingmaps_trainval2017.zip": ("", label_folder),
+        }
+        super().__init__(
+            root,
+            crop_size,
+            image_size,
+            long_side,
+            scale,
+            scale_step,
+            horizontal_flip,
+            photometric,
+            max_class_share,
+            train_with_val,
+            batch_size,
+            eval_batch_size,
+            num_workers,
+            test_split,
+            predict_split,
+        )
+
+    def files(self, split: Split) -> list[tuple[Path, Path | None]]:
+        """See :meth:`SegmentationDataModule.files`."""
+        folders = f"images/{split}2017", f"{self.label_folder}/{split}2017"
+        labels = self.tree.named(folders[1], (".png",))
+        published = {name: path for name, path in labels.items() if not name.endswith(CONVERTED)}
+        return self.tree.pairs(self.tree.named(folders[0], IMAGE_SUFFIXES), published, *folders)
+
+
+class COCOStuff10kDataModule(SegmentationDataModule):
+    """COCO-Stuff 10k, release 1.1: 9000 training and 1000 validation photographs, the 171 classes of the 164k.
+
+    ::
+
+        root/
+            images/COCO_train2014_000000000077.jpg
+            annotations/COCO_train2014_000000000077.mat, or .png, values 0..182: the official id, 0 = unlabeled, ignored
+            imageLists/train.txt, test.txt
+
+    The published test list is the validation split. Root may be cocostuff-10k-v1.1.zip, or its folder, instead.
+
+    Arguments as in :class:`~cpg_lightning.data.SegmentationDataModule`.
+
+    Source: as of :class:`COCOStuffDataModule`; nightrome/cocostuff10k.
+    """
+
+    class_names, palette = COCOStuffDataModule.class_names, COCOStuffDataModule.palette
+    num_classes = len(class_names)
+    # The official ids: one more than in the PNG of the 164k, where 255 is unlabeled.
+    label_values = tuple(value + 1 for value in COCOStuffDataModule.label_values)
+    void_values = tuple((value + 1) % 256 for value in COCOStuffDataModule.void_values)
+    layout = """\
+root/
+    images/COCO_train2014_000000000077.jpg
+    annotations/COCO_train2014_000000000077.mat   (or .png)
+    imageLists/train.txt                          (also test.txt)
+    (or cocostuff-10k-v1.1.zip)"""
+    splits = ("train", "val")
+    official_counts: ClassVar[dict[Split, int]] = {"train": 9000, "val": 1000}
+    unknown_hint = (
+        "a 255 is in the labels of COCO-Stuff 164k, whose values are one less: use COCOStuffDataModule for them"
+    )
+    archives: Mapping[str, tuple[str, str]] = {"cocostuff-10k-v1.1.zip": ("", "")}
+
+    @staticmethod
+    def decode(data: bytes, path: Path) -> np.ndarray:
+        """Label values, uint8 (H, W), of a PNG or of a .mat file of release 1.1, whose field ``S`` they are.
+
+        Raises:
+            ValueError: If it cannot be read, or is of release 1.0, whose ids are others.
+        """
+        if path.suffix.lower() != ".mat":
+            return decode_label(data, path)
+        try:
+            content = loadmat(io.BytesIO(data), variable_names=["S", "names"])
+            label, names = content["S"], content["names"]
+        except Exception as error:  # SciPy lets every error of its parser through
+            raise ValueError(
+                f"expected a .mat file with the labels S and their names, got {error!r}: {path}"
+            ) from error
+        if names.size != OFFICIAL_IDS:
+            raise ValueError(
+                f"expected labels of COCO-Stuff 10k v1.1, with {OFFICIAL_IDS} names, got {names.size}, as in v1.0, whose ids "
+                f"are others: {path}"
+            )
+        values = label.astype(np.int64)
+        if label.ndim != 2 or ((values < 0) | (values > 255)).any() or (values != label).any():
+            raise ValueError(
+                f"expected labels S of two dimensions with ids from 0 to {OFFICIAL_IDS}, got others: {path}"
+            )
+        return np.ascontiguousarray(values, dtype=np.uint8)
+
+    def files(self, split: Split) -> list[tuple[Path, Path | None]]:
+        """See :meth:`SegmentationDataModule.files`."""
+        list_name = "imageLists/test.txt" if split == "val" else "imageLists/train.txt"
+        images = self.tree.listed(list_name, self.tree.named("images", IMAGE_SUFFIXES), "images")
+        labels = self.tree.named("annotations", (".png",)) | self.tree.named("annotations", (".mat",))
+        listed = {name: path for name, path in labels.items() if name in images}
+        return self.tree.pairs(images, listed, "images", "annotations")

@@ -1,0 +1,64 @@
+"""Loaders: what crosses from the workers, and where a training goes on."""
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+from torch.utils.data import DataLoader
+
+from cpg_lightning.data.sampling import TrainingSampler
+
+
+class SegmentationLoader(DataLoader[dict[str, Any]]):
+    """A loader whose masks are a byte a pixel on their way from the workers, and int64 when it gives them.
+
+    Attributes:
+        int64_masks: Whether masks are int64 when it gives them, rather than only on the device, by
+            :meth:`~cpg_lightning.data.SegmentationDataModule.on_after_batch_transfer`.
+    """
+
+    int64_masks = True
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        for batch in super().__iter__():
+            yield with_int64_masks(batch) if self.int64_masks else batch
+
+
+def with_int64_masks(batch: dict[str, Any]) -> dict[str, Any]:
+    """A batch whose mask, if it has one, is int64."""
+    return {**batch, "mask": batch["mask"].to(torch.int64)} if "mask" in batch else batch
+
+
+class TrainingLoader(SegmentationLoader):
+    """A loader over a :class:`TrainingSampler` that goes on where a checkpoint was written, within an epoch too.
+
+    Lightning stores its state in checkpoints because it has the two methods of a stateful loader.
+    """
+
+    progress: dict[str, int] = {"epoch": 0, "images": 0}  # noqa: RUF012 - replaced, never changed
+    resumed: dict[str, int] | None = None
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        # A generator, so that workers ask the sampler only with the first batch: Lightning makes the iterator before it
+        # tells the sampler the epoch.
+        if isinstance(self.sampler, TrainingSampler):  # Trainer(overfit_batches=...) replaces it
+            epoch, images = self.sampler.epoch, 0
+            if self.resumed is not None and self.resumed["epoch"] == epoch:
+                images = self.resumed["images"]
+                self.sampler.start = images // self.sampler.num_replicas
+            self.resumed = None
+            self.progress = {"epoch": epoch, "images": images}
+            step = cast(int, self.batch_size) * self.sampler.num_replicas
+        else:
+            step = 0
+        for batch in super().__iter__():
+            self.progress = {**self.progress, "images": self.progress["images"] + step}
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        """The epoch, and how many of its images were given, to all processes together."""
+        return self.progress
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on from there, if the next iteration is of that epoch."""
+        self.resumed = state
