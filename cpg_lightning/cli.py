@@ -22,6 +22,7 @@ import cpg_lightning
 
 # Imported classes are those that the command line knows by their short names.
 from cpg_lightning.callbacks import PredictionWriter, ValidationReport  # noqa: F401
+from cpg_lightning.check_data import check_data
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.losses import SegmentationCriterion
 from cpg_lightning.module import SegmentationModule
@@ -32,6 +33,8 @@ from cpg_lightning.networks.weights import read_file
 def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
     """Run the command line from Python.
 
+    ``check-data`` needs no Trainer: it is :func:`~cpg_lightning.check_data.check_data`, whose status this exits with.
+
     Args:
         args: The arguments, ``sys.argv`` by default.
         run: Whether to run a subcommand. Without, the arguments have none, and everything is built and nothing run.
@@ -39,6 +42,9 @@ def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
     Returns:
         The command line, with ``model``, ``datamodule`` and ``trainer``.
     """
+    arguments = sys.argv[1:] if args is None else args
+    if isinstance(arguments, list) and arguments[:1] == ["check-data"]:
+        sys.exit(check_data(arguments[1:]))
     try:
         return SegmentationCLI(
             SegmentationModule,
@@ -203,7 +209,8 @@ def _description() -> str:
     known = " ".join(f"{title}: {', '.join(classes)}." for title, classes in names.items())
     return (
         "Trains and evaluates segmentation networks with boundary-aware losses. Known by their short names, and others by "
-        f"their class path: {known} First run: cpg fit --config experiments/quickstart.yaml"
+        f"their class path: {known} What is in a dataset, and wrong with it: cpg check-data --help. First run: cpg fit "
+        "--config experiments/quickstart.yaml"
     )
 
 

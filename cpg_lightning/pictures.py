@@ -8,11 +8,13 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 PANELS = ("image", "label", "prediction", "boundary errors")
 RIGHT, WRONG, WRONG_INSIDE, VOID = (70, 170, 90), (230, 40, 50), (240, 150, 60), (0, 0, 0)
 BACKGROUND, INK = (255, 255, 255), (40, 40, 40)
 MOST_NAMES = 24  # in a legend
+ERRORS = (("boundary right", RIGHT), ("boundary wrong", WRONG), ("wrong elsewhere", WRONG_INSIDE))
 
 
 def default_palette(num_classes: int) -> list[Colour]:
@@ -86,7 +88,8 @@ def comparison(
     gap, line, font = 6, 26, ImageFont.load_default(15)
     heights = [round(width * image.shape[0] / image.shape[1]) for image, _, _ in rows]
     sheet_width = gap + len(PANELS) * (width + gap)
-    entries = _legend(palette, class_names, sheet_width, font)
+    names = list(zip(class_names, palette, strict=True)) if len(class_names) <= MOST_NAMES else []
+    entries = _legend([*names, *ERRORS, ("ignored", VOID)], sheet_width, font)
     sheet_height = line + sum(heights) + gap * len(rows) + line * (entries[-1][0] + 1)
     sheet = Image.new("RGB", (sheet_width, sheet_height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
@@ -100,27 +103,67 @@ def comparison(
             resample = Image.Resampling.BILINEAR if column == 0 else Image.Resampling.NEAREST
             sheet.paste(Image.fromarray(panel).resize((width, height), resample), (gap + column * (width + gap), top))
         top += height + gap
+    _draw_legend(sheet, entries, top, line, font)
+    return sheet
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, palette: Sequence[Colour], ignore_index: int) -> np.ndarray:
+    """An image, uint8 (H, W, 3), with the classes (H, W) over it in their colours, darker at their boundaries."""
+    blended = cv2.addWeighted(image, 0.5, coloured(mask, palette), 0.5, 0)
+    blended[boundary_band(mask, 1, ignore_index)] //= 3
+    return blended
+
+
+def contact_sheet(
+    crops: Sequence[tuple[np.ndarray, np.ndarray]],
+    palette: Sequence[Colour],
+    class_names: Sequence[str],
+    ignore_index: int,
+    columns: int = 4,
+    width: int = 260,
+) -> Image.Image:
+    """A sheet of crops of one size, each beside itself with its labels over it, and the colours of their classes below.
+
+    Args:
+        crops: Image, uint8 (H, W, 3) RGB, and classes, (H, W), of each.
+        palette: Colour of each class.
+        class_names: Name of each class.
+        ignore_index: Class that is none; drawn dark.
+        columns: How many crops in a row.
+        width: Width of a picture in pixels.
+    """
+    gap, line, font = 6, 26, ImageFont.load_default(15)
+    height = round(width * crops[0][0].shape[0] / crops[0][0].shape[1])
+    sheet_width = gap + columns * (2 * width + 2 * gap)
+    present = np.unique(np.concatenate([np.unique(mask) for _, mask in crops]))
+    names = [(class_names[label], palette[label]) for label in present if label != ignore_index]
+    entries = _legend([*names, ("ignored", VOID)], sheet_width, font)
+    rows = -(-len(crops) // columns)
+    bottom = gap + rows * (height + gap)
+    sheet = Image.new("RGB", (sheet_width, bottom + line * (entries[-1][0] + 1)), BACKGROUND)
+    for index, (image, mask) in enumerate(crops):
+        row, column = divmod(index, columns)
+        left, top = gap + column * (2 * width + 2 * gap), gap + row * (height + gap)
+        for panel in (image, overlay(image, mask, palette, ignore_index)):
+            shrunk = cv2.resize(panel, (width, height), interpolation=cv2.INTER_AREA)
+            sheet.paste(Image.fromarray(shrunk), (left, top))
+            left += width
+    _draw_legend(sheet, entries, bottom, line, font)
+    return sheet
+
+
+def _draw_legend(
+    sheet: Image.Image, entries: Sequence[tuple[int, int, str, Colour]], top: int, line: int, font: Font
+) -> None:
+    draw = ImageDraw.Draw(sheet)
     for row, left, name, colour in entries:
         middle = top + row * line + line / 2
         draw.rectangle((left, middle - 7, left + 14, middle + 7), colour)
         draw.text((left + 20, middle), name, INK, font, anchor="lm")
-    return sheet
 
 
-def _legend(
-    palette: Sequence[Colour],
-    class_names: Sequence[str],
-    width: int,
-    font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
-) -> list[tuple[int, int, str, Colour]]:
+def _legend(names: Sequence[tuple[str, Colour]], width: int, font: Font) -> list[tuple[int, int, str, Colour]]:
     """Row, left edge, name and colour of each entry, wrapped at ``width``."""
-    names = list(zip(class_names, palette, strict=True))[:MOST_NAMES] if len(class_names) <= MOST_NAMES else []
-    names += [
-        ("boundary right", RIGHT),
-        ("boundary wrong", WRONG),
-        ("wrong elsewhere", WRONG_INSIDE),
-        ("ignored", VOID),
-    ]
     entries, row, left = [], 0, 6
     for name, colour in names:
         length = 20 + round(font.getlength(name)) + 16

@@ -1,5 +1,6 @@
 """Every file under experiments/ composes with every other, and the README's first command runs."""
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,28 @@ def test_every_dataset_goes_with_every_network_and_criterion(dataset, network, c
     assert (cli.model.criterion.cpg_weight > 0) == (criterion == "ce_cpg")
 
 
+def recipes():
+    """Dataset and flags of each row of the table of recipes."""
+    section = (EXPERIMENTS / "README.md").read_text().split("### Recipes")[1].split("\n## ")[0]
+    rows = [line.split("|")[1:4] for line in section.splitlines() if "| `--" in line]
+    return [(dataset, flags.strip(" `")) for _, datasets, flags in rows for dataset in datasets.strip().split(", ")]
+
+
+@pytest.mark.parametrize(("dataset", "flags"), recipes())
+def test_every_recipe_of_the_table_is_accepted(dataset, flags):
+    files = ["--config", str(EXPERIMENTS / "base.yaml"), "--config", str(EXPERIMENTS / f"{dataset}.yaml")]
+    criterion = ["--model.criterion", str(EXPERIMENTS / "criteria" / "ce_cpg.yaml")]
+    devices = ["--trainer.devices", "1"]  # as there are
+    cli = main([*files, "--model.network", "LRASPP", *criterion, *shlex.split(flags), *devices], run=False)
+    assert cli.datamodule.num_classes == cli.model.num_classes
+
+
+def test_there_is_a_table_of_recipes():
+    assert len(recipes()) >= 9
+
+
 def test_there_are_datasets_networks_and_criteria():
-    assert {"camvid", "shapes"} <= set(DATASETS)
+    assert {"ade20k", "camvid", "cityscapes", "coco_stuff", "shapes"} <= set(DATASETS)
     assert {"deeplabv3_resnet50", "lraspp_mobilenet_v3_large"} <= set(NETWORKS)
     assert {"ce", "ce_cpg"} == set(CRITERIA)
 

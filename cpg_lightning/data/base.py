@@ -85,11 +85,12 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
         sample["image"] = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         if mask is not None:
             if label is not None and (mask == UNKNOWN).any():
-                raise ValueError(self._unknown(draw.index, label))
+                raise ValueError(self.unknown(draw.index, label))
             sample["mask"] = torch.from_numpy(mask)
         return sample
 
-    def _unknown(self, index: int, label: np.ndarray) -> str:
+    def unknown(self, index: int, label: np.ndarray) -> str:
+        """What is wrong with a label that has values which the dataset does not have."""
         known = np.flatnonzero(self.label_table != UNKNOWN)
         values = np.unique(label)
         return (
