@@ -152,7 +152,7 @@ class SegmentationModule(L.LightningModule):
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The predicted classes (B, H, W) at the labels' own size, which is the images' before they were resized."""
-        height, width = batch["mask"].shape[-2:] if "mask" in batch else batch["size"][0].tolist()
+        height, width = batch["mask"].shape[-2:] if "mask" in batch else _common_size(batch["size"])
         logits = enlarge(self(batch["image"])["out"], (height, width), self.network.align_corners)
         return logits.argmax(dim=1)
 
@@ -220,3 +220,13 @@ class SegmentationModule(L.LightningModule):
         if self.trainer.max_epochs not in (None, -1) and math.isfinite(batches):
             limits.append(self.trainer.max_epochs * math.ceil(batches / self.trainer.accumulate_grad_batches))
         return min(limits)
+
+
+def _common_size(sizes: Tensor) -> tuple[int, int]:
+    """The height and width that all of a batch's images (B, 2) have."""
+    if (sizes != sizes[0]).any():
+        raise ValueError(
+            f"expected images of one size in a batch, got {sizes.tolist()}; predict with an eval_batch_size of 1"
+        )
+    height, width = sizes[0].tolist()
+    return height, width

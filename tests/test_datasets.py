@@ -1,5 +1,6 @@
 """The datasets of the paper and a folder of one's own: layouts, zip files, encodings, recipes and errors."""
 
+import io
 import json
 import shutil
 import zipfile
@@ -8,6 +9,7 @@ from pathlib import Path
 import lightning as L
 import numpy as np
 import pytest
+import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,6 +34,9 @@ from cpg_lightning.data import (
     COCOStuffDataModule,
     FolderDataModule,
 )
+from cpg_lightning.data.decoding import decode_label
+from cpg_lightning.losses import CrossEntropyCPGLoss
+from cpg_lightning.module import SegmentationModule
 
 DATASETS = {
     "cityscapes": (CityscapesDataModule, write_cityscapes, (4, 2)),
@@ -75,7 +80,7 @@ class TestLayouts:
     @every_dataset
     def test_splits_are_found_and_every_label_value_is_mapped(self, name, tmp_path):
         data = written(name, tmp_path)
-        data.setup("fit"), data.setup("test"), data.setup("predict")
+        data.setup("fit"), data.setup("predict")
         assert (len(data.datasets["train"]), len(data.datasets["val"])) == DATASETS[name][2]
         for sample in samples_of(data.val_dataloader()) + samples_of(data.train_dataloader()):
             values = set(np.frombuffer(sample[2], np.int64).tolist())
@@ -150,6 +155,28 @@ class TestLayouts:
         data.setup("predict")
         assert [sorted(batch) for batch in data.predict_dataloader()] == [["image", "name", "size"]] * 2
 
+    def test_subfolders_of_a_folder_are_kept_apart(self, tmp_path):
+        root = write_folder(tmp_path)
+        for kind in ("images", "labels"):
+            for part in ("A", "B"):
+                shutil.copytree(root / kind / "val", root / kind / "val" / part)
+                shutil.rmtree(root / kind / "val" / part / "A", ignore_errors=True)
+            for path in (root / kind / "val").glob("val*"):
+                path.unlink()
+        data = built(FolderDataModule, root)
+        data.setup("validate")
+        names = [batch["name"][0] for batch in data.val_dataloader()]
+        assert names == ["A/val0", "A/val1", "B/val0", "B/val1"]
+        (root / "images" / "val" / "A" / "val0.jpg").unlink()
+        with pytest.raises(ValueError, match=r"got none for 1, e\.g\. .*labels/val/A/val0\.png"):
+            data.files("val")
+
+    def test_hidden_files_and_folders_are_left_out(self, tmp_path):
+        root = write_folder(tmp_path)
+        shutil.copytree(root / "images" / "val", root / "images" / "val" / ".ipynb_checkpoints")
+        shutil.copy(root / "images" / "val" / "val0.jpg", root / "images" / "val" / "._val0.jpg")
+        assert len(built(FolderDataModule, root).files("val")) == 2
+
     def test_classes_of_a_folder_come_from_its_file(self, tmp_path):
         data = built(FolderDataModule, write_folder(tmp_path))
         assert (data.num_classes, data.class_names) == (2, ("background", "crack"))
@@ -210,6 +237,24 @@ class TestZipFiles:
         data.setup("validate")
         assert len(samples_of(data.val_dataloader())) == 2
 
+    @pytest.mark.parametrize("place", [".", "images"])
+    def test_zip_files_may_be_where_they_would_be_unpacked(self, place, tmp_path):
+        root = write_coco_stuff(tmp_path / "coco")
+        zipped(root / "images" / "val2017", root / place / "val2017.zip", "val2017")
+        assert len(built(COCOStuffDataModule, root).files("val")) == 2
+
+    def test_a_zip_file_that_is_not_the_official_one_is_named(self, tmp_path):
+        zipped(write_ade20k(tmp_path / "ade20k"), tmp_path / "zips" / "ADEChallengeData2016.zip")
+        with pytest.raises(
+            FileNotFoundError, match=r"2016\.zip to have ADEChallengeData2016/ in it, got annotations, images"
+        ):
+            built(ADE20KDataModule, tmp_path / "zips").setup("fit")
+
+    def test_a_zip_file_of_another_compression_is_refused(self, tmp_path):
+        holder = put_into_zips("ade20k", write_ade20k(tmp_path / "ade20k"), zipfile.ZIP_LZMA)
+        with pytest.raises(ValueError, match=r"stored or deflated, got another \(method 14\): .*2016\.zip"):
+            built(ADE20KDataModule, holder).setup("fit")
+
     @pytest.mark.parametrize("context", ["fork", "spawn"])
     @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
     def test_workers_read_a_zip_file_at_once(self, context, method, tmp_path):
@@ -237,7 +282,9 @@ class TestZipFiles:
         archive.write_bytes(content)
         data = built(ADE20KDataModule, holder)
         data.setup("validate")
-        with pytest.raises(ValueError, match=r"Bad CRC.*ADEChallengeData2016\.zip/.*ADE_val_00000001\.jpg"):
+        with pytest.raises(
+            ValueError, match=r"one that is damaged: .*ADEChallengeData2016\.zip/.*ADE_val_00000001\.jpg"
+        ):
             data.datasets["val"][0]
 
 
@@ -444,7 +491,7 @@ class TestErrors:
         root = write_coco_stuff_10k(tmp_path)
         (root / "images" / "COCO_train2014_000000000001.jpg").unlink()
         with pytest.raises(
-            ValueError, match=r"each of the 4 names in .*train\.txt, got none for 1, e\.g\. COCO_train2014_0"
+            ValueError, match=r"each of the 4 names in .*train\.txt, got none for 1, e\.g\. .COCO_train2014_0"
         ):
             built(COCOStuff10kDataModule, root).setup("fit")
 
@@ -471,7 +518,8 @@ class TestErrors:
 
     def test_a_folder_without_classes_is_shown_an_example(self, tmp_path):
         with pytest.raises(
-            FileNotFoundError, match=r"(?s)file of classes .*classes\.csv, got none.*0,background,#464650"
+            FileNotFoundError,
+            match=r"(?s)file of classes .*classes\.csv, got .* nothing in it\. .*labels/train.*0,background,#464650",
         ):
             built(FolderDataModule, tmp_path)
 
@@ -483,7 +531,9 @@ class TestErrors:
             ("value,name,color\nx,a,#000000\n", r"got line 2 \(invalid literal"),
             ("value,name,color\n0,a,red\n", r"got line 2 \(colour 'red' instead of #rrggbb"),
             ("value,name,color\n0,a\n", "got line 2"),
-            ("name,color\na,#000000\n", r"got line 2 \('value'\)"),
+            ("name,color\na,#000000\n", "first line to be value,name,color, got name,color"),
+            ("value;name;color\n0;a;#000000\n", "first line to be value,name,color, got value;name;color"),
+            ('value,name,color\n0,"a,#000000\n', "comma-separated values in UTF-8, got unexpected end"),
             ("value,name,color\n0,a,#000000\n0,b,#000001\n", "each value once, got 0"),
             ("value,name,color\n0,a,#000000\n1,a,#000001\n", "each name once, got a"),
         ],
@@ -492,6 +542,84 @@ class TestErrors:
         (tmp_path / "classes.csv").write_text(content)
         with pytest.raises(ValueError, match=rf"(?s){message}.*classes\.csv"):
             built(FolderDataModule, tmp_path)
+
+    def test_classes_in_another_encoding_are_refused(self, tmp_path):
+        (tmp_path / "classes.csv").write_bytes("value,name,color\n0,früh,#000000\n".encode("latin-1"))
+        with pytest.raises(ValueError, match=r"comma-separated values in UTF-8, got .*classes\.csv"):
+            built(FolderDataModule, tmp_path)
+
+    def test_a_split_that_there_is_not_is_named(self, tmp_path):
+        for name in ("ade20k", "coco_stuff", "coco_stuff_10k", "folder"):
+            with pytest.raises(ValueError, match="expected a split out of train, val, got 'test'"):
+                written(name, tmp_path).dataset("test", training=False)
+
+    def test_test_images_without_labels_are_never_replaced_by_others(self, tmp_path):
+        root = write_folder(tmp_path)
+        shutil.copytree(root / "images" / "val", root / "images" / "test")
+        shutil.copytree(root / "labels" / "val", root / "labels" / "Test")
+        with pytest.raises(
+            ValueError, match=r"(?s)images with labels to test with, got the test split .* which has none"
+        ):
+            built(FolderDataModule, root).setup("test")
+
+    def test_an_image_in_two_splits_is_named(self, tmp_path):
+        root = write_folder(tmp_path)
+        for kind in ("images", "labels"):
+            for path in [*(root / kind).rglob("*.*")]:
+                path.rename(root / kind / path.name)
+        (root / "train.txt").write_text("train0\ntrain1\n")
+        (root / "val.txt").write_text("train1\n")
+        with pytest.raises(ValueError, match=r"one split, got 1 both in train\.txt and in val\.txt .* e\.g\. train1"):
+            built(FolderDataModule, root).setup("fit")
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"", "got an empty list: .*train.txt"),
+            ("\ufefftrain0.jpg".encode(), "got none for 1, e.g. 'train0.jpg'; names are without a suffix"),
+            ("train0".encode("utf-16"), "a list in UTF-8, got another encoding: .*train.txt"),
+        ],
+    )
+    def test_a_list_that_is_none_is_named(self, content, message, tmp_path):
+        root = write_folder(tmp_path)
+        (root / "train.txt").write_bytes(content)
+        with pytest.raises(ValueError, match=message):
+            built(FolderDataModule, root).files("train")
+
+    def test_an_image_that_is_shown_rotated_is_refused(self, tmp_path):
+        root = write_folder(tmp_path)
+        path = root / "images" / "val" / "val0.jpg"
+        image = Image.open(path)
+        exif = image.getexif()
+        exif[0x0112] = 3
+        image.save(path, exif=exif)
+        data = built(FolderDataModule, root)
+        data.setup("validate")
+        with pytest.raises(ValueError, match=r"EXIF orientation 3: .*val0\.jpg"):
+            data.datasets["val"][0]
+
+    def test_images_of_several_sizes_are_not_predicted_as_one(self):
+        network = tiny.Tiny(2)
+        module = SegmentationModule(network, CrossEntropyCPGLoss(), 2)
+        batch = {"image": torch.zeros(2, 3, 16, 16), "size": torch.tensor([[16, 16], [9, 20]])}
+        with pytest.raises(ValueError, match=r"images of one size in a batch, got .* eval_batch_size of 1"):
+            module.predict_step(batch, 0)
+
+    @pytest.mark.parametrize("crop_size", [512, None, (2.5, 2), (1, 2, 3)])
+    def test_a_crop_size_is_two_whole_numbers(self, crop_size, tmp_path):
+        with pytest.raises(ValueError, match="crop_size to be a height and a width"):
+            built(ADE20KDataModule, tmp_path, crop_size=crop_size)
+
+    @given(st.data())
+    def test_no_flipped_bit_of_a_label_goes_unseen(self, data):
+        pixels = np.random.default_rng(0).integers(0, 19, (24, 32), dtype=np.uint8)
+        file = io.BytesIO()
+        Image.fromarray(pixels).save(file, "PNG")
+        content = bytearray(file.getvalue())
+        bit = data.draw(st.integers(0, 8 * len(content) - 1))
+        content[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(ValueError, match=r"label\.png"):
+            decode_label(bytes(content), Path("label.png"))
 
     @pytest.mark.parametrize("mode", ["L", "CMYK"])
     def test_grey_and_cmyk_images_become_rgb(self, mode, tmp_path):

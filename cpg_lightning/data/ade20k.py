@@ -36,6 +36,7 @@ ADEChallengeData2016/  (the root)
     (or ADEChallengeData2016.zip)"""
     archives: Mapping[str, tuple[str, str]] = {"ADEChallengeData2016.zip": ("ADEChallengeData2016", "")}
     splits = ("train", "val")
+    default_test_split = "val"
     official_counts: ClassVar[dict[Split, int]] = {"train": 20210, "val": 2000}
 
     def files(self, split: Split) -> list[tuple[Path, Path | None]]:

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from cpg_lightning.data.class_table import UNKNOWN, label_table
 from cpg_lightning.data.decoding import decode_image, decode_label
 from cpg_lightning.data.files import FileTree
-from cpg_lightning.data.loading import SegmentationLoader, TrainingLoader, with_int64_masks
+from cpg_lightning.data.loading import SegmentationLoader, TrainingLoader, collate, with_int64_masks
 from cpg_lightning.data.sampling import Draw, EvaluationSampler, TrainingSampler
 from cpg_lightning.data.transforms import RandomScaleCrop, evaluation_pipeline, steps, training_pipeline
 
@@ -81,7 +81,7 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
             sample["size"] = torch.tensor(image.shape[:2])
             image = self.pipeline(image=image)["image"]
             mask = None if label is None else cv2.LUT(label, self.label_table)
-        # As it lies in memory, (H, W, 3), which is the order that the networks calculate in: nothing is moved.
+        # A view of (H, W, 3), the order that the networks calculate in; the loader keeps it.
         sample["image"] = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
         if mask is not None:
             if label is not None and (mask == UNKNOWN).any():
@@ -105,7 +105,8 @@ class FileDataset(SegmentationDataset):
     Args:
         tree: What reads the files.
         files: Path of each image with that of its label, if it has one.
-        decode: Label values, uint8 (H, W), of a label file's content and path.
+        decode_image: An image, uint8 (H, W, 3) RGB, from its file's content and path.
+        decode_label: Label values, uint8 (H, W), from a label file's content and path.
         unknown_hint: What to do about an unknown label value.
         pipeline: See :class:`SegmentationDataset`.
         training: See :class:`SegmentationDataset`.
@@ -116,7 +117,8 @@ class FileDataset(SegmentationDataset):
         self,
         tree: FileTree,
         files: Sequence[tuple[Path, Path | None]],
-        decode: Callable[[bytes, Path], np.ndarray],
+        decode_image: Callable[[bytes, Path], np.ndarray],
+        decode_label: Callable[[bytes, Path], np.ndarray],
         unknown_hint: str,
         pipeline: A.Compose,
         training: bool,
@@ -125,9 +127,13 @@ class FileDataset(SegmentationDataset):
         super().__init__(pipeline, training, label_table)
         self.tree = tree
         self.files = files
-        self.decode = decode
+        self.decode_image = decode_image
+        self.decode_label = decode_label
         self.unknown_hint = unknown_hint
         self.labelled = all(label is not None for _, label in files)
+        # Names are of files alone, unless that would make two the same.
+        unique = len({image.stem for image, _ in files}) == len(files)
+        self.folder = None if unique else Path(os.path.commonpath([image.parent for image, _ in files]))
 
     def __len__(self) -> int:
         return len(self.files)
@@ -144,16 +150,17 @@ class FileDataset(SegmentationDataset):
                 size than its image.
         """
         image_path, label_path = self.files[index]
-        image = decode_image(self.tree.read(image_path), image_path)
+        image = self.decode_image(self.tree.read(image_path), image_path)
+        name = image_path.relative_to(self.folder).with_suffix("").as_posix() if self.folder else image_path.stem
         if label_path is None:
-            return image, None, image_path.stem
-        label = self.decode(self.tree.read(label_path), label_path)
+            return image, None, name
+        label = self.decode_label(self.tree.read(label_path), label_path)
         if label.shape != image.shape[:2]:
             raise ValueError(
                 f"expected the label to have its image's size, {image.shape[0]}x{image.shape[1]} pixels (height x width), "
                 f"got {label.shape[0]}x{label.shape[1]}: {label_path} for {image_path}"
             )
-        return image, label, image_path.stem
+        return image, label, name
 
 
 def spans(values: np.ndarray) -> str:
@@ -193,7 +200,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         batch_size: Images a step and process in training.
         eval_batch_size: Images a step and process in evaluation; more than 1 needs labels of one size.
         num_workers: Processes that load images; 0 loads them in the training process.
-        test_split: Split that ``test`` takes; the test split where its labels are public, else the validation split.
+        test_split: Split that ``test`` takes; ``default_test_split`` by default.
         predict_split: Split that ``predict`` takes; the test split where there is one, else the validation split.
 
     Attributes:
@@ -205,7 +212,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         label_values: The value in the label files of each class; every other value but the void ones is an error.
         void_values: Values in the label files that are ignored; the first is what ignored pixels are written as.
         splits: The splits that there are.
-        unlabelled_splits: Those of them whose labels are not public.
+        default_test_split: The one that ``test`` takes unless told: the validation split, where test labels are not public.
         unknown_hint: What to do about an unknown label value, for its message.
         archives: The dataset's official zip files; see :class:`~cpg_lightning.data.files.FileTree`.
         official_counts: Number of images of each split as published.
@@ -222,7 +229,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
     label_values: tuple[int, ...]
     void_values: tuple[int, ...] = ()
     splits: tuple[Split, ...] = ("train", "val", "test")
-    unlabelled_splits: tuple[Split, ...] = ()
+    default_test_split: Split = "test"
     unknown_hint: str = "is this the dataset that the data module is for?"
     archives: Mapping[str, tuple[str, str]] = {}
     official_counts: ClassVar[Mapping[Split, int]] = {}
@@ -247,7 +254,13 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         for name, size in (("crop_size", crop_size), ("image_size", image_size)):
-            if not isinstance(size, int | None) and (len(size) != 2 or min(size) < 1):
+            if name == "image_size" and isinstance(size, int | None):
+                continue
+            if (
+                not isinstance(size, tuple | list)
+                or len(size) != 2
+                or any(side != int(side) or side < 1 for side in size)
+            ):
                 raise ValueError(f"expected {name} to be a height and a width of 1 or more pixels, got {size}")
         if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
             raise ValueError(f"expected scale to be two positive numbers, the smaller one first, got {scale}")
@@ -273,7 +286,6 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         for name, split in (("test_split", test_split), ("predict_split", predict_split)):
             if split is not None and split not in self.splits:
                 raise ValueError(f"expected {name} to be {' or '.join(self.splits)}, got {split!r}")
-        last = self.splits[-1]
         self.crop_size = crop_size
         self.image_size = image_size
         self.long_side = long_side
@@ -286,8 +298,8 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.num_workers = num_workers
-        self.test_split: Split = test_split or ("val" if last in self.unlabelled_splits else last)
-        self.predict_split: Split = predict_split or last
+        self.test_split: Split = test_split or self.default_test_split
+        self.predict_split: Split = predict_split or self.splits[-1]
         self.tree = FileTree(self.root, self.layout, self.archives)
         self.datasets: dict[str, SegmentationDataset] = {}
 
@@ -332,7 +344,12 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         return table[mask]
 
     @staticmethod
-    def decode(data: bytes, path: Path) -> np.ndarray:
+    def decode_image(data: bytes, path: Path) -> np.ndarray:
+        """An image, uint8 (H, W, 3) RGB, from its file's content; ``path`` is for messages."""
+        return decode_image(data, path)
+
+    @staticmethod
+    def decode_label(data: bytes, path: Path) -> np.ndarray:
         """Label values, uint8 (H, W), of a label file's content; ``path`` is for messages."""
         return decode_label(data, path)
 
@@ -343,9 +360,20 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
             FileNotFoundError: See :meth:`files`.
             ValueError: See :meth:`files`.
         """
+        if split not in self.splits:
+            raise ValueError(
+                f"expected a split out of {', '.join(self.splits)}, got {split!r}: {type(self).__name__} in {self.root}"
+            )
         files = self.files(split) + (self.files("val") if training and self.train_with_val else [])
         return FileDataset(
-            self.tree, files, self.decode, self.unknown_hint, self.pipeline(training), training, self.label_table()
+            self.tree,
+            files,
+            self.decode_image,
+            self.decode_label,
+            self.unknown_hint,
+            self.pipeline(training),
+            training,
+            self.label_table(),
         )
 
     def setup(self, stage: str) -> None:
@@ -368,8 +396,8 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
                 dataset = self.dataset(split, training=loader == "train")
                 if loader != "predict" and not dataset.labelled:
                     raise ValueError(
-                        f"expected images with labels to {stage} with, got the {split} split of {type(self).__name__}, which "
-                        f"has none that are public; its images can be predicted"
+                        f"expected images with labels to {stage} with, got the {split} split of {type(self).__name__} in "
+                        f"{self.root}, which has none; its images can be predicted. Expected layout:\n{self.layout}"
                     )
                 self.datasets[loader] = dataset
 
@@ -404,7 +432,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
             )
         options = self._loader_options()
         loader = TrainingLoader(dataset, batch_size=self.batch_size, sampler=sampler, drop_last=True, **options)
-        loader.int64_masks = not self._within_run()
+        loader.within_run = self._within_run
         return loader
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
@@ -427,7 +455,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         dataset = self._built(name)
         sampler = EvaluationSampler(dataset, *self._processes())
         loader = SegmentationLoader(dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_options())
-        loader.int64_masks = not self._within_run()
+        loader.within_run = self._within_run
         return loader
 
     def _built(self, loader: str) -> SegmentationDataset:
@@ -442,6 +470,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
             "worker_init_fn": _one_thread,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
+            "collate_fn": collate,
         }
 
     def _within_run(self) -> bool:

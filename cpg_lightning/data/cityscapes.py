@@ -42,13 +42,13 @@ root/
         "leftImg8bit_trainvaltest.zip": ("leftImg8bit", "leftImg8bit"),
         "gtFine_trainvaltest.zip": ("gtFine", "gtFine"),
     }
-    unlabelled_splits = ("test",)
+    default_test_split = "val"
     official_counts: ClassVar[dict[Split, int]] = {"train": 2975, "val": 500, "test": 1525}
 
     def files(self, split: Split) -> list[tuple[Path, Path | None]]:
         """See :meth:`SegmentationDataModule.files`."""
         images = self.tree.named(f"leftImg8bit/{split}", (IMAGE,))
-        if split in self.unlabelled_splits:  # never look at the dummies in gtFine/test
+        if split == "test":  # never look at the dummies in gtFine/test
             return self.tree.unpaired(images, f"leftImg8bit/{split}")
         labels = self.tree.named(f"gtFine/{split}", (LABEL,))
         return self.tree.pairs(images, labels, f"leftImg8bit/{split}", f"gtFine/{split}")

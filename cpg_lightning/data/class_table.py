@@ -10,7 +10,7 @@ COLUMNS = ["value", "name", "color"]
 MOST_CLASSES = 254  # the two other values of a byte are UNKNOWN and ignore_index
 UNKNOWN = 254  # in a label table: a value that the dataset does not have
 
-_EXAMPLE = "value,name,color\n0,background,#464650\n1,crack,#dc506e\n255,,"
+EXAMPLE = "value,name,color\n0,background,#464650\n1,crack,#dc506e\n255,,"
 
 
 class ClassTable(NamedTuple):
@@ -46,9 +46,19 @@ def read_classes(path: Path) -> ClassTable:
         ValueError: If a line of it is wrong, a value or a name occurs twice, or there are no classes or over 254.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"expected the file of classes {path}, got none; for example:\n{_EXAMPLE}")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = list(csv.DictReader(file, skipinitialspace=True, strict=True))
+        raise FileNotFoundError(f"expected the file of classes {path}, got none; for example:\n{EXAMPLE}")
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True, strict=True)
+            rows, columns = list(reader), reader.fieldnames
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(
+            f"expected comma-separated values in UTF-8, got {error}: {path}; for example:\n{EXAMPLE}"
+        ) from error
+    if columns != COLUMNS:
+        raise ValueError(
+            f"expected the first line to be {','.join(COLUMNS)}, got {','.join(columns or [])}: {path}; for example:\n{EXAMPLE}"
+        )
     classes: list[tuple[int, str, tuple[int, int, int]]] = []
     void: list[int] = []
     for number, row in enumerate(rows, start=2):
@@ -57,7 +67,7 @@ def read_classes(path: Path) -> ClassTable:
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"expected each line to be a value from 0 to 255, a name and a colour, got line {number} ({error}): "
-                f"{path}; for example:\n{_EXAMPLE}"
+                f"{path}; for example:\n{EXAMPLE}"
             ) from error
         if name:
             classes.append((value, name, colour))

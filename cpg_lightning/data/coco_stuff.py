@@ -62,6 +62,7 @@ root/
     annotations/train2017/000000000009.png   (or the folder given as label_folder)
     (or train2017.zip, val2017.zip and stuffthingmaps_trainval2017.zip)"""
     splits = ("train", "val")
+    default_test_split = "val"
     official_counts: ClassVar[dict[Split, int]] = {"train": 118287, "val": 5000}
     unknown_hint = (
         "a 182 is in the labels of COCO-Stuff 10k, whose values are one more: use COCOStuff10kDataModule for them"
@@ -147,6 +148,7 @@ root/
     imageLists/train.txt                          (also test.txt)
     (or cocostuff-10k-v1.1.zip)"""
     splits = ("train", "val")
+    default_test_split = "val"
     official_counts: ClassVar[dict[Split, int]] = {"train": 9000, "val": 1000}
     unknown_hint = (
         "a 255 is in the labels of COCO-Stuff 164k, whose values are one less: use COCOStuffDataModule for them"
@@ -154,7 +156,7 @@ root/
     archives: Mapping[str, tuple[str, str]] = {"cocostuff-10k-v1.1.zip": ("", "")}
 
     @staticmethod
-    def decode(data: bytes, path: Path) -> np.ndarray:
+    def decode_label(data: bytes, path: Path) -> np.ndarray:
         """Label values, uint8 (H, W), of a PNG or of a .mat file of release 1.1, whose field ``S`` they are.
 
         Raises:
@@ -183,7 +185,7 @@ root/
 
     def files(self, split: Split) -> list[tuple[Path, Path | None]]:
         """See :meth:`SegmentationDataModule.files`."""
-        list_name = "imageLists/test.txt" if split == "val" else "imageLists/train.txt"
+        list_name = {"train": "imageLists/train.txt", "val": "imageLists/test.txt"}[split]
         images = self.tree.listed(list_name, self.tree.named("images", IMAGE_SUFFIXES), "images")
         labels = self.tree.named("annotations", (".png",)) | self.tree.named("annotations", (".mat",))
         listed = {name: path for name, path in labels.items() if name in images}

@@ -1,14 +1,68 @@
 """Finding the files of a dataset, in folders or in the zip files that its owners publish."""
 
-import io
 import os
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+LOCAL_HEADER = struct.Struct("<26x2H")  # of a zip file's entry: the lengths of its name and extra field
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+
+
+class Archive:
+    """A zip file that any number of processes and threads read from: nothing is shared but where its entries are.
+
+    Args:
+        path: The zip file.
+
+    Raises:
+        ValueError: If it cannot be read, is encrypted, or compressed by other means than deflate.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.entries: dict[str, tuple[int, int, int, int]] = {}  # offset, compressed size, method, checksum
+        try:
+            with zipfile.ZipFile(path) as file:
+                entries = file.infolist()
+        except (OSError, zipfile.BadZipFile) as error:
+            raise ValueError(f"expected a readable zip file, got {error}: {path}; download it again") from error
+        for entry in entries:
+            if entry.is_dir() or "__MACOSX" in entry.filename:
+                continue
+            if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise ValueError(
+                    f"expected a zip file without a password, stored or deflated, got another (method "
+                    f"{entry.compress_type}): {path}; pack it again"
+                )
+            self.entries[entry.filename] = (entry.header_offset, entry.compress_size, entry.compress_type, entry.CRC)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Archive, (self.path,)  # a spawned process reads the index itself: quicker than sending it
+
+    def read(self, name: str) -> bytes:
+        """The content of an entry.
+
+        Raises:
+            ValueError: If it is damaged.
+        """
+        offset, size, method, checksum = self.entries[name]
+        with self.path.open("rb") as file:
+            file.seek(offset)
+            header = file.read(LOCAL_HEADER.size)
+            if len(header) == LOCAL_HEADER.size:
+                file.seek(sum(LOCAL_HEADER.unpack(header)), os.SEEK_CUR)  # its name and extra field
+            content = file.read(size)
+        try:
+            content = zlib.decompress(content, -zlib.MAX_WBITS) if method == zipfile.ZIP_DEFLATED else content
+        except zlib.error:
+            content = b""
+        if zlib.crc32(content) != checksum:
+            raise ValueError(f"expected a readable file in the zip file, got one that is damaged: {self.path}/{name}")
+        return content
 
 
 class FileTree:
@@ -27,8 +81,8 @@ class FileTree:
         self.root = Path(root)
         self.layout = layout
         self.archives = archives or {}
-        self.zips: dict[Path, _Zip] = {}
-        self.zipped: dict[Path, tuple[_Zip, str]] = {}
+        self.zips: dict[Path, Archive] = {}
+        self.zipped: dict[Path, tuple[Archive, str]] = {}
 
     def below(self, folder: str) -> list[Path]:
         """Every file below a folder of the root, at any depth, sorted; hidden ones are left out.
@@ -44,17 +98,12 @@ class FileTree:
             entries = self._entries(path)
             self.zipped |= entries
             found = list(entries)
-        if not found and not path.is_dir():
-            zips = [name for name, (_, there) in self.archives.items() if PurePosixPath(folder).is_relative_to(there)]
-            with_it = f" or {zips[0]} with it" if zips else ""
-            raise FileNotFoundError(
-                f"expected the folder {path}{with_it}, {_nearest(path)}; set the root to the folder that holds it. "
-                f"Expected layout:\n{self.layout}"
-            )
-        return sorted(file for file in found if not file.name.startswith("."))
+            if not found:
+                raise FileNotFoundError(self._missing(folder))
+        return sorted(file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts))
 
     def named(self, folder: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
-        """The files below a folder that end in one of some suffixes, by their name without it.
+        """The files below a folder that end in one of some suffixes, by their path below it without the suffix.
 
         Raises:
             FileNotFoundError: See :meth:`below`.
@@ -65,7 +114,7 @@ class FileTree:
             suffix = next((suffix for suffix in suffixes if path.name.lower().endswith(suffix.lower())), None)
             if suffix is None:
                 continue
-            name = path.name[: -len(suffix)]
+            name = path.relative_to(self.root / folder).as_posix()[: -len(suffix)]
             if name in found:
                 raise ValueError(f"expected one file a name, got both {found[name]} and {path}; remove one")
             found[name] = path
@@ -125,28 +174,58 @@ class FileTree:
             FileNotFoundError: If the text file is not there.
             ValueError: If an image of it is not.
         """
-        names = self._lines(name)
+        names = self.lines(name)
         missing = [each for each in names if each not in images]
         if missing:
             raise ValueError(
                 f"expected an image in {self.root / image_folder} for each of the {len(names)} names in {self.root / name}, "
-                f"got none for {len(missing)}, e.g. {missing[0]}"
+                f"got none for {len(missing)}, e.g. {missing[0]!r}; names are without a suffix"
             )
         return {each: images[each] for each in names}
 
-    def _lines(self, name: str) -> list[str]:
-        """The lines of a text file, without those that are empty."""
-        path = self.root / name
-        if path not in self.below(str(PurePosixPath(name).parent)):
-            raise FileNotFoundError(f"expected the list {path}, {_nearest(path)}. Expected layout:\n{self.layout}")
-        return [line.strip() for line in self.read(path).decode().splitlines() if line.strip()]
+    def lines(self, name: str) -> list[str]:
+        """The lines of a text file below the root, in UTF-8, without those that are empty.
 
-    def _entries(self, folder: Path) -> dict[Path, tuple["_Zip", str]]:
+        Raises:
+            FileNotFoundError: If it is not there.
+            ValueError: If it cannot be read, or has none.
+        """
+        path = self.root / name
+        if not path.is_file() and path not in self.below(str(PurePosixPath(name).parent)):
+            raise FileNotFoundError(f"expected the list {path}, {nearest(path)}. Expected layout:\n{self.layout}")
+        try:
+            lines = [line.strip() for line in self.read(path).decode("utf-8-sig").splitlines() if line.strip()]
+        except UnicodeDecodeError as error:
+            raise ValueError(f"expected a list in UTF-8, got another encoding: {path}; save it anew") from error
+        if not lines:
+            raise ValueError(f"expected a name a line, got an empty list: {path}")
+        return lines
+
+    def _missing(self, folder: str) -> str:
+        """That a folder is neither there nor in a zip file."""
+        of_it = {
+            name: inside
+            for name, (inside, there) in self.archives.items()
+            if PurePosixPath(folder).is_relative_to(there)
+        }
+        opened = [archive for archive, _, there in self._present() if (self.root / folder).is_relative_to(there)]
+        if opened:
+            top = sorted({PurePosixPath(name).parts[0] for name in opened[0].entries})[:8]
+            inside = of_it.get(opened[0].path.name, "")
+            wanted = f"{inside}/ in it" if inside else f"{folder} in it"
+            return f"expected {opened[0].path} to have {wanted}, got {', '.join(top) or 'nothing'}; is it the official file?"
+        or_zip = f" or {next(iter(of_it))} with it" if of_it else ""
+        return (
+            f"expected the folder {self.root / folder}{or_zip}, {nearest(self.root / folder)}; set the root to the folder "
+            f"that holds it. Expected layout:\n{self.layout}"
+        )
+
+    def _entries(self, folder: Path) -> dict[Path, tuple[Archive, str]]:
         """The entries of zip files that unpacked would be below a folder, by the path they would have."""
         found = {}
         for archive, inside, there in self._present():
             start = PurePosixPath(inside)
-            for name in archive.names:
+            for name in archive.entries:
                 entry = PurePosixPath(name)
                 if entry.is_relative_to(start):
                     path = there / entry.relative_to(start)
@@ -154,69 +233,20 @@ class FileTree:
                         found[path] = archive, name
         return found
 
-    def _present(self) -> Iterable[tuple["_Zip", str, Path]]:
+    def _present(self) -> Iterable[tuple[Archive, str, Path]]:
         """Each official zip file that is there, the folder in it, and the folder that this stands for."""
         for name, (inside, below) in self.archives.items():
             places = [self.root] if self.root.is_file() and (self.root.name == name or len(self.archives) == 1) else []
-            places += [self.root / name, self.root / below / name, self.root.parent / name]
+            unpacked = self.root / below
+            places += [self.root / name, unpacked / name, unpacked.parent / name, self.root.parent / name]
             place = next((place for place in places if place.is_file()), None)
             if place is not None:
                 if place not in self.zips:
-                    self.zips[place] = _Zip(place)
+                    self.zips[place] = Archive(place)
                 yield self.zips[place], inside, self.root / below
 
 
-class _Zip:
-    """A zip file that worker processes read from too."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self.zip = zipfile.ZipFile(_OwnFile(path))
-        except (OSError, zipfile.BadZipFile) as error:
-            raise ValueError(f"expected a readable zip file, got {error}: {path}; download it again") from error
-        self.names = [name for name in self.zip.namelist() if not name.endswith("/") and "__MACOSX" not in name]
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _Zip, (self.path,)
-
-    def read(self, name: str) -> bytes:
-        try:
-            return self.zip.read(name)
-        except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-            raise ValueError(f"expected a readable file in the zip file, got {error}: {self.path}/{name}") from error
-
-
-class _OwnFile(io.RawIOBase):
-    """A file that each process opens for itself: forked ones would share, and move, one position in it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.process = os.getpid()
-        self.file = path.open("rb", buffering=0)
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._own().seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._own().tell()
-
-    def readinto(self, buffer: Any) -> int | None:
-        return self._own().readinto(buffer)
-
-    def _own(self) -> io.RawIOBase:
-        if self.process != os.getpid():
-            self.file, self.process = self.path.open("rb", buffering=0), os.getpid()
-        return self.file
-
-
-def _nearest(folder: Path) -> str:
+def nearest(folder: Path) -> str:
     """What there is instead of a missing folder."""
     parent = next(parent for parent in folder.absolute().parents if parent.exists())
     if not parent.is_dir():

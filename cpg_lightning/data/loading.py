@@ -1,10 +1,10 @@
 """Loaders: what crosses from the workers, and where a training goes on."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, default_collate
 
 from cpg_lightning.data.sampling import TrainingSampler
 
@@ -13,15 +13,24 @@ class SegmentationLoader(DataLoader[dict[str, Any]]):
     """A loader whose masks are a byte a pixel on their way from the workers, and int64 when it gives them.
 
     Attributes:
-        int64_masks: Whether masks are int64 when it gives them, rather than only on the device, by
-            :meth:`~cpg_lightning.data.SegmentationDataModule.on_after_batch_transfer`.
+        within_run: Says whether a Trainer is at work, which makes them int64 on the device, by
+            :meth:`~cpg_lightning.data.SegmentationDataModule.on_after_batch_transfer`; then the loader does not.
     """
 
-    int64_masks = True
+    within_run: Callable[[], bool] = staticmethod(lambda: False)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        int64_masks = not self.within_run()
         for batch in super().__iter__():
-            yield with_int64_masks(batch) if self.int64_masks else batch
+            yield with_int64_masks(batch) if int64_masks else batch
+
+
+def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
+    """Samples as a batch, whose images keep their order in memory, (B, H, W, 3): stacked as they are, nothing is moved."""
+    batch: dict[str, Any] = default_collate(
+        [{**sample, "image": sample["image"].permute(1, 2, 0)} for sample in samples]
+    )
+    return {**batch, "image": batch["image"].permute(0, 3, 1, 2)}
 
 
 def with_int64_masks(batch: dict[str, Any]) -> dict[str, Any]:

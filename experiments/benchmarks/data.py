@@ -28,7 +28,7 @@ from torchvision.transforms import v2
 import cpg_lightning.data
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.data.base import FileDataset
-from cpg_lightning.data.loading import SegmentationLoader
+from cpg_lightning.data.loading import SegmentationLoader, collate
 from cpg_lightning.data.sampling import Draw
 
 EXPERIMENTS = Path(__file__).parents[1]
@@ -110,6 +110,7 @@ def loading(dataset: Dataset[Any], rounds: Rounds, workers: int) -> Callable[[],
         sampler=rounds,
         num_workers=workers,
         worker_init_fn=one_thread,
+        collate_fn=collate if isinstance(dataset, FileDataset) else None,
         persistent_workers=workers > 0,
     )
     return lambda: [None for _ in loader]

@@ -48,7 +48,8 @@ def milliseconds(seconds: list[float]) -> str:
     """The median and the spread (10th to 90th percentile) as a share of it."""
     base = statistics.median(seconds)
     low, *_, high = statistics.quantiles(seconds, n=10, method="inclusive")
-    return f"{base * 1000:.0f} ms ({low / base:.2f}-{high / base:.2f})"
+    digits = 0 if base > 0.01 else 1
+    return f"{base * 1000:.{digits}f} ms ({low / base:.2f}-{high / base:.2f})"
 
 
 def ratio(seconds: list[float], others: list[float]) -> str:
