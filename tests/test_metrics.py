@@ -5,7 +5,7 @@ import pytest
 import torch
 from torchmetrics.classification import MulticlassJaccardIndex
 
-from cpg_lightning.metrics import ClassIoU
+from cpg_lightning.metrics import ClassIoU, class_accuracy, frequency_weighted_iou, pixel_accuracy
 
 
 def iou_of(*pairs, num_classes=4):
@@ -46,7 +46,9 @@ def test_the_mean_is_torchmetrics_macro_average():
     target[0, :4] = 255
     reference = MulticlassJaccardIndex(7, ignore_index=255)
     reference.update(preds, target)
-    torch.testing.assert_close(iou_of((preds.tolist(), target.tolist()), num_classes=7).nanmean(), reference.compute())
+    torch.testing.assert_close(
+        iou_of((preds.tolist(), target.tolist()), num_classes=7).nanmean().float(), reference.compute()
+    )
 
 
 def test_a_class_that_is_ignored_does_not_count():
@@ -59,7 +61,31 @@ def test_narrow_integers_do_not_overflow():
     classes = torch.arange(20, dtype=torch.uint8).view(1, 4, 5)
     metric = ClassIoU(20)
     metric.update(classes, classes)
-    assert torch.equal(metric.compute(), torch.ones(20))
+    assert torch.equal(metric.compute(), torch.ones(20).double())
+
+
+@pytest.mark.parametrize(
+    ("absent", "expected"),
+    [("skip", [0.5, 0, 1, -1, -1]), ("skip_always", [0.5, -1, 1, -1, -1]), ("zero", [0.5, 0, 1, 0, -1])],
+)
+def test_absent_classes_follow_the_rule_of_the_benchmark(absent, expected):
+    """Class 1 is predicted alone, class 3 is nowhere, class 4 is ignored."""
+    metric = ClassIoU(5, ignore_index=4, absent=absent)
+    metric.update(torch.tensor([[[0, 1, 2, 2]]]), torch.tensor([[[0, 0, 2, 4]]]))
+    assert metric.compute().nan_to_num(-1).tolist() == expected
+
+
+def test_division_is_in_float64():
+    metric = ClassIoU(2)
+    metric.confmat += torch.tensor([[3 * 10**9, 1], [0, 1]])
+    assert metric.compute()[0].item() == 3 * 10**9 / (3 * 10**9 + 1) != 1
+
+
+def test_accuracies_follow_from_the_confusion_matrix():
+    confmat = torch.tensor([[3, 1, 0], [2, 4, 0], [0, 0, 0]])
+    assert pixel_accuracy(confmat).item() == 7 / 10
+    assert class_accuracy(confmat).nan_to_num(-1).tolist() == [3 / 4, 4 / 6, -1]
+    assert frequency_weighted_iou(confmat).item() == pytest.approx(0.4 * 3 / 6 + 0.6 * 4 / 7)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +104,6 @@ def test_counting_is_the_same_under_deterministic_algorithms(deterministic):
         classes = torch.arange(150).repeat_interleave(300).view(1, 150, 300)
         metric = ClassIoU(150)
         metric.update(classes, classes)
-        assert torch.equal(metric.compute(), torch.ones(150))
+        assert torch.equal(metric.compute(), torch.ones(150).double())
     finally:
         torch.use_deterministic_algorithms(before)
