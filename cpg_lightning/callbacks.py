@@ -1,6 +1,8 @@
 """What a run shows: tables and pictures, in the terminal, in files and in Weights & Biases."""
 
+import csv
 from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,70 +17,100 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from cpg_lightning.module import SegmentationModule
-from cpg_lightning.pictures import Colour, coloured, comparison, default_palette
+from cpg_lightning.metrics import ImageScores, image_scores
+from cpg_lightning.module import Scores, SegmentationModule
+from cpg_lightning.pictures import Colour, coloured, comparison, confusion_picture, default_palette, trimap_picture
 
 LARGEST_SIDE = 1024  # of a picture sent to Weights & Biases, in pixels
 
 
-class ValidationReport(Callback):
-    """The same few validation images through the run, and each class's IoU.
+@dataclass
+class Example:
+    """An image with its label and prediction, as NumPy arrays of one size, and its boundary IoU."""
 
-    To Weights & Biases: the images with their label and prediction as overlays, ``val/examples``, and the table
-    ``val/IoU_table``. At the end of ``fit`` and ``validate``: the table and the best checkpoint in the terminal, and a
-    picture, image | label | prediction | boundary errors.
+    name: str
+    image: np.ndarray
+    label: np.ndarray
+    prediction: np.ndarray
+    boundary_iou: float
+
+
+class EvaluationReport(Callback):
+    """What an evaluation came to: tables, and pictures of a few images.
+
+    To Weights & Biases, in training at every so manieth validation and at the last: the same few images through the run and
+    those of the worst boundary IoU, with label and prediction as overlays (``val/examples``, ``val/worst``); the table of
+    the classes' IoU (``val/IoU_table``); the confusion matrix and the trimap curve.
+
+    At the end of ``fit``, ``validate`` and ``test``, in the terminal the table, and in the run's folder ``pictures``: image |
+    label | prediction | boundary errors of those images, the confusion matrix, the trimap curve. After ``validate`` and
+    ``test`` also ``tables``: the classes, and every image, the worst boundary IoU first, as CSV.
+
+    The images are of the first process's share; the tables are of all.
 
     Args:
-        num_images: How many images: the first of each of so many batches, evenly spaced over the validation set (the
-            share of the first process).
-        every_n_validations: How often they go to Weights & Biases; the last validation's always do.
-        folder: Where the picture is written; ``pictures`` in the trainer's ``default_root_dir`` by default.
+        num_images: How many images: the first of each of so many batches, evenly spaced.
+        num_worst: How many of the worst.
+        every_n_validations: How often they go to Weights & Biases.
+        folder: Where ``pictures`` and ``tables`` are; the trainer's ``default_root_dir`` by default.
 
     Raises:
-        ValueError: If a number is less than 1.
+        ValueError: If a number is less than 1, or of the worst less than 0.
     """
 
-    def __init__(self, num_images: int = 4, every_n_validations: int = 5, folder: str | None = None) -> None:
-        for name, number in (("num_images", num_images), ("every_n_validations", every_n_validations)):
-            if number < 1:
-                raise ValueError(f"expected {name} to be 1 or more, got {number}")
+    def __init__(
+        self, num_images: int = 4, num_worst: int = 4, every_n_validations: int = 5, folder: str | None = None
+    ) -> None:
+        for name, number, smallest in (
+            ("num_images", num_images, 1),
+            ("num_worst", num_worst, 0),
+            ("every_n_validations", every_n_validations, 1),
+        ):
+            if number < smallest:
+                raise ValueError(f"expected {name} to be {smallest} or more, got {number}")
         self.num_images = num_images
+        self.num_worst = num_worst
         self.every_n_validations = every_n_validations
         self.folder = folder
         self.validations = 0
         self.chosen: set[int] = set()
-        self.examples: list[tuple[str, np.ndarray, np.ndarray, np.ndarray]] = []
-        self.iou: Tensor | None = None
+        self.examples: list[Example] = []
+        self.worst: list[Example] = []
+        self.images: list[ImageScores] = []
         self.logged = True
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the images."""
-        batches = int(sum(trainer.num_val_batches))
-        self.chosen = set(np.linspace(0, max(0, batches - 1), self.num_images).round().astype(int).tolist())
-        self.examples = []
+        self._start(int(sum(trainer.num_val_batches)))
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Choose the images."""
+        self._start(int(sum(trainer.num_test_batches)))
 
     def on_validation_batch_end(
         self,
         trainer: L.Trainer,
-        pl_module: L.LightningModule,
+        pl_module: SegmentationModule,  # type: ignore[override]
         outputs: Any,
         batch: dict[str, Any],
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the first image of a chosen batch."""
-        if trainer.is_global_zero and not trainer.sanity_checking and batch_idx in self.chosen:
-            label, prediction = (
-                maps[0].cpu().numpy().astype(np.uint8) for maps in (batch["mask"], outputs["prediction"])
-            )
-            image = batch["image"][0].permute(1, 2, 0).cpu().numpy()
-            image = cv2.resize(image, label.shape[::-1], interpolation=cv2.INTER_LINEAR)
-            self.examples.append((batch["name"][0], image, label, prediction))
-
-    def on_validation_epoch_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:  # type: ignore[override]
-        """Keep the IoU, before the module starts counting anew."""
+        """Keep what is to be shown."""
         if not trainer.sanity_checking:
-            self.iou = pl_module.class_iou.compute()  # on every process: it gathers their counts
+            self._look(trainer, pl_module, outputs["prediction"], batch, batch_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: SegmentationModule,  # type: ignore[override]
+        outputs: Any,
+        batch: dict[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep what is to be shown."""
+        self._look(trainer, pl_module, outputs["prediction"], batch, batch_idx)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:  # type: ignore[override]
         """Log what is due."""
@@ -87,13 +119,18 @@ class ValidationReport(Callback):
         self.validations += 1
         self.logged = False
         if trainer.state.fn == "validate":
-            self._finish(trainer, pl_module)
+            self._finish(trainer, pl_module, "val")
         elif self.validations % self.every_n_validations == 0:
-            self._log(trainer, pl_module)
+            self._log(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:  # type: ignore[override]
+        """Log, draw and print the test."""
+        self.logged = False
+        self._finish(trainer, pl_module, "test")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:  # type: ignore[override]
         """Log, draw and print the last validation."""
-        self._finish(trainer, pl_module)
+        self._finish(trainer, pl_module, "val")
 
     def state_dict(self) -> dict[str, int]:
         """The number of validations, so that a resumed run logs as often."""
@@ -103,50 +140,89 @@ class ValidationReport(Callback):
         """See :meth:`state_dict`."""
         self.validations = state_dict["validations"]
 
-    def _finish(self, trainer: L.Trainer, module: SegmentationModule) -> None:
-        if self.iou is None or not trainer.is_global_zero:
+    def _start(self, batches: int) -> None:
+        self.chosen = set(np.linspace(0, max(0, batches - 1), self.num_images).round().astype(int).tolist())
+        self.examples, self.worst, self.images = [], [], []
+
+    def _look(
+        self, trainer: L.Trainer, module: SegmentationModule, predictions: Tensor, batch: dict[str, Any], batch_idx: int
+    ) -> None:
+        """Keep the first image of a chosen batch, the worst images and every image's scores."""
+        due = module.boundary_metrics_due()
+        for index, name in enumerate(batch["name"]):
+            prediction, label = predictions[index : index + 1], batch["mask"][index : index + 1]
+            scores = image_scores(name, prediction, label, module.class_iou, module.boundary_iou) if due else None
+            if scores and trainer.state.fn != "fit":
+                self.images.append(scores)
+            chosen = batch_idx in self.chosen and index == 0
+            value = scores.boundary_iou if scores and not np.isnan(scores.boundary_iou) else np.inf
+            worst = due and (len(self.worst) < self.num_worst or value < max(each.boundary_iou for each in self.worst))
+            if not trainer.is_global_zero or not (chosen or (worst and self.num_worst)):
+                continue
+            example = _example(name, batch["image"][index], label[0], prediction[0], float(value))
+            if chosen:
+                self.examples.append(example)
+            if worst and self.num_worst:
+                self.worst = sorted([*self.worst, example], key=lambda each: each.boundary_iou)[: self.num_worst]
+
+    def _finish(self, trainer: L.Trainer, module: SegmentationModule, stage: str) -> None:
+        if module.scores is None:
+            return
+        images = _of_all_processes(self.images)
+        if not trainer.is_global_zero:
             return
         if not self.logged:
-            self._log(trainer, module)
+            self._log(trainer, module, stage)
         console = Console()
-        console.print(_iou_table(module.class_names, self.iou))
+        console.print(_table(module, module.scores, stage))
         checkpoint = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if checkpoint and trainer.state.fn == "fit":
             console.print(f"best checkpoint: {checkpoint}", soft_wrap=True, highlight=False)
-        if self.examples:
-            folder = Path(self.folder or Path(trainer.default_root_dir, "pictures"))
-            folder.mkdir(parents=True, exist_ok=True)
-            path = folder / "validation.png"
-            rows = [(image, label, prediction) for _, image, label, prediction in self.examples]
-            comparison(rows, _palette(module), module.class_names, module.ignore_index).save(path)
+        folder = Path(self.folder or trainer.default_root_dir)
+        for name, picture in self._pictures(module, module.scores).items():
+            path = folder / "pictures" / f"{stage}-{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
             console.print(f"picture: {path}", soft_wrap=True, highlight=False)
+        if trainer.state.fn != "fit":
+            for path in write_tables(folder / "tables", stage, module, module.scores, images):
+                console.print(f"table: {path}", soft_wrap=True, highlight=False)
 
-    def _log(self, trainer: L.Trainer, module: SegmentationModule) -> None:
+    def _pictures(self, module: SegmentationModule, scores: Scores) -> dict[str, Image.Image]:
+        """All there is to draw, by name."""
+        pictures = {}
+        for name, examples in (("examples", self.examples), ("worst", self.worst)):
+            if examples:
+                rows = [(each.image, each.label, each.prediction) for each in examples]
+                pictures[name] = comparison(rows, _palette(module), module.class_names, module.ignore_index)
+        pictures["confusion"] = confusion_picture(scores.confusion.numpy(), module.class_names)
+        if scores.trimap is not None:
+            trimap = {width: score.item() for width, score in scores.trimap.items()}
+            pictures["trimap"] = trimap_picture(trimap, scores.means["mIoU"].item())
+        return pictures
+
+    def _log(self, trainer: L.Trainer, module: SegmentationModule, stage: str) -> None:
         self.logged = True
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        if module.scores is None or not loggers:
+            return
         labels = {**dict(enumerate(module.class_names)), module.ignore_index: "ignored"}
-        for logger in trainer.loggers:
-            if not isinstance(logger, WandbLogger) or self.iou is None:
-                continue
-            if self.examples:
-                shrunk = [(name, *map(_shrunk, arrays)) for name, *arrays in self.examples]
-                logger.log_image(
-                    "val/examples",
-                    [image for _, image, _, _ in shrunk],
-                    step=trainer.global_step,
-                    caption=[name for name, *_ in shrunk],
-                    masks=[
-                        {
-                            "prediction": {"mask_data": prediction, "class_labels": labels},
-                            "ground_truth": {"mask_data": label, "class_labels": labels},
-                        }
-                        for _, _, label, prediction in shrunk
-                    ],
-                )
-            rows = [
-                [name, None if np.isnan(iou) else iou]
-                for name, iou in zip(module.class_names, self.iou.tolist(), strict=True)
-            ]
-            logger.log_table("val/IoU_table", columns=["class", "IoU"], data=rows, step=trainer.global_step)
+        pictures = self._pictures(module, module.scores)
+        for logger in loggers:
+            for name, examples in (("examples", self.examples), ("worst", self.worst)):
+                if examples:
+                    logger.log_image(
+                        f"{stage}/{name}",
+                        [_shrunk(each.image) for each in examples],
+                        step=trainer.global_step,
+                        caption=[each.name for each in examples],
+                        masks=[_overlays(each, labels) for each in examples],
+                    )
+            for name in pictures.keys() & {"confusion", "trimap"}:
+                logger.log_image(f"{stage}/{name}", [pictures[name]], step=trainer.global_step)
+            columns, *rows = _class_rows(module, module.scores)
+            data = [[None if isinstance(each, float) and np.isnan(each) else each for each in row] for row in rows]
+            logger.log_table(f"{stage}/IoU_table", columns=columns, data=data, step=trainer.global_step)
 
 
 class PredictionWriter(BasePredictionWriter):
@@ -193,13 +269,78 @@ def _palette(module: SegmentationModule) -> Sequence[Colour]:
     return module.palette or default_palette(module.num_classes)
 
 
-def _iou_table(class_names: Sequence[str], iou: Tensor) -> Table:
-    table = Table(title="IoU of the last validation", show_footer=True, min_width=30)
-    table.add_column("class", footer="mean")
-    table.add_column("IoU", justify="right", footer=f"{torch.nanmean(iou):.4f}")
-    for name, value in zip(class_names, iou.tolist(), strict=True):
-        table.add_row(name, "absent" if np.isnan(value) else f"{value:.4f}")
+def _table(module: SegmentationModule, scores: Scores, stage: str) -> Table:
+    """The classes' scores, and the means below."""
+    columns, *rows = _class_rows(module, scores)
+    table = Table(title=f"the last {'test' if stage == 'test' else 'validation'}", min_width=30)
+    for column in columns[:-1]:
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for name, *values in rows:
+        table.add_row(name, *("absent" if np.isnan(value) else f"{value:.4f}" for value in values[:-1]))
+    table.add_section()
+    for name, mean in scores.means.items():
+        table.add_row(name, f"{mean.item():.4f}")
+    if scores.boundary_iou is not None:
+        table.caption = (
+            f"boundary IoU: {module.boundary_iou.dilation_ratio:g} of the diagonal{module.boundary_iou.seen()}"
+        )
     return table
+
+
+def _class_rows(module: SegmentationModule, scores: Scores) -> list[list[Any]]:
+    """Columns, and a row for each class: name, IoU, boundary IoU where it was due, labelled pixels."""
+    parts = {"IoU": scores.iou.tolist()}
+    if scores.boundary_iou is not None:
+        parts["boundary IoU"] = scores.boundary_iou.tolist()
+    pixels = scores.confusion.sum(dim=1).tolist()
+    return [
+        ["class", *parts, "pixels"],
+        *([name, *values] for name, *values in zip(module.class_names, *parts.values(), pixels, strict=True)),
+    ]
+
+
+def write_tables(
+    folder: Path, stage: str, module: SegmentationModule, scores: Scores, images: Sequence[ImageScores]
+) -> list[Path]:
+    """Write the means, the classes and the images, the worst boundary IoU first, as CSV; returns where."""
+    folder.mkdir(parents=True, exist_ok=True)
+    by_rank = sorted(images, key=lambda each: (np.isnan(each.boundary_iou), each.boundary_iou))
+    ratio = module.boundary_iou.dilation_ratio
+    tables: dict[str, list[list[Any]]] = {
+        "means": [
+            ["score", "value"],
+            *([name, mean.item()] for name, mean in scores.means.items()),
+            ["dilation_ratio", ratio],
+        ],
+        "classes": _class_rows(module, scores),
+        "images": [[each.name for each in fields(ImageScores)], *(list(astuple(each)) for each in by_rank)],
+    }
+    paths = []
+    for name, rows in tables.items():
+        paths.append(folder / f"{stage}-{name}.csv")
+        with paths[-1].open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+    return paths
+
+
+def _of_all_processes(images: list[ImageScores]) -> list[ImageScores]:
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return images
+    shares: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(shares, images)
+    return [each for share in shares for each in share]
+
+
+def _example(name: str, image: Tensor, label: Tensor, prediction: Tensor, boundary_iou: float) -> Example:
+    mask, classes = (maps.cpu().numpy().astype(np.uint8) for maps in (label, prediction))
+    picture = image.permute(1, 2, 0).cpu().numpy()
+    picture = cv2.resize(np.ascontiguousarray(picture), mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
+    return Example(name, picture, mask, classes, boundary_iou)
+
+
+def _overlays(example: Example, labels: dict[int, str]) -> dict[str, dict[str, Any]]:
+    maps = {"prediction": example.prediction, "ground_truth": example.label}
+    return {name: {"mask_data": _shrunk(each), "class_labels": labels} for name, each in maps.items()}
 
 
 def _shrunk(array: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 import cpg_lightning
 
 # Imported classes are those that the command line knows by their short names.
-from cpg_lightning.callbacks import PredictionWriter, ValidationReport  # noqa: F401
+from cpg_lightning.callbacks import EvaluationReport, PredictionWriter  # noqa: F401
 from cpg_lightning.check_data import check_data
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.losses import SegmentationCriterion
@@ -88,7 +88,7 @@ class SegmentationCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link the facts of the dataset to whatever needs them."""
-        for fact in ("num_classes", "ignore_index", "class_names", "palette"):
+        for fact in ("num_classes", "ignore_index", "class_names", "palette", "absent_classes", "dilation_ratio"):
             parser.link_arguments(f"data.{fact}", f"model.{fact}", apply_on="instantiate")
         parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
         parser.link_arguments("data.ignore_index", "model.criterion.init_args.ignore_index", apply_on="instantiate")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -140,8 +141,17 @@ class BoundaryIoU(Metric):
         self.dilation_ratio = dilation_ratio
         self.ignore_index = ignore_index
         self.average = average
+        self.last_size: tuple[int, int] | None = None
         for state in ("intersection", "union"):
             self.add_state(state, torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+
+    def seen(self) -> str:
+        """The band's width in pixels in the images of the last batch, for people to read; nothing before the first."""
+        return (
+            ""
+            if self.last_size is None
+            else ", {} pixels at {}x{}".format(self.width(*self.last_size), *self.last_size)
+        )
 
     def width(self, height: int, width: int) -> int:
         """The band's width d in pixels, of images of a height and a width."""
@@ -149,20 +159,12 @@ class BoundaryIoU(Metric):
 
     def update(self, preds: Tensor, target: Tensor) -> None:
         """Count the boundary pixels of a batch."""
-        valid = target != self.ignore_index
-        width = self.width(*target.shape[-2:])
-        target, preds = class_map(target, valid), preds.to(torch.uint8)
-        in_target, in_preds = inner_band(target, width) & valid, inner_band(preds, width) & valid
-        targets, predictions, both = (
-            torch.bincount(classes[where].to(torch.int64), minlength=self.num_classes)
-            for classes, where in (
-                (target, in_target),
-                (preds, in_preds),
-                (target, in_target & in_preds & (preds == target)),
-            )
-        )
-        self.intersection += both
-        self.union += targets + predictions - both
+        height, width = target.shape[-2:]
+        self.last_size = (height, width)
+        width = self.width(height, width)
+        intersection, union = boundary_counts(preds, target, self.num_classes, width, self.ignore_index)
+        self.intersection += intersection
+        self.union += union
 
     def compute(self) -> Tensor:
         """The mean, or the value of each class."""
@@ -364,6 +366,21 @@ def confusion(preds: Tensor, target: Tensor, num_classes: int, ignore_index: int
     return torch.bincount(pairs, minlength=num_classes**2 + 1)[:-1].view(num_classes, num_classes)
 
 
+def boundary_counts(
+    preds: Tensor, target: Tensor, num_classes: int, width: int, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    """Pixels in both bands and in either, of each class, int64 (C) each; see :class:`BoundaryIoU`."""
+    valid = target != ignore_index
+    target, preds = class_map(target, valid), preds.to(torch.uint8)
+    in_target, in_preds = inner_band(target, width) & valid, inner_band(preds, width) & valid
+    in_both = in_target & in_preds & (preds == target)
+    targets, predictions, both = (
+        torch.bincount(classes[where].to(torch.int64), minlength=num_classes)
+        for classes, where in ((target, in_target), (preds, in_preds), (target, in_both))
+    )
+    return both, targets + predictions - both
+
+
 def intersection_over_union(confmat: Tensor, absent: AbsentClasses = "skip", ignore_index: int = 255) -> Tensor:
     """The IoU of each class of a confusion matrix (C, C), float64 (C); see :class:`ClassIoU`."""
     labelled, right = confmat.sum(dim=1), confmat.diagonal()
@@ -375,20 +392,41 @@ def intersection_over_union(confmat: Tensor, absent: AbsentClasses = "skip", ign
     return _without(iou, ignore_index)
 
 
-def pixel_accuracy(confmat: Tensor) -> Tensor:
-    """Share of the pixels of a confusion matrix (C, C) that are right, float64."""
-    return _share(confmat.diagonal().sum(), confmat.sum())
+def accuracies(confmat: Tensor) -> dict[str, Tensor]:
+    """What else a confusion matrix (C, C) says, float64 scalars.
+
+    ``pixel_accuracy``, the share of the pixels that are right; ``class_accuracy``, the mean over the classes that the labels
+    have of the share of theirs that are right; ``fwIoU``, the mean IoU weighed by each class's share of the labels.
+    """
+    labelled, right = confmat.sum(dim=1), confmat.diagonal()
+    return {
+        "pixel_accuracy": _share(right.sum(), confmat.sum()),
+        "class_accuracy": _share(right, labelled).nanmean(),
+        "fwIoU": (_share(labelled, confmat.sum()) * intersection_over_union(confmat, "zero", ignore_index=-1)).sum(),
+    }
 
 
-def class_accuracy(confmat: Tensor) -> Tensor:
-    """Share of each class's pixels that are right, float64 (C), NaN for a class that the labels do not have."""
-    return _share(confmat.diagonal(), confmat.sum(dim=1))
+@dataclass
+class ImageScores:
+    """What is right of one image: NaN where there is nothing to score."""
+
+    name: str
+    boundary_iou: float
+    mIoU: float
+    pixel_accuracy: float
 
 
-def frequency_weighted_iou(confmat: Tensor) -> Tensor:
-    """Mean of the classes' IoU weighed by their share of the labelled pixels, float64."""
-    frequency = _share(confmat.sum(dim=1), confmat.sum())
-    return (frequency * intersection_over_union(confmat, "zero", ignore_index=-1)).sum()
+def image_scores(
+    name: str, preds: Tensor, target: Tensor, class_iou: ClassIoU, boundary_iou: BoundaryIoU
+) -> ImageScores:
+    """The scores of one image (1, H, W), by metrics that count a dataset; they are not updated."""
+    confmat = confusion(preds, target, class_iou.num_classes, class_iou.void)
+    width = boundary_iou.width(*target.shape[-2:])
+    both, either = boundary_counts(preds, target, class_iou.num_classes, width, class_iou.void)
+    iou = intersection_over_union(confmat, "skip", class_iou.void)
+    boundary = _without(_share(both, either), class_iou.void)
+    accuracy = accuracies(confmat)["pixel_accuracy"]
+    return ImageScores(name, boundary.nanmean().item(), iou.nanmean().item(), accuracy.item())
 
 
 def _share(part: Tensor, whole: Tensor) -> Tensor:

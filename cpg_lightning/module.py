@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -13,8 +14,28 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from cpg_lightning.losses.base import SegmentationCriterion, enlarge
-from cpg_lightning.metrics import ClassIoU
+from cpg_lightning.metrics import AbsentClasses, BoundaryF1Score, BoundaryIoU, ClassIoU, TrimapJaccardIndex, accuracies
 from cpg_lightning.networks import SegmentationNetwork
+
+
+@dataclass
+class Scores:
+    """What an evaluation came to, on the CPU.
+
+    Attributes:
+        confusion: Pixels of each class (rows) predicted as each (columns), int64 (C, C).
+        iou: Of each class, float64 (C), NaN for one that is left out.
+        means: The figures that are logged, by name.
+        boundary_iou: Of each class, float64 (C), NaN for one without a boundary; None where it was not due.
+        trimap: Mean IoU in the band of each width; None where it was not due.
+    """
+
+    confusion: Tensor
+    iou: Tensor
+    means: dict[str, Tensor]
+    boundary_iou: Tensor | None = None
+    trimap: dict[int, Tensor] | None = None
+
 
 # Beyond, a chart a class is of no use to anyone: the table has them all.
 MOST_CLASSES_LOGGED = 40
@@ -31,7 +52,9 @@ class SegmentationModule(L.LightningModule):
         \eta_i = \eta \min\left(1, \frac{i + 1}{w}\right) \left(1 - \frac{\max(0, i - w)}{n - w}\right)^{p}
 
     Logged: ``train/loss`` and the criterion's terms (``train/ce``, ``train/cpg``), ``lr``, ``val/mIoU`` and, up to 40
-    classes, ``val/IoU/<class>``; ``test/...`` likewise. The mean IoU is over the whole dataset, at the labels' own size.
+    classes, ``val/IoU/<class>``, with ``val/pixel_accuracy``, ``val/class_accuracy`` and ``val/fwIoU``; ``val/boundary_IoU``,
+    ``val/boundary_F1/<n>px`` and ``val/trimap_mIoU/<n>px``; ``test/...`` likewise. All are over the whole dataset, at the
+    labels' own size.
 
     Args:
         network: Any segmentation network.
@@ -40,6 +63,11 @@ class SegmentationModule(L.LightningModule):
         ignore_index: Mask value that is no class.
         class_names: Name of each class; their numbers by default.
         palette: Colour of each class, RGB.
+        absent_classes: What the mIoU does about a class that the labels do not have; see
+            :class:`~cpg_lightning.metrics.ClassIoU`.
+        dilation_ratio: Width of the band of the boundary IoU, as a share of an image's diagonal.
+        boundary_metrics_every: In training, the boundary metrics are those of the validations in every so manieth epoch, and
+            in the last; in ``validate`` and ``test`` there always are.
         optimizer: Builds the optimizer from the parameters, e.g. ``functools.partial(torch.optim.SGD, lr=0.01)``;
             ``torch.optim.AdamW`` with its own defaults if left out.
         warmup_steps: Optimizer steps of linear warm-up w.
@@ -70,6 +98,9 @@ class SegmentationModule(L.LightningModule):
         ignore_index: int = 255,
         class_names: Sequence[str] | None = None,
         palette: Sequence[tuple[int, int, int]] | None = None,
+        absent_classes: AbsentClasses = "skip",
+        dilation_ratio: float = 0.02,
+        boundary_metrics_every: int = 5,
         optimizer: OptimizerCallable | None = None,
         warmup_steps: int = 0,
         poly_power: float = 0.9,
@@ -86,6 +117,8 @@ class SegmentationModule(L.LightningModule):
         for name, number in (("warmup_steps", warmup_steps), ("poly_power", poly_power), ("aux_weight", aux_weight)):
             if number < 0:
                 raise ValueError(f"expected {name} to be 0 or more, got {number}")
+        if boundary_metrics_every < 1:
+            raise ValueError(f"expected boundary_metrics_every to be 1 or more epochs, got {boundary_metrics_every}")
         # Plain values, which load under weights_only=True.
         class_names = None if class_names is None else [str(name) for name in class_names]
         palette = None if palette is None else [(int(red), int(green), int(blue)) for red, green, blue in palette]
@@ -114,7 +147,12 @@ class SegmentationModule(L.LightningModule):
         self.warmup_steps = warmup_steps
         self.poly_power = poly_power
         self.aux_weight = aux_weight
-        self.class_iou = ClassIoU(num_classes, ignore_index)
+        self.boundary_metrics_every = boundary_metrics_every
+        self.class_iou = ClassIoU(num_classes, ignore_index, absent_classes)
+        self.boundary_iou = BoundaryIoU(num_classes, dilation_ratio, ignore_index, average="none")
+        self.boundary_f1 = BoundaryF1Score(num_classes, ignore_index=ignore_index)
+        self.trimap = TrimapJaccardIndex(num_classes, ignore_index=ignore_index)
+        self.scores: Scores | None = None  # of the last evaluation
         self.mean: Tensor
         self.std: Tensor
         # In checkpoints too: they may have come with weights that a checkpoint does not fetch again.
@@ -160,19 +198,30 @@ class SegmentationModule(L.LightningModule):
         """Counts the pixels of a batch; its ``prediction`` is for callbacks."""
         prediction = self.predict_step(batch, batch_idx)
         self.class_iou.update(prediction, batch["mask"])
+        if self.boundary_metrics_due():
+            for metric in (self.boundary_iou, self.boundary_f1, self.trimap):
+                metric.update(prediction, batch["mask"])
         return {"prediction": prediction}
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """As :meth:`validation_step`."""
         return self.validation_step(batch, batch_idx)
 
+    def boundary_metrics_due(self) -> bool:
+        """Whether the evaluation that is going on has boundary metrics."""
+        if self.trainer.state.fn != "fit":
+            return True
+        epoch, last = self.trainer.current_epoch + 1, self.trainer.max_epochs
+        at_end = epoch == last or self.trainer.global_step == self.trainer.max_steps
+        return epoch % self.boundary_metrics_every == 0 or at_end
+
     def on_validation_epoch_end(self) -> None:
-        """Log the mean and the classes' IoU."""
-        self._log_iou("val")
+        """Log the scores."""
+        self._log_scores("val")
 
     def on_test_epoch_end(self) -> None:
-        """Log the mean and the classes' IoU."""
-        self._log_iou("test")
+        """Log the scores."""
+        self._log_scores("test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer, with the warm-up and the decay of its learning rate.
@@ -196,12 +245,25 @@ class SegmentationModule(L.LightningModule):
                 "the learning rate will not decay; set fewer warmup_steps or train for longer"
             )
 
-    def _log_iou(self, stage: str) -> None:
-        iou = self.class_iou.compute()  # on every process: it gathers their counts
-        self.class_iou.reset()
-        self.log(f"{stage}/mIoU", iou.nanmean(), prog_bar=True)
+    def _log_scores(self, stage: str) -> None:
+        """Log what was counted, on every process: it is gathered."""
+        iou, confusion = self.class_iou.compute(), self.class_iou.confusion_matrix().cpu()
+        means = {"mIoU": iou.nanmean(), **accuracies(confusion)}
+        self.scores = Scores(confusion, iou, means)
+        if self.boundary_metrics_due():
+            self.scores.boundary_iou = self.boundary_iou.compute()
+            self.scores.trimap = dict(zip(self.trimap.widths, self.trimap.compute(), strict=True))
+            f1 = zip(self.boundary_f1.thresholds, self.boundary_f1.compute(), strict=True)
+            means["boundary_IoU"] = self.scores.boundary_iou.nanmean()
+            means |= {f"boundary_F1/{threshold:g}px": score for threshold, score in f1}
+            means |= {f"trimap_mIoU/{width}px": score for width, score in self.scores.trimap.items()}
+        for metric in (self.class_iou, self.boundary_iou, self.boundary_f1, self.trimap):
+            metric.reset()
+        for name, score in means.items():
+            self.log(f"{stage}/{name}", score.float(), prog_bar=name == "mIoU")  # not every device has float64
         if self.num_classes <= MOST_CLASSES_LOGGED:
-            self.log_dict({f"{stage}/IoU/{name}": value for name, value in zip(self.class_names, iou, strict=True)})
+            scores = zip(self.class_names, iou.float(), strict=True)
+            self.log_dict({f"{stage}/IoU/{name}": score for name, score in scores})
 
     def _learning_rate_factor(self, step: int) -> float:
         if step <= self.warmup_steps:

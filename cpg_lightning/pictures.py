@@ -1,10 +1,12 @@
 """Pictures of images, labels and predictions, as arrays."""
 
 import colorsys
+import io
 from collections.abc import Sequence
 
 import cv2
 import numpy as np
+from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
@@ -14,6 +16,7 @@ PANELS = ("image", "label", "prediction", "boundary errors")
 RIGHT, WRONG, WRONG_INSIDE, VOID = (70, 170, 90), (230, 40, 50), (240, 150, 60), (0, 0, 0)
 BACKGROUND, INK = (255, 255, 255), (40, 40, 40)
 MOST_NAMES = 24  # in a legend
+MOST_TICKS, MOST_NUMBERS = 40, 25  # classes of a confusion matrix with names, with numbers
 ERRORS = (("boundary right", RIGHT), ("boundary wrong", WRONG), ("wrong elsewhere", WRONG_INSIDE))
 
 
@@ -105,6 +108,48 @@ def comparison(
         top += height + gap
     _draw_legend(sheet, entries, top, line, font)
     return sheet
+
+
+def confusion_picture(confusion: np.ndarray, class_names: Sequence[str]) -> Image.Image:
+    """What each class's pixels are taken for: the rows of a confusion matrix (C, C) as shares, names up to 40 classes."""
+    shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
+    few = len(class_names) <= MOST_TICKS
+    side = 3.5 + 0.28 * len(class_names) if few else 12
+    figure = Figure((side + 0.6, side), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    shown = axes.imshow(
+        np.where(confusion.sum(axis=1, keepdims=True) > 0, shares, np.nan), cmap="magma_r", vmin=0, vmax=1
+    )
+    axes.set(xlabel="predicted", ylabel="labelled")
+    if few:
+        axes.set_xticks(range(len(class_names)), class_names, rotation=90)
+        axes.set_yticks(range(len(class_names)), class_names)
+    if len(class_names) <= MOST_NUMBERS:
+        for (row, column), share in np.ndenumerate(shares):
+            if share >= 0.01:
+                ink = "white" if share > 0.5 else "black"
+                axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=ink)
+    figure.colorbar(shown, ax=axes, shrink=0.7, label="share of the labelled pixels")
+    return _drawn(figure)
+
+
+def trimap_picture(trimap: dict[int, float], overall: float) -> Image.Image:
+    """The mean IoU in bands around the boundaries, by their width in pixels, and that of all pixels."""
+    figure = Figure((5.5, 3.6), dpi=110, layout="constrained")
+    axes = figure.subplots()
+    axes.axhline(overall, color="0.6", linestyle="--")
+    axes.text(max(trimap), overall, "all pixels ", ha="right", va="bottom", color="0.4")
+    axes.plot(list(trimap), list(trimap.values()), marker="o", color="#c0392b")
+    axes.set(xlabel="width of the band around boundaries, pixels", ylabel="mIoU", ylim=(0, 1), xticks=list(trimap))
+    axes.grid(axis="y", color="0.9")
+    axes.spines[["top", "right"]].set_visible(False)
+    return _drawn(figure)
+
+
+def _drawn(figure: Figure) -> Image.Image:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return Image.open(file).convert("RGB")
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, palette: Sequence[Colour], ignore_index: int) -> np.ndarray:

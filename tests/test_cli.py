@@ -109,7 +109,7 @@ class TestRun:
         assert f"W&B: no API key, logging offline to {offline}; upload with: wandb sync {offline}\n" in run.output
 
     def test_it_ends_with_the_table_the_checkpoint_and_the_picture(self, run):
-        for name in (*CamVidDataModule.class_names, "mean"):
+        for name in (*CamVidDataModule.class_names, "mIoU", "boundary_IoU", "trimap_mIoU/3px"):
             assert re.search(rf"{name}\s*│\s*(\d\.\d{{4}}|absent)", run.output)
         best = re.search(r"best checkpoint: (.*)", run.output)[1]
         picture = re.search(r"picture: (.*)", run.output)[1]
@@ -155,7 +155,7 @@ class TestRun:
         history, _ = records(run.offline[0])
         table = next(item for item in history if "val/IoU_table.path" in item)
         content = json.loads((run.offline[0] / "files" / table["val/IoU_table.path"]).read_text())
-        assert content["columns"] == ["class", "IoU"]
+        assert content["columns"] == ["class", "IoU", "boundary IoU", "pixels"]
         assert [row[0] for row in content["data"]] == list(CamVidDataModule.class_names)
 
     def test_weights_and_biases_has_the_configuration_as_flat_columns(self, run):

@@ -65,7 +65,7 @@ def test_the_quickstart_is_the_composition_of_the_files(capsys):
     """A ``config:`` inside a file is less than a second ``--config``: all of base.yaml must have arrived."""
     cli = main(["--config", str(EXPERIMENTS / "quickstart.yaml")], run=False)
     assert cli.trainer.checkpoint_callback.monitor == "val/mIoU"
-    assert {"ValidationReport", "PredictionWriter"} <= {type(each).__name__ for each in cli.trainer.callbacks}
+    assert {"EvaluationReport", "PredictionWriter"} <= {type(each).__name__ for each in cli.trainer.callbacks}
     assert type(cli.trainer.logger).__name__ == "WandbLogger"
 
 

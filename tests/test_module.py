@@ -1,5 +1,6 @@
 """The LightningModule: loss, metrics, schedule, checkpoints and resuming."""
 
+import csv
 import functools
 
 import lightning as L
@@ -10,7 +11,7 @@ import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback
 from tiny import Tiny
 
-from cpg_lightning.callbacks import PredictionWriter, ValidationReport
+from cpg_lightning.callbacks import EvaluationReport, PredictionWriter
 from cpg_lightning.data import CamVidDataModule
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.module import SegmentationModule
@@ -190,7 +191,7 @@ class TestCheckpoints:
             L.seed_everything(0)
             data = CamVidDataModule(camvid, crop_size=(24, 32), batch_size=2, num_workers=num_workers)
             module, rates = module_of(warmup_steps=1), Rates()
-            options["callbacks"] = [rates, ValidationReport(), *options.get("callbacks", [])]
+            options["callbacks"] = [rates, EvaluationReport(), *options.get("callbacks", [])]
             trainer_of(max_epochs=2, **options).fit(module, datamodule=data, ckpt_path=ckpt_path)
             return module, rates.values
 
@@ -221,15 +222,61 @@ class TestErrors:
     @pytest.mark.parametrize("argument", ["num_images", "every_n_validations"])
     def test_a_report_of_nothing_is_refused(self, argument):
         with pytest.raises(ValueError, match=f"expected {argument} to be 1 or more, got 0"):
-            ValidationReport(**{argument: 0})
+            EvaluationReport(**{argument: 0})
+
+
+def rows_of(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_test_writes_its_tables(data, tmp_path, capsys):
+    trainer = trainer_of(callbacks=[EvaluationReport(num_worst=1)], default_root_dir=tmp_path)
+    module = module_of(class_names=data.class_names)
+    (logged,) = trainer.test(module, datamodule=data)
+    means = {row["score"]: float(row["value"]) for row in rows_of(tmp_path / "tables" / "test-means.csv")}
+    assert means["mIoU"] == pytest.approx(logged["test/mIoU"])
+    assert means["boundary_IoU"] == pytest.approx(logged["test/boundary_IoU"])
+    assert {"pixel_accuracy", "class_accuracy", "fwIoU", "boundary_F1/3px", "trimap_mIoU/10px"} <= means.keys()
+    classes = rows_of(tmp_path / "tables" / "test-classes.csv")
+    assert [row["class"] for row in classes] == list(data.class_names)
+    assert np.nanmean([float(row["IoU"]) for row in classes]) == pytest.approx(means["mIoU"], abs=1e-12)
+    images = rows_of(tmp_path / "tables" / "test-images.csv")
+    assert sorted(row["name"] for row in images) == ["test_000", "test_001"]
+    assert [float(row["boundary_iou"]) for row in images] == sorted(float(row["boundary_iou"]) for row in images)
+    assert f"{means['mIoU']:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("every", "expected"), [(1, [1, 2, 3]), (2, [2, 3]), (9, [3])])
+def test_boundary_metrics_are_those_of_every_so_manieth_epoch_and_the_last(data, every, expected):
+    class Epochs(Callback):
+        def on_validation_end(self, trainer, pl_module):
+            if not trainer.sanity_checking and pl_module.scores.boundary_iou is not None:
+                seen.append(trainer.current_epoch + 1)
+
+    seen = []
+    trainer_of(callbacks=[Epochs()], max_epochs=3).fit(module_of(boundary_metrics_every=every), datamodule=data)
+    assert seen == expected
+
+
+def test_the_mean_follows_the_datasets_rule(data):
+    means = {}
+    for rule in ("skip", "skip_always", "zero"):
+        module = module_of(absent_classes=rule)
+        trainer_of().validate(module, datamodule=data)
+        means[rule] = module.scores.means["mIoU"].item()
+    labelled = (module.scores.confusion.sum(dim=1) > 0).sum().item()
+    assert means["skip_always"] * labelled == pytest.approx(means["zero"] * 11)
+    assert means["skip_always"] >= means["skip"] >= means["zero"]
 
 
 def test_reports_and_predictions_are_written_without_any_logger(data, tmp_path, capsys):
-    callbacks = [ValidationReport(num_images=2), PredictionWriter("out")]
+    callbacks = [EvaluationReport(num_images=2), PredictionWriter("out")]
     trainer = trainer_of(callbacks=callbacks, max_epochs=1, default_root_dir=tmp_path / "root")
     module = module_of(class_names=data.class_names)
     trainer.fit(module, datamodule=data)
-    assert (tmp_path / "root" / "pictures" / "validation.png").is_file()
+    pictures = tmp_path / "root" / "pictures"
+    assert {path.stem for path in pictures.iterdir()} == {"val-examples", "val-worst", "val-confusion", "val-trimap"}
     assert "sign symbol" in capsys.readouterr().out
     trainer.predict(module, datamodule=data, return_predictions=False)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["test_000.png", "test_001.png"]

@@ -35,6 +35,7 @@ ADEChallengeData2016/  (the root)
     annotations/training/ADE_train_00000001.png
     (or ADEChallengeData2016.zip)"""
     archives: Mapping[str, tuple[str, str]] = {"ADEChallengeData2016.zip": ("ADEChallengeData2016", "")}
+    absent_classes = "zero"
     splits = ("train", "val")
     default_test_split = "val"
     official_counts: ClassVar[dict[Split, int]] = {"train": 20210, "val": 2000}

@@ -209,6 +209,9 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         class_names: Name of each class.
         palette: Colour of each class, RGB.
         layout: The dataset's folders and files, drawn as a tree, for error messages.
+        absent_classes: What the dataset's official evaluation does about a class that the labels do not have; see
+            :class:`~cpg_lightning.metrics.ClassIoU`.
+        dilation_ratio: Width of the boundary band of :class:`~cpg_lightning.metrics.BoundaryIoU`, as a share of the diagonal.
         label_values: The value in the label files of each class; every other value but the void ones is an error.
         void_values: Values in the label files that are ignored; the first is what ignored pixels are written as.
         splits: The splits that there are.
@@ -225,6 +228,8 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
     ignore_index: int = 255
     class_names: tuple[str, ...]
     palette: tuple[tuple[int, int, int], ...]
+    absent_classes: Literal["skip", "skip_always", "zero"] = "skip"
+    dilation_ratio: float = 0.02
     layout: str = ""
     label_values: tuple[int, ...]
     void_values: tuple[int, ...] = ()

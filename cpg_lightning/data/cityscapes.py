@@ -42,6 +42,7 @@ root/
         "leftImg8bit_trainvaltest.zip": ("leftImg8bit", "leftImg8bit"),
         "gtFine_trainvaltest.zip": ("gtFine", "gtFine"),
     }
+    dilation_ratio = 0.005
     default_test_split = "val"
     official_counts: ClassVar[dict[Split, int]] = {"train": 2975, "val": 500, "test": 1525}
 

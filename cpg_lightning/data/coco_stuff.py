@@ -61,6 +61,7 @@ root/
     images/train2017/000000000009.jpg        (also val2017/)
     annotations/train2017/000000000009.png   (or the folder given as label_folder)
     (or train2017.zip, val2017.zip and stuffthingmaps_trainval2017.zip)"""
+    absent_classes = "skip_always"
     splits = ("train", "val")
     default_test_split = "val"
     official_counts: ClassVar[dict[Split, int]] = {"train": 118287, "val": 5000}
@@ -147,6 +148,7 @@ root/
     annotations/COCO_train2014_000000000077.mat   (or .png)
     imageLists/train.txt                          (also test.txt)
     (or cocostuff-10k-v1.1.zip)"""
+    absent_classes = "skip_always"
     splits = ("train", "val")
     default_test_split = "val"
     official_counts: ClassVar[dict[Split, int]] = {"train": 9000, "val": 1000}
