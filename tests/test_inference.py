@@ -1,0 +1,197 @@
+"""Inference: windows, scales and mirrored images, around any callable."""
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cpg_lightning import inference
+from cpg_lightning.inference import Inference
+
+C = 5
+
+
+def pointwise(images):
+    """A network that looks at each pixel alone: the same through any window."""
+    weight = torch.linspace(-3, 3, 3 * C).view(C, 3, 1, 1)
+    return F.conv2d(images, weight)
+
+
+def local(images):
+    """A network with a border, at stride 4."""
+    torch.manual_seed(0)
+    return F.conv2d(images, torch.randn(C, 3, 8, 8), stride=4, padding=2)
+
+
+def images_of(*size, seed=0):
+    return torch.randn(*size, generator=torch.Generator().manual_seed(seed))
+
+
+class TestWindows:
+    @settings(max_examples=80, deadline=None)
+    @given(
+        size=st.tuples(st.integers(1, 40), st.integers(1, 40)),
+        window=st.tuples(st.integers(1, 20), st.integers(1, 20)),
+        share=st.floats(0.1, 1),
+        at_once=st.integers(1, 5),
+        strip=st.sampled_from([1, 500, 2**26]),
+    )
+    def test_they_are_the_whole_image_to_a_network_that_looks_at_each_pixel_alone(
+        self, size, window, share, at_once, strip
+    ):
+        images = images_of(2, 3, *size)
+        stride = tuple(max(1, int(side * share)) for side in window)
+        windowed = Inference(window=window, stride=stride, windows_at_once=at_once)
+        before, inference.LARGEST_STRIP = inference.LARGEST_STRIP, strip
+        try:
+            got = windowed.probabilities(pointwise, images, size)
+        finally:
+            inference.LARGEST_STRIP = before
+        torch.testing.assert_close(got, pointwise(images).softmax(dim=1))
+        assert torch.equal(windowed.classes(pointwise, images, size), pointwise(images).argmax(dim=1))
+
+    def test_overlaps_are_averaged(self):
+        values = iter([0.0, 1.0])
+
+        def network(images):
+            first = torch.full((1, 1, *images.shape[-2:]), next(values))
+            return torch.cat([first, torch.zeros_like(first)], dim=1)
+
+        got = Inference(window=(2, 4), stride=(2, 2)).probabilities(network, images_of(1, 3, 2, 6), (2, 6))[0, 0, 0]
+        one, other = 0.5, torch.tensor(1.0).sigmoid().item()
+        torch.testing.assert_close(got, torch.tensor([one, one, *[(one + other) / 2] * 2, other, other]))
+
+    @pytest.mark.parametrize(
+        ("length", "window", "stride", "expected"),
+        [(10, 10, 5, [0]), (7, 10, 5, [0]), (11, 10, 5, [0, 1]), (20, 10, 5, [0, 5, 10]), (22, 10, 10, [0, 10, 12])],
+    )
+    def test_the_last_one_ends_with_the_image(self, length, window, stride, expected):
+        assert inference._starts(length, window, stride) == expected
+
+    def test_no_more_windows_than_told_are_looked_through_at_once(self):
+        batches = []
+
+        def network(images):
+            batches.append(len(images))
+            return pointwise(images)
+
+        Inference(window=(8, 8), stride=(8, 8), windows_at_once=3).classes(network, images_of(1, 3, 8, 40), (8, 40))
+        assert batches == [3, 2]
+
+    def test_memory_does_not_grow_with_the_height(self):
+        rows = []
+
+        class Watched(inference._Look):
+            def _finish(self, first, last):
+                total = super()._finish(first, last)
+                rows.append(total.shape[2])
+                return total
+
+        before = inference._Look, inference.LARGEST_STRIP
+        inference._Look, inference.LARGEST_STRIP = Watched, 8 * 16 * C
+        try:
+            Inference(window=(16, 16), stride=(8, 8)).classes(pointwise, images_of(1, 3, 640, 16), (640, 16))
+        finally:
+            inference._Look, inference.LARGEST_STRIP = before
+        assert max(rows) <= 32
+
+    def test_small_images_are_padded_if_told(self):
+        sizes = []
+
+        def network(images):
+            sizes.append(tuple(images.shape[-2:]))
+            return pointwise(images)
+
+        for pad in (False, True):
+            got = Inference(window=(16, 16), pad=pad).classes(network, images_of(1, 3, 9, 12), (9, 12))
+            assert got.shape == (1, 9, 12)
+        assert sizes == [(9, 12), (16, 16)]
+
+
+class TestScalesAndFlips:
+    def test_a_mirrored_image_is_mirrored_back(self):
+        images = images_of(1, 3, 12, 20)
+        plain, flipped = (Inference(flip=flip).probabilities(pointwise, images, (12, 20)) for flip in (False, True))
+        torch.testing.assert_close(plain, flipped)
+
+    def test_of_a_mirrored_image_the_result_is_mirrored(self):
+        images = images_of(1, 3, 16, 24)
+        both = Inference(flip=True)
+        torch.testing.assert_close(
+            both.probabilities(local, images.flip(-1), (16, 24)), both.probabilities(local, images, (16, 24)).flip(-1)
+        )
+
+    def test_softmax_averages_probabilities(self):
+        images, size = images_of(1, 3, 16, 24), (16, 24)
+        expected = 0
+        for scale in (0.5, 1.0, 1.5):
+            scaled = images
+            if scale != 1:
+                new = (int(16 * scale), int(24 * scale))
+                scaled = F.interpolate(images, new, mode="bilinear", align_corners=False)
+            for flip in (False, True):
+                seen = local(scaled.flip(-1) if flip else scaled)
+                seen = F.interpolate(seen, scaled.shape[-2:], mode="bilinear", align_corners=True).softmax(dim=1)
+                seen = F.interpolate(seen, size, mode="bilinear", align_corners=False)
+                expected = expected + (seen.flip(-1) if flip else seen) / 6
+        got = Inference(scales=(0.5, 1.0, 1.5), flip=True).probabilities(local, images, size, align_corners=True)
+        torch.testing.assert_close(got, expected)
+
+    def test_the_official_way_adds_exponentials_of_averaged_logits(self):
+        images, size = images_of(1, 3, 16, 24), (16, 24)
+        total = 0
+        for scaled in (images, F.interpolate(images, (32, 48), mode="bilinear", align_corners=False)):
+            logits = [
+                F.interpolate(local(each), scaled.shape[-2:], mode="bilinear", align_corners=False)
+                for each in (scaled, scaled.flip(-1))
+            ]
+            seen = ((logits[0] + logits[1].flip(-1)) / 2).exp()
+            total = total + F.interpolate(seen, size, mode="bilinear", align_corners=False)
+        official = Inference(scales=(1.0, 2.0), flip=True, average="exponential")
+        torch.testing.assert_close(official.probabilities(local, images, size), total / total.sum(dim=1, keepdim=True))
+        assert torch.equal(official.classes(local, images, size), total.argmax(dim=1))
+
+    def test_the_longer_side_may_be_told(self):
+        sizes = []
+
+        def network(images):
+            sizes.append(tuple(images.shape[-2:]))
+            return pointwise(images)
+
+        Inference(scales=(0.5, 1.0), long_side=40).classes(network, images_of(1, 3, 12, 16), (12, 16))
+        assert sizes == [(15, 20), (30, 40)]
+
+    @settings(max_examples=40, deadline=None)
+    @given(st.tuples(st.integers(1, 30), st.integers(1, 30)), st.tuples(st.integers(1, 30), st.integers(1, 30)))
+    def test_the_result_has_the_size_that_is_asked_for(self, size, wanted):
+        images = images_of(1, 3, *size)
+        got = Inference(window=(7, 9)).probabilities(pointwise, images, wanted)
+        expected = F.interpolate(pointwise(images).softmax(dim=1), wanted, mode="bilinear", align_corners=False)
+        torch.testing.assert_close(got, expected / expected.sum(dim=1, keepdim=True))
+
+    def test_everything_together(self):
+        every = Inference((12, 16), (5, 7), 3, (0.75, 1.0, 1.25), flip=True, pad=True)
+        got = every.probabilities(local, images_of(2, 3, 33, 47), (50, 61))
+        assert got.shape == (2, C, 50, 61)
+        np.testing.assert_allclose(got.sum(dim=1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stride": (2, 2)}, "a window with a stride or padding, got none"),
+        ({"pad": True}, "a window with a stride or padding, got none"),
+        ({"window": (4, 4), "stride": (5, 4)}, "a stride of at most that"),
+        ({"window": (0, 4)}, "a window of 1 or more pixels"),
+        ({"scales": ()}, "scales to be positive"),
+        ({"scales": (1, -1)}, "scales to be positive"),
+        ({"long_side": 0}, "long_side to be 1 or more"),
+        ({"windows_at_once": 0}, "windows_at_once to be 1 or more"),
+        ({"average": "mean"}, "softmax or exponential, got 'mean'"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        Inference(**options)
