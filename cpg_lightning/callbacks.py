@@ -1,10 +1,11 @@
 """What a run shows: tables and pictures, in the terminal, in files and in Weights & Biases."""
 
 import csv
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import lightning as L
@@ -17,11 +18,25 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.metrics import ImageScores, image_scores
 from cpg_lightning.module import Scores, SegmentationModule
-from cpg_lightning.pictures import Colour, coloured, comparison, confusion_picture, default_palette, trimap_picture
+from cpg_lightning.pictures import (
+    Colour,
+    coloured,
+    comparison,
+    confusion_picture,
+    default_palette,
+    overlay,
+    trimap_picture,
+)
 
+KINDS = ("palette", "labels", "overlay")  # of predictions that are written
+MOST_BROKEN = 20  # images that could not be read, in a message
 LARGEST_SIDE = 1024  # of a picture sent to Weights & Biases, in pixels
+
+
+Entry = TypeVar("Entry")
 
 
 @dataclass
@@ -226,15 +241,29 @@ class EvaluationReport(Callback):
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes each prediction of ``predict`` as a PNG in the classes' colours, under its image's name.
+    """Writes each prediction of ``predict`` under its image's name, at its image's size.
+
+    In a folder each: ``palette``, PNG in the classes' colours; ``labels``, PNG of the values that the dataset's label files
+    have, as benchmarks' servers expect them; ``overlay``, PNG of the image with the classes over it and their boundaries
+    drawn; and, if the module predicts them, ``probabilities``, NumPy archive with float16 (C, H, W).
+
+    A file is there whole or not at all. Images that cannot be read are left out and, at the end, an error.
 
     Args:
         folder: Where; ``predictions`` in the trainer's ``default_root_dir`` by default.
+        palette: Whether to write the classes' colours.
+        labels: Whether to write label values.
+        overlay: Whether to write overlays.
     """
 
-    def __init__(self, folder: str | None = None) -> None:
+    def __init__(
+        self, folder: str | None = None, palette: bool = True, labels: bool = True, overlay: bool = True
+    ) -> None:
         super().__init__(write_interval="batch")
         self.folder = folder
+        self.kinds = [kind for kind, wanted in zip(KINDS, (palette, labels, overlay), strict=True) if wanted]
+        self.broken: list[str] = []
+        self.written = 0
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Agree on the folder: each process may have a ``default_root_dir`` of its own."""
@@ -245,24 +274,59 @@ class PredictionWriter(BasePredictionWriter):
         self,
         trainer: L.Trainer,
         pl_module: SegmentationModule,  # type: ignore[override]
-        prediction: Tensor,
+        prediction: Tensor | None,
         batch_indices: Sequence[int] | None,
         batch: dict[str, Any],
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
         """Write the predictions of a batch."""
-        folder = Path(self.folder or "")
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, classes in zip(batch["name"], prediction.cpu().numpy(), strict=True):
-            partial = folder / f".{name}.png"
-            Image.fromarray(coloured(classes, _palette(pl_module))).save(partial)
-            partial.replace(folder / f"{name}.png")  # a file is there whole or not at all
+        self.broken += batch.get("broken", [])
+        if prediction is None:
+            return
+        probabilities = prediction.cpu().numpy() if prediction.is_floating_point() else None
+        classes = (prediction.argmax(dim=1) if prediction.is_floating_point() else prediction).cpu().numpy()
+        data = getattr(trainer, "datamodule", None)
+        for index, name in enumerate(batch["name"]):
+            mask = classes[index].astype(np.uint8)
+            if probabilities is not None:
+                self._save("probabilities", f"{name}.npz", functools.partial(_save_array, probabilities[index]))
+            if "overlay" in self.kinds:
+                image = np.ascontiguousarray(batch["image"][index].permute(1, 2, 0).cpu().numpy())
+                image = cv2.resize(image, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
+                drawn = overlay(image, mask, _palette(pl_module), pl_module.ignore_index)
+                self._save("overlay", f"{name}.png", Image.fromarray(drawn).save)
+            if "palette" in self.kinds:
+                self._save("palette", f"{name}.png", Image.fromarray(coloured(mask, _palette(pl_module))).save)
+            if "labels" in self.kinds:
+                values = data.to_label_values(mask) if isinstance(data, SegmentationDataModule) else mask
+                self._save("labels", f"{name}.png", Image.fromarray(values).save)
+            self.written += 1
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say where the predictions are."""
+        """Say where the predictions are.
+
+        Raises:
+            ValueError: If there were images that could not be read.
+        """
+        broken = _of_all_processes(self.broken)
         if trainer.is_global_zero:
             Console().print(f"predictions: {self.folder}", soft_wrap=True, highlight=False)
+        if broken:
+            shown = "\n".join(broken[:MOST_BROKEN])
+            raise ValueError(f"expected images that can be read, got {len(broken)} that were left out:\n{shown}")
+
+    def _save(self, kind: str, name: str, save: Callable[[Path], None]) -> None:
+        path = Path(self.folder or "", kind, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}")
+        save(partial)
+        partial.replace(path)
+
+
+def _save_array(array: np.ndarray, path: Path) -> None:
+    with path.open("wb") as file:
+        np.savez_compressed(file, probabilities=array.astype(np.float16))
 
 
 def _palette(module: SegmentationModule) -> Sequence[Colour]:
@@ -323,11 +387,11 @@ def write_tables(
     return paths
 
 
-def _of_all_processes(images: list[ImageScores]) -> list[ImageScores]:
+def _of_all_processes(entries: list[Entry]) -> list[Entry]:
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return images
+        return entries
     shares: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(shares, images)
+    torch.distributed.all_gather_object(shares, entries)
     return [each for share in shares for each in share]
 
 

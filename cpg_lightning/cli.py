@@ -21,13 +21,15 @@ from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 import cpg_lightning
 
 # Imported classes are those that the command line knows by their short names.
-from cpg_lightning.callbacks import EvaluationReport, PredictionWriter  # noqa: F401
+from cpg_lightning.callbacks import KINDS, EvaluationReport, PredictionWriter  # noqa: F401
 from cpg_lightning.check_data import check_data
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.losses import SegmentationCriterion
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.networks import SegmentationNetwork
 from cpg_lightning.networks.weights import read_file
+
+EVALUATION_FACTS = ("absent_classes", "dilation_ratio", "image_size")
 
 
 def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
@@ -88,8 +90,13 @@ class SegmentationCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link the facts of the dataset to whatever needs them."""
-        for fact in ("num_classes", "ignore_index", "class_names", "palette", "absent_classes", "dilation_ratio"):
+        for fact in ("num_classes", "ignore_index", "class_names", "palette", *EVALUATION_FACTS):
             parser.link_arguments(f"data.{fact}", f"model.{fact}", apply_on="instantiate")
+        parser.add_argument(
+            "--output",
+            type=str | None,
+            help="where predict writes, leaving out what is there; a folder of the run by default",
+        )
         parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
         parser.link_arguments("data.ignore_index", "model.criterion.init_args.ignore_index", apply_on="instantiate")
 
@@ -104,6 +111,8 @@ class SegmentationCLI(LightningCLI):
             _drop_pretrained(config.model)
         if self.subcommand == "predict" and config.return_predictions is None:
             config.return_predictions = False  # they are written, not collected
+        if config.output is not None:
+            self._send_predictions(config)
 
         loggers = _wandb_loggers(config.trainer)
         name, run_id = self._name(config, loggers)
@@ -133,6 +142,19 @@ class SegmentationCLI(LightningCLI):
             rank_zero_warn(f"without --ckpt_path, {self.subcommand} takes the weights that the network is built with")
         self.datamodule.setup(self.subcommand)
         rank_zero_only(_make)(Path(self.trainer.default_root_dir))
+
+    def _send_predictions(self, config: Namespace) -> None:
+        """Let predictions be written to ``--output``, and those that are there be left out."""
+        writers = [each for each in config.trainer.callbacks or [] if each.class_path.endswith(".PredictionWriter")]
+        if self.subcommand != "predict" or not writers:
+            raise ValueError(
+                "expected --output with predict and a PredictionWriter among its callbacks, got it without"
+            )
+        for writer in writers:
+            writer.init_args.folder = config.output
+            kinds = [kind for kind in KINDS if writer.init_args.get(kind, True)]
+            kinds += ["probabilities"] if config.model.predict_probabilities else []
+            config.data.init_args.predict_done = [str(Path(config.output, kind)) for kind in kinds]
 
     def _name(self, config: Namespace, loggers: list[Namespace]) -> tuple[str, str]:
         """The name and the id of the run: those of the run that is continued, else the user's, else new ones."""

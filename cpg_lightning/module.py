@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
+from cpg_lightning.inference import Inference, Network
 from cpg_lightning.losses.base import SegmentationCriterion, enlarge
 from cpg_lightning.metrics import AbsentClasses, BoundaryF1Score, BoundaryIoU, ClassIoU, TrimapJaccardIndex, accuracies
 from cpg_lightning.networks import SegmentationNetwork
@@ -68,6 +69,10 @@ class SegmentationModule(L.LightningModule):
         dilation_ratio: Width of the band of the boundary IoU, as a share of an image's diagonal.
         boundary_metrics_every: In training, the boundary metrics are those of the validations in every so manieth epoch, and
             in the last; in ``validate`` and ``test`` there always are.
+        image_size: What the data module resizes images to before it gives them, for predictions without one; see
+            :class:`~cpg_lightning.predictor.Predictor`.
+        inference: How images are predicted in evaluation; whole, once and as they are by default.
+        predict_probabilities: Whether ``predict`` gives the probabilities of all classes rather than the classes.
         optimizer: Builds the optimizer from the parameters, e.g. ``functools.partial(torch.optim.SGD, lr=0.01)``;
             ``torch.optim.AdamW`` with its own defaults if left out.
         warmup_steps: Optimizer steps of linear warm-up w.
@@ -101,6 +106,9 @@ class SegmentationModule(L.LightningModule):
         absent_classes: AbsentClasses = "skip",
         dilation_ratio: float = 0.02,
         boundary_metrics_every: int = 5,
+        image_size: int | tuple[int, int] | None = None,
+        inference: Inference | None = None,
+        predict_probabilities: bool = False,
         optimizer: OptimizerCallable | None = None,
         warmup_steps: int = 0,
         poly_power: float = 0.9,
@@ -125,7 +133,7 @@ class SegmentationModule(L.LightningModule):
         # From the command line the arguments are plain values, from which a checkpoint rebuilds everything. Built in
         # Python, objects are left out: pickled, they would keep the checkpoint from loading under weights_only=True.
         self.save_hyperparameters(
-            ignore=["network", "criterion", "optimizer", "weights", "new_classifier"], logger=False
+            ignore=["network", "criterion", "optimizer", "weights", "new_classifier", "inference"], logger=False
         )
         if "_instantiator" in self.hparams:
             self.save_hyperparameters(logger=False)
@@ -148,6 +156,9 @@ class SegmentationModule(L.LightningModule):
         self.poly_power = poly_power
         self.aux_weight = aux_weight
         self.boundary_metrics_every = boundary_metrics_every
+        self.image_size = image_size
+        self.inference = inference
+        self.predict_probabilities = predict_probabilities
         self.class_iou = ClassIoU(num_classes, ignore_index, absent_classes)
         self.boundary_iou = BoundaryIoU(num_classes, dilation_ratio, ignore_index, average="none")
         self.boundary_f1 = BoundaryF1Score(num_classes, ignore_index=ignore_index)
@@ -165,8 +176,11 @@ class SegmentationModule(L.LightningModule):
         Raises:
             ValueError: If the network has another number of classes than the module.
         """
-        images = ((images - self.mean) / self.std).contiguous(memory_format=self.network.memory_format)
-        logits: dict[str, Tensor] = self.network(images)
+        return self._logits((images - self.mean) / self.std)
+
+    def _logits(self, images: Tensor) -> dict[str, Tensor]:
+        """The network's logits of normalised images."""
+        logits: dict[str, Tensor] = self.network(images.contiguous(memory_format=self.network.memory_format))
         if logits["out"].shape[1] != self.num_classes:
             raise ValueError(
                 f"expected the network to have the data's {self.num_classes} classes, got {logits['out'].shape[1]}"
@@ -188,15 +202,29 @@ class SegmentationModule(L.LightningModule):
         self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=images)
         return loss
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
+        """The predicted classes, or probabilities if told; None for a batch none of whose images could be read."""
+        if batch.get("name") == []:
+            return None
+        if self.predict_probabilities:
+            inference = self.inference or Inference()
+            return inference.probabilities(*self._to_infer(batch))
+        return self.classes(batch)
+
+    def classes(self, batch: dict[str, Any]) -> Tensor:
         """The predicted classes (B, H, W) at the labels' own size, which is the images' before they were resized."""
-        height, width = batch["mask"].shape[-2:] if "mask" in batch else _common_size(batch["size"])
-        logits = enlarge(self(batch["image"])["out"], (height, width), self.network.align_corners)
+        if self.inference is not None:
+            return self.inference.classes(*self._to_infer(batch))
+        logits = enlarge(self(batch["image"])["out"], _common_size(batch), self.network.align_corners)
         return logits.argmax(dim=1)
+
+    def _to_infer(self, batch: dict[str, Any]) -> tuple[Network, Tensor, tuple[int, int], bool]:
+        images = (batch["image"] - self.mean) / self.std
+        return lambda windows: self._logits(windows)["out"], images, _common_size(batch), self.network.align_corners
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Counts the pixels of a batch; its ``prediction`` is for callbacks."""
-        prediction = self.predict_step(batch, batch_idx)
+        prediction = self.classes(batch)
         self.class_iou.update(prediction, batch["mask"])
         if self.boundary_metrics_due():
             for metric in (self.boundary_iou, self.boundary_f1, self.trimap):
@@ -284,8 +312,12 @@ class SegmentationModule(L.LightningModule):
         return min(limits)
 
 
-def _common_size(sizes: Tensor) -> tuple[int, int]:
-    """The height and width that all of a batch's images (B, 2) have."""
+def _common_size(batch: dict[str, Any]) -> tuple[int, int]:
+    """The height and width that all images of a batch had before they were resized."""
+    if "mask" in batch:
+        height, width = batch["mask"].shape[-2:]
+        return height, width
+    sizes: Tensor = batch["size"]
     if (sizes != sizes[0]).any():
         raise ValueError(
             f"expected images of one size in a batch, got {sizes.tolist()}; predict with an eval_batch_size of 1"

@@ -200,11 +200,12 @@ class TestAfterwards:
         arguments = ["--config", str(run.config), "--ckpt_path", str(run.last), "--data.root", str(camvid)]
         cli = main(["predict", *arguments])
         (folder,) = Path("runs").glob("predict-*/predictions")
-        assert sorted(path.name for path in folder.iterdir()) == ["test_000.png", "test_001.png"]
+        for kind in ("palette", "labels", "overlay"):
+            assert sorted(path.name for path in (folder / kind).iterdir()) == ["test_000.png", "test_001.png"]
         batch = next(iter(cli.datamodule.predict_dataloader()))
         expected = cli.model.predict_step(batch, 0)[0]
         palette = np.array(CamVidDataModule.palette, dtype=np.uint8)
-        assert np.array_equal(np.array(Image.open(folder / "test_000.png")), palette[expected])
+        assert np.array_equal(np.array(Image.open(folder / "palette" / "test_000.png")), palette[expected])
 
     def test_evaluating_without_a_checkpoint_is_warned_of(self, camvid):
         with pytest.warns(UserWarning, match="validate takes the weights that the network is built with"):

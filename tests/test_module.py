@@ -279,7 +279,8 @@ def test_reports_and_predictions_are_written_without_any_logger(data, tmp_path, 
     assert {path.stem for path in pictures.iterdir()} == {"val-examples", "val-worst", "val-confusion", "val-trimap"}
     assert "sign symbol" in capsys.readouterr().out
     trainer.predict(module, datamodule=data, return_predictions=False)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["test_000.png", "test_001.png"]
+    for kind in ("palette", "labels", "overlay"):
+        assert sorted(path.name for path in (tmp_path / "out" / kind).iterdir()) == ["test_000.png", "test_001.png"]
 
 
 def test_trainer_options_that_touch_the_data_work(data):

@@ -12,12 +12,12 @@ import cv2
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.trainer.states import TrainerStatus
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torch.utils.data import Dataset
 
 from cpg_lightning.data.class_table import UNKNOWN, label_table
 from cpg_lightning.data.decoding import decode_image, decode_label
-from cpg_lightning.data.files import FileTree
+from cpg_lightning.data.files import FileTree, images_at, names_below
 from cpg_lightning.data.loading import SegmentationLoader, TrainingLoader, collate, with_int64_masks
 from cpg_lightning.data.sampling import Draw, EvaluationSampler, TrainingSampler
 from cpg_lightning.data.transforms import RandomScaleCrop, evaluation_pipeline, steps, training_pipeline
@@ -39,6 +39,7 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
 
     labelled = True  # whether every image has a label
     unknown_hint = ""
+    skip_broken = False  # whether an image that cannot be read is a sample that says so, rather than an error
 
     def __init__(self, pipeline: A.Compose, training: bool, label_table: np.ndarray) -> None:
         self.pipeline = pipeline
@@ -68,7 +69,12 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
             ValueError: For a label value that the dataset does not have; see also :meth:`read`.
         """
         draw = item if isinstance(item, Draw) else Draw(item, ())
-        image, label, name = self.read(draw.index)
+        try:
+            image, label, name = self.read(draw.index)
+        except (OSError, ValueError) as error:
+            if not self.skip_broken:
+                raise
+            return {"broken": str(error)}
         sample: dict[str, Any] = {"name": name}
         mask = None
         if self.training:
@@ -138,6 +144,10 @@ class FileDataset(SegmentationDataset):
     def __len__(self) -> int:
         return len(self.files)
 
+    def name(self, image: Path) -> str:
+        """What an image is called: the stem of its file, and the folders that distinguish it."""
+        return image.relative_to(self.folder).with_suffix("").as_posix() if self.folder else image.stem
+
     def where(self, index: int) -> str:
         """The label's path."""
         return str(self.files[index][1])
@@ -151,7 +161,7 @@ class FileDataset(SegmentationDataset):
         """
         image_path, label_path = self.files[index]
         image = self.decode_image(self.tree.read(image_path), image_path)
-        name = image_path.relative_to(self.folder).with_suffix("").as_posix() if self.folder else image_path.stem
+        name = self.name(image_path)
         if label_path is None:
             return image, None, name
         label = self.decode_label(self.tree.read(label_path), label_path)
@@ -202,6 +212,8 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         num_workers: Processes that load images; 0 loads them in the training process.
         test_split: Split that ``test`` takes; ``default_test_split`` by default.
         predict_split: Split that ``predict`` takes; the test split where there is one, else the validation split.
+        predict_images: Images that ``predict`` takes instead: a folder, a file, or a text file with a path a line.
+        predict_done: Folders of predictions: an image whose name is in all of them is left out.
 
     Attributes:
         num_classes: Number of classes.
@@ -256,6 +268,8 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         num_workers: int = 2,
         test_split: Split | None = None,
         predict_split: Split | None = None,
+        predict_images: str | None = None,
+        predict_done: list[str] | None = None,
     ) -> None:
         super().__init__()
         for name, size in (("crop_size", crop_size), ("image_size", image_size)):
@@ -305,6 +319,8 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         self.num_workers = num_workers
         self.test_split: Split = test_split or self.default_test_split
         self.predict_split: Split = predict_split or self.splits[-1]
+        self.predict_images = predict_images
+        self.predict_done = predict_done
         self.tree = FileTree(self.root, self.layout, self.archives)
         self.datasets: dict[str, SegmentationDataset] = {}
 
@@ -381,6 +397,36 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
             self.label_table(),
         )
 
+    def unlabelled(self, split: Split) -> SegmentationDataset:
+        """The images to predict: ``predict_images``, or those of a split; what cannot be read is said in its sample.
+
+        Raises:
+            FileNotFoundError: See :meth:`files`, and if there are no ``predict_images``.
+            ValueError: See :meth:`files`.
+        """
+        if self.predict_images is None:
+            dataset = self.dataset(split, training=False)
+        else:
+            files: list[tuple[Path, Path | None]] = [(path, None) for path in images_at(Path(self.predict_images))]
+            dataset = FileDataset(
+                self.tree,
+                files,
+                self.decode_image,
+                self.decode_label,
+                self.unknown_hint,
+                self.pipeline(training=False),
+                training=False,
+                label_table=self.label_table(),
+            )
+        dataset.skip_broken = True
+        if isinstance(dataset, FileDataset):
+            dataset.files = [(image, None) for image, _ in dataset.files]
+            done = [names_below(Path(folder)) for folder in self.predict_done or []]
+            if done:
+                finished = set.intersection(*done)
+                dataset.files = [each for each in dataset.files if dataset.name(each[0]) not in finished]
+        return dataset
+
     def setup(self, stage: str) -> None:
         """Build the datasets of a stage (fit, validate, test or predict) and no other, once.
 
@@ -398,10 +444,10 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
             raise ValueError(f"expected a stage out of {', '.join(stages)}, got {stage!r}")
         for loader, split in stages[stage].items():
             if loader not in self.datasets:
-                dataset = self.dataset(split, training=loader == "train")
+                dataset = self.dataset(split, loader == "train") if stage != "predict" else self.unlabelled(split)
                 if loader != "predict" and not dataset.labelled:
                     raise ValueError(
-                        f"expected images with labels to {stage} with, got the {split} split of {type(self).__name__} in "
+                        f"expected images with labels to {TrainerFn(stage).value} with, got the {split} split of {type(self).__name__} in "
                         f"{self.root}, which has none; its images can be predicted. Expected layout:\n{self.layout}"
                     )
                 self.datasets[loader] = dataset
@@ -458,7 +504,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
 
     def _evaluation_loader(self, name: str) -> SegmentationLoader:
         dataset = self._built(name)
-        sampler = EvaluationSampler(dataset, *self._processes())
+        sampler = EvaluationSampler(dataset, *self._processes(), every_process=name != "predict")
         loader = SegmentationLoader(dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_options())
         loader.within_run = self._within_run
         return loader

@@ -49,6 +49,8 @@ class COCOStuffDataModule(SegmentationDataModule):
         num_workers: See there.
         test_split: See there.
         predict_split: See there.
+        predict_images: See there.
+        predict_done: See there.
 
     Source: Caesar et al., "COCO-Stuff: Thing and Stuff Classes in Context", 2018; ids and names of labels.txt
     (nightrome/cocostuff).
@@ -87,6 +89,8 @@ root/
         num_workers: int = 2,
         test_split: Split | None = None,
         predict_split: Split | None = None,
+        predict_images: str | None = None,
+        predict_done: list[str] | None = None,
     ) -> None:
         self.label_folder = label_folder
         self.archives = {
@@ -110,6 +114,8 @@ root/
             num_workers,
             test_split,
             predict_split,
+            predict_images,
+            predict_done,
         )
 
     def files(self, split: Split) -> list[tuple[Path, Path | None]]:

@@ -246,6 +246,34 @@ class FileTree:
                 yield self.zips[place], inside, self.root / below
 
 
+def images_at(place: Path) -> list[Path]:
+    """The images of a folder, at any depth, an image, or the images that a text file lists, a path a line.
+
+    Raises:
+        FileNotFoundError: If there is nothing there, or a listed file is not.
+        ValueError: If there are no images.
+    """
+    if place.suffix.lower() == ".txt" and place.is_file():
+        paths = [Path(line.strip()) for line in place.read_text("utf-8-sig").splitlines() if line.strip()]
+    elif place.is_dir():
+        paths = sorted(path for path in FileTree(place, "").below(".") if path.suffix.lower() in IMAGE_SUFFIXES)
+    else:
+        paths = [place]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(f"expected images to predict, got no file {missing[0]}, {nearest(missing[0])}")
+    if not paths:
+        raise ValueError(f"expected images ({', '.join(IMAGE_SUFFIXES)}) to predict in {place}, got none")
+    return paths
+
+
+def names_below(folder: Path) -> set[str]:
+    """The files below a folder by their path without the suffix, hidden ones left out; none if it is not there."""
+    if not folder.is_dir():
+        return set()
+    return {path.relative_to(folder).with_suffix("").as_posix() for path in FileTree(folder, "").below(".")}
+
+
 def nearest(folder: Path) -> str:
     """What there is instead of a missing folder."""
     parent = next(parent for parent in folder.absolute().parents if parent.exists())

@@ -26,11 +26,18 @@ class SegmentationLoader(DataLoader[dict[str, Any]]):
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Samples as a batch, whose images keep their order in memory, (B, H, W, 3): stacked as they are, nothing is moved."""
+    """Samples as a batch, whose images keep their order in memory, (B, H, W, 3): stacked as they are, nothing is moved.
+
+    What is wrong with images that could not be read is in ``broken``, where there are any.
+    """
+    broken = [sample["broken"] for sample in samples if "broken" in sample]
+    readable = [sample for sample in samples if "broken" not in sample]
+    if not readable:
+        return {"name": [], "broken": broken}
     batch: dict[str, Any] = default_collate(
-        [{**sample, "image": sample["image"].permute(1, 2, 0)} for sample in samples]
+        [{**sample, "image": sample["image"].permute(1, 2, 0)} for sample in readable]
     )
-    return {**batch, "image": batch["image"].permute(0, 3, 1, 2)}
+    return {**batch, "image": batch["image"].permute(0, 3, 1, 2), **({"broken": broken} if broken else {})}
 
 
 def with_int64_masks(batch: dict[str, Any]) -> dict[str, Any]:

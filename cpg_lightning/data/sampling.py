@@ -52,14 +52,15 @@ class EvaluationSampler(DistributedSampler[int]):
         dataset: What is sampled.
         num_replicas: Number of processes.
         rank: Which process this is.
+        every_process: Whether each process must have an image, as it must where they count together.
 
     Raises:
-        ValueError: If there are more processes than images.
+        ValueError: If there are more processes than images, and each must have one.
     """
 
-    def __init__(self, dataset: Sized, num_replicas: int, rank: int) -> None:
+    def __init__(self, dataset: Sized, num_replicas: int, rank: int, every_process: bool = True) -> None:
         super().__init__(cast(Dataset[int], dataset), num_replicas, rank, shuffle=False)
-        if len(dataset) < num_replicas:
+        if every_process and len(dataset) < num_replicas:
             raise ValueError(f"expected at least one image for each process, got {len(dataset)} for {num_replicas}")
         self.share = range(rank, len(dataset), num_replicas)
 

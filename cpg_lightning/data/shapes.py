@@ -62,6 +62,8 @@ class ShapesDataModule(SegmentationDataModule):
         num_workers: See there.
         test_split: See there.
         predict_split: See there.
+        predict_images: See there.
+        predict_done: See there; drawn images are never left out.
 
     Example:
         >>> data = ShapesDataModule(train_images=16, batch_size=4, num_workers=0)
@@ -89,6 +91,8 @@ class ShapesDataModule(SegmentationDataModule):
         num_workers: int = 2,
         test_split: Split | None = None,
         predict_split: Split | None = None,
+        predict_images: str | None = None,
+        predict_done: list[str] | None = None,
     ) -> None:
         super().__init__(
             root="",
@@ -101,6 +105,8 @@ class ShapesDataModule(SegmentationDataModule):
             num_workers=num_workers,
             test_split=test_split,
             predict_split=predict_split,
+            predict_images=predict_images,
+            predict_done=predict_done,
         )
         for name, number in (("train_images", train_images), ("val_images", val_images)):
             if number < 1:

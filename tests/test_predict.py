@@ -1,0 +1,259 @@
+"""Predictions: of splits and of any images, their files, what is broken or finished, and Predictor."""
+
+import os
+import sys
+from types import SimpleNamespace
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from layouts import write_cityscapes
+from PIL import Image
+from test_cli import ARGUMENTS, BASE
+from test_module import SGD, trainer_of
+from tiny import Tiny
+
+from cpg_lightning.callbacks import PredictionWriter
+from cpg_lightning.cli import command, main
+from cpg_lightning.data import CamVidDataModule, CityscapesDataModule
+from cpg_lightning.inference import Inference
+from cpg_lightning.losses import CrossEntropyCPGLoss
+from cpg_lightning.metrics import ClassIoU
+from cpg_lightning.module import SegmentationModule
+from cpg_lightning.pictures import coloured, default_palette
+from cpg_lightning.predictor import Predictor
+
+
+def module_of(classes=11, **options):
+    torch.manual_seed(0)
+    return SegmentationModule(Tiny(classes), CrossEntropyCPGLoss(), classes, optimizer=SGD, **options)
+
+
+def predict(data, tmp_path, module=None, **options):
+    trainer = trainer_of(callbacks=[PredictionWriter(str(tmp_path / "out"), **options)])
+    trainer.predict(module or module_of(data.num_classes), datamodule=data, return_predictions=False)
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """Images of several sizes and kinds, without labels."""
+    folder = tmp_path / "photographs"
+    (folder / "more").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, size, mode in (("a.jpg", (30, 40), "RGB"), ("b.png", (25, 31), "L"), ("more/a.jpg", (17, 60), "CMYK")):
+        image = Image.fromarray(rng.integers(0, 255, (*size, 3), dtype=np.uint8))
+        image.convert(mode).save(folder / name)
+    return folder
+
+
+def data_of(tmp_path, **options):
+    return CamVidDataModule(tmp_path / "nowhere", crop_size=(24, 32), num_workers=0, **options)
+
+
+class TestFiles:
+    def test_any_folder_of_images_is_predicted_at_their_own_size(self, photographs, tmp_path):
+        predict(data_of(tmp_path, predict_images=str(photographs), image_size=(24, 32)), tmp_path)
+        for kind in ("palette", "labels", "overlay"):
+            written = {
+                str(path.relative_to(tmp_path / "out" / kind)) for path in (tmp_path / "out" / kind).rglob("*.png")
+            }
+            assert written == {"a.png", "b.png", "more/a.png"}
+            assert Image.open(tmp_path / "out" / kind / "more" / "a.png").size == (60, 17)
+
+    def test_an_image_or_a_list_of_images_will_do(self, photographs, tmp_path):
+        (tmp_path / "some.txt").write_text(f"{photographs}/b.png\n{photographs}/more/a.jpg\n")
+        for number, place in enumerate((photographs / "b.png", tmp_path / "some.txt")):
+            data = data_of(tmp_path, predict_images=str(place))
+            data.setup("predict")
+            assert len(data.datasets["predict"]) == number + 1
+
+    def test_labels_are_the_values_of_the_datasets_files(self, tmp_path):
+        data = CityscapesDataModule(write_cityscapes(tmp_path / "c"), crop_size=(24, 32), num_workers=0)
+        module = module_of(19)
+        predict(data, tmp_path, module)
+        data.setup("predict")
+        name = "bonn_000000_000019_leftImg8bit"
+        classes = module.classes(next(iter(data.predict_dataloader())))[0].numpy()
+        values = np.array(Image.open(tmp_path / "out" / "labels" / f"{name}.png"))
+        assert np.array_equal(values, np.array(data.label_values)[classes])
+        shown = np.array(Image.open(tmp_path / "out" / "palette" / f"{name}.png"))
+        assert shown.shape == (36, 48, 3)
+
+    def test_probabilities_are_written_if_the_module_predicts_them(self, photographs, tmp_path):
+        module = module_of(predict_probabilities=True)
+        predict(data_of(tmp_path, predict_images=str(photographs)), tmp_path, module, overlay=False)
+        probabilities = np.load(tmp_path / "out" / "probabilities" / "a.npz")["probabilities"]
+        assert (probabilities.shape, probabilities.dtype) == ((11, 30, 40), np.float16)
+        np.testing.assert_allclose(probabilities.astype(float).sum(axis=0), 1, atol=0.01)
+        labels = np.array(Image.open(tmp_path / "out" / "labels" / "a.png"))
+        assert (labels == probabilities.argmax(axis=0)).mean() > 0.99
+        assert not (tmp_path / "out" / "overlay").exists()
+
+    def test_finished_images_are_left_out(self, photographs, tmp_path):
+        done = [str(tmp_path / "out" / kind) for kind in ("palette", "labels", "overlay")]
+        options = {"predict_images": str(photographs), "predict_done": done}
+        predict(data_of(tmp_path, **options), tmp_path)
+        path = tmp_path / "out" / "labels" / "b.png"
+        other = tmp_path / "out" / "labels" / "a.png"
+        path.unlink(), os.utime(other, (0, 0))
+        predict(data_of(tmp_path, **options), tmp_path)
+        assert path.is_file()
+        assert other.stat().st_mtime == 0
+        data = data_of(tmp_path, **options)
+        data.setup("predict")
+        assert len(data.datasets["predict"]) == 0
+        predict(data, tmp_path)
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_broken_images_are_left_out_and_an_error_at_the_end(self, photographs, tmp_path, workers):
+        (photographs / "b.png").write_bytes(b"no image")
+        (photographs / "c.jpg").write_bytes((photographs / "a.jpg").read_bytes()[:99])
+        data = data_of(tmp_path, predict_images=str(photographs))
+        data.num_workers = workers
+        with pytest.raises(ValueError, match=r"(?s)got 2 that were left out:.*b\.png.*c\.jpg"):
+            predict(data, tmp_path)
+        assert (tmp_path / "out" / "labels" / "more" / "a.png").is_file()
+
+    def test_no_file_is_left_half_written(self, photographs, tmp_path, monkeypatch):
+        def interrupted(image, path, **options):
+            path.write_bytes(b"half")
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Image.Image, "save", interrupted)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            predict(data_of(tmp_path, predict_images=str(photographs)), tmp_path)
+        assert [path for path in (tmp_path / "out").rglob("*.png") if not path.name.startswith(".")] == []
+
+    @pytest.mark.parametrize("place", ["missing", "missing.txt", "empty"])
+    def test_images_that_are_not_there_are_named(self, place, tmp_path):
+        (tmp_path / "empty").mkdir()
+        with pytest.raises((FileNotFoundError, ValueError), match=f"expected images .*{place}"):
+            data_of(tmp_path, predict_images=str(tmp_path / place)).setup("predict")
+
+
+class TestCommand:
+    def test_output_says_where_and_what_is_there_is_left_out(self, camvid, photographs, tmp_path, monkeypatch, capsys):
+        (photographs / "broken.png").write_bytes(b"")
+        options = ["--data.predict_images", str(photographs), "--output", "out", "--trainer.logger=false"]
+        monkeypatch.setattr(sys, "argv", ["cpg", "predict", *ARGUMENTS, *options])
+        for _ in range(2):
+            with pytest.raises(SystemExit) as stopped:
+                command()
+            assert "got 1 that were left out" in str(stopped.value)
+        (photographs / "broken.png").unlink()
+        before = (tmp_path / "out" / "labels" / "a.png").stat().st_mtime_ns
+        cli = main(sys.argv[1:])
+        assert len(cli.datamodule.datasets["predict"]) == 0
+        assert (tmp_path / "out" / "labels" / "a.png").stat().st_mtime_ns == before
+
+    def test_output_is_for_predict_alone(self, camvid):
+        with pytest.raises(ValueError, match="expected --output with predict"):
+            main(["validate", *ARGUMENTS, "--output", "out"])
+
+    def test_inference_on_the_command_line_beats_the_checkpoint(self, camvid, tmp_path):
+        main(["fit", *ARGUMENTS, "--trainer.logger=false"])
+        (checkpoint,) = tmp_path.glob("runs/*/checkpoints/last.ckpt")
+        (tmp_path / "flip.yaml").write_text("class_path: Inference\ninit_args:\n  flip: true\n")
+        options = ["--ckpt_path", str(checkpoint), "--trainer.logger=false"]
+        cli = main(["validate", *ARGUMENTS, *options, "--model.inference", "flip.yaml"])
+        assert cli.model.inference.flip
+        assert main(["validate", *ARGUMENTS, *options]).model.inference is None
+
+
+class TestPredictor:
+    @pytest.fixture
+    def checkpoint(self, camvid, tmp_path):
+        main(["fit", *ARGUMENTS, "--trainer.logger=false", "--trainer.max_epochs=1", "--data.image_size=[24, 32]"])
+        (path,) = tmp_path.glob("runs/*/checkpoints/last.ckpt")
+        return path
+
+    def test_it_predicts_what_the_validation_did(self, checkpoint, camvid):
+        predictor = Predictor.from_checkpoint(checkpoint)
+        data = CamVidDataModule(camvid, crop_size=(24, 32), image_size=(24, 32), num_workers=0)
+        data.setup("validate")
+        for batch, (path, _) in zip(data.val_dataloader(), data.datasets["val"].files, strict=True):
+            expected = predictor.module.classes(batch)[0].numpy()
+            image = Image.open(path)
+            for given in (path, str(path), image, np.array(image.convert("RGB"))):
+                assert np.array_equal(predictor(given), expected)
+        assert predictor.class_names == list(CamVidDataModule.class_names)
+        assert [tuple(colour) for colour in predictor.palette] == list(CamVidDataModule.palette)
+
+    def test_a_module_built_in_python_needs_its_network(self, camvid, tmp_path):
+        data = CamVidDataModule(camvid, crop_size=(24, 32), batch_size=2, num_workers=0)
+        trainer = L.Trainer(max_epochs=1, logger=False, accelerator="cpu", enable_progress_bar=False)
+        module = module_of(class_names=data.class_names, palette=data.palette)
+        trainer.fit(module, datamodule=data)
+        trainer.save_checkpoint(tmp_path / "module.ckpt")
+        with pytest.raises(ValueError, match="expected a network with a checkpoint that was built in Python"):
+            Predictor.from_checkpoint(tmp_path / "module.ckpt")
+        image = np.zeros((30, 40, 3), dtype=np.uint8)
+        expected = Predictor(module)(image)
+        assert np.array_equal(Predictor.from_checkpoint(tmp_path / "module.ckpt", Tiny(11))(image), expected)
+        with pytest.raises(ValueError, match=r"expected a checkpoint of this network, got another .*module\.ckpt"):
+            Predictor.from_checkpoint(tmp_path / "module.ckpt", Tiny(7))
+
+    def test_a_checkpoint_of_another_package_is_refused(self, tmp_path):
+        torch.save({"state_dict": {}, "hyper_parameters": {"lr": 1.0}}, tmp_path / "other.ckpt")
+        with pytest.raises(ValueError, match=r"a checkpoint of this package, got another: .*other\.ckpt"):
+            Predictor.from_checkpoint(tmp_path / "other.ckpt")
+        with pytest.raises(FileNotFoundError, match="expected a checkpoint file, got none"):
+            Predictor.from_checkpoint(tmp_path / "nowhere.ckpt")
+
+    def test_it_may_look_through_windows(self):
+        image = np.random.default_rng(0).integers(0, 255, (40, 56, 3), dtype=np.uint8)
+        assert Predictor(module_of(), Inference(window=(16, 16), flip=True))(image).shape == (40, 56)
+
+    @pytest.mark.parametrize("image", [np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros(4, np.uint8)])
+    def test_what_is_no_image_is_refused(self, image):
+        with pytest.raises(ValueError, match=r"expected an image as uint8 \(H, W, 3\), got"):
+            Predictor(module_of())(image)
+
+
+def test_a_dataset_without_labels_cannot_be_tested_on(tmp_path):
+    data = CityscapesDataModule(write_cityscapes(tmp_path / "c"), crop_size=(24, 32), test_split="test")
+    with pytest.raises(ValueError, match="expected images with labels to test with, got the test split"):
+        trainer_of().test(module_of(19), datamodule=data)
+
+
+def test_a_checkpoint_of_other_classes_is_named(camvid, tmp_path):
+    main(["fit", *ARGUMENTS, "--trainer.logger=false", "--trainer.max_epochs=1"])
+    (path,) = tmp_path.glob("runs/*/checkpoints/last.ckpt")
+    shapes = [*BASE, "--data=ShapesDataModule", "--model.network=tiny.Tiny", "--model.criterion=CrossEntropyCPGLoss"]
+    with pytest.raises(ValueError, match="expected a checkpoint of Tiny with 4 classes, got another"):
+        main(["test", *shapes, "--ckpt_path", str(path), "--trainer.logger=false"])
+
+
+class TestCityscapesEvaluation:
+    @pytest.mark.parametrize("split", ["train", "val"])
+    def test_our_iou_is_that_of_the_official_scripts(self, split, real_data, tmp_path):
+        """``cpg predict``'s PNGs of the real samples, by ``evalPixelLevelSemanticLabeling`` and by our metric."""
+        evaluation = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
+        root = real_data / "samples" / "cityscapes"
+        data = CityscapesDataModule(root, crop_size=(64, 64), num_workers=0, predict_split=split)
+        module = module_of(19)
+        predict(data, tmp_path, module, overlay=False)
+        files = data.files(split)
+        labels = [str(label) for _, label in files]
+        predictions = [str(tmp_path / "out" / "labels" / f"{image.stem}.png") for image, _ in files]
+        args = SimpleNamespace(**vars(evaluation.args))
+        args.evalInstLevelScore, args.quiet, args.JSONOutput = False, True, False  # with NumPy 2.4 the rest of it fails
+        official = evaluation.evaluateImgLists(predictions, labels, args)
+        metric = ClassIoU(19, absent=data.absent_classes)
+        for item in data.dataset(split, training=False):
+            mask = item["mask"][None].long()
+            metric.update(module.classes({"image": item["image"][None], "mask": mask}), mask)
+        iou = metric.compute()
+        assert iou.nanmean().item() == pytest.approx(official["averageScoreClasses"], abs=1e-9)
+        for name, value in zip(data.class_names, iou.tolist(), strict=True):
+            assert value == pytest.approx(official["classScores"][name], abs=1e-9, nan_ok=True)
+
+
+def test_overlays_show_the_image_and_the_classes(photographs, tmp_path):
+    predict(data_of(tmp_path, predict_images=str(photographs / "a.jpg")), tmp_path)
+    labels = np.array(Image.open(tmp_path / "out" / "labels" / "a.png"))
+    overlay = np.array(Image.open(tmp_path / "out" / "overlay" / "a.png")).astype(int)
+    image = np.array(Image.open(photographs / "a.jpg")).astype(int)
+    halfway = (image + coloured(labels, default_palette(11))) / 2
+    assert (np.abs(overlay - halfway).max(axis=-1) <= 2).mean() > 0.2
