@@ -171,13 +171,14 @@ class EvaluationReport(Callback):
                 self.images.append(scores)
             chosen = batch_idx in self.chosen and index == 0
             value = scores.boundary_iou if scores and not np.isnan(scores.boundary_iou) else np.inf
-            worst = due and (len(self.worst) < self.num_worst or value < max(each.boundary_iou for each in self.worst))
-            if not trainer.is_global_zero or not (chosen or (worst and self.num_worst)):
+            room = len(self.worst) < self.num_worst
+            worst = due and (room or any(value < each.boundary_iou for each in self.worst))
+            if not trainer.is_global_zero or not (chosen or worst):
                 continue
-            example = _example(name, batch["image"][index], label[0], prediction[0], float(value))
+            example = _example(name, batch["image"][index], label[0], prediction[0], float(value), module.ignore_index)
             if chosen:
                 self.examples.append(example)
-            if worst and self.num_worst:
+            if worst:
                 self.worst = sorted([*self.worst, example], key=lambda each: each.boundary_iou)[: self.num_worst]
 
     def _finish(self, trainer: L.Trainer, module: SegmentationModule, stage: str) -> None:
@@ -209,7 +210,7 @@ class EvaluationReport(Callback):
         for name, examples in (("examples", self.examples), ("worst", self.worst)):
             if examples:
                 rows = [(each.image, each.label, each.prediction) for each in examples]
-                pictures[name] = comparison(rows, _palette(module), module.class_names, module.ignore_index)
+                pictures[name] = comparison(rows, _palette(module), module.class_names, _void(module.ignore_index))
         pictures["confusion"] = confusion_picture(scores.confusion.numpy(), module.class_names)
         if scores.trimap is not None:
             trimap = {width: score.item() for width, score in scores.trimap.items()}
@@ -221,7 +222,7 @@ class EvaluationReport(Callback):
         loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
         if module.scores is None or not loggers:
             return
-        labels = {**dict(enumerate(module.class_names)), module.ignore_index: "ignored"}
+        labels = {**dict(enumerate(module.class_names)), _void(module.ignore_index): "ignored"}
         pictures = self._pictures(module, module.scores)
         for logger in loggers:
             for name, examples in (("examples", self.examples), ("worst", self.worst)):
@@ -263,12 +264,18 @@ class PredictionWriter(BasePredictionWriter):
         self.folder = folder
         self.kinds = [kind for kind, wanted in zip(KINDS, (palette, labels, overlay), strict=True) if wanted]
         self.broken: list[str] = []
-        self.written = 0
+        self.place = Path()
+
+    def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Nothing is broken yet."""
+        self.broken = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Agree on the folder: each process may have a ``default_root_dir`` of its own."""
-        folder = self.folder or str(Path(trainer.default_root_dir, "predictions"))
-        self.folder = trainer.strategy.broadcast(folder)
+        if stage == "predict":
+            self.place = Path(
+                trainer.strategy.broadcast(self.folder or str(Path(trainer.default_root_dir, "predictions")))
+            )
 
     def write_on_batch_end(
         self,
@@ -301,23 +308,25 @@ class PredictionWriter(BasePredictionWriter):
             if "labels" in self.kinds:
                 values = data.to_label_values(mask) if isinstance(data, SegmentationDataModule) else mask
                 self._save("labels", f"{name}.png", Image.fromarray(values).save)
-            self.written += 1
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say where the predictions are.
+        """Say where the predictions are."""
+        if trainer.is_global_zero:
+            Console().print(f"predictions: {self.place}", soft_wrap=True, highlight=False)
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Say what was left out, here where every process comes, also one without images.
 
         Raises:
             ValueError: If there were images that could not be read.
         """
-        broken = _of_all_processes(self.broken)
-        if trainer.is_global_zero:
-            Console().print(f"predictions: {self.folder}", soft_wrap=True, highlight=False)
+        broken = _of_all_processes(self.broken) if stage == "predict" else []
         if broken:
             shown = "\n".join(broken[:MOST_BROKEN])
             raise ValueError(f"expected images that can be read, got {len(broken)} that were left out:\n{shown}")
 
     def _save(self, kind: str, name: str, save: Callable[[Path], None]) -> None:
-        path = Path(self.folder or "", kind, name)
+        path = self.place / kind / name
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}")
         save(partial)
@@ -395,11 +404,19 @@ def _of_all_processes(entries: list[Entry]) -> list[Entry]:
     return [each for share in shares for each in share]
 
 
-def _example(name: str, image: Tensor, label: Tensor, prediction: Tensor, boundary_iou: float) -> Example:
+def _example(
+    name: str, image: Tensor, label: Tensor, prediction: Tensor, boundary_iou: float, ignore_index: int
+) -> Example:
+    label = label.where(label != ignore_index, _void(ignore_index))
     mask, classes = (maps.cpu().numpy().astype(np.uint8) for maps in (label, prediction))
     picture = image.permute(1, 2, 0).cpu().numpy()
     picture = cv2.resize(np.ascontiguousarray(picture), mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
     return Example(name, picture, mask, classes, boundary_iou)
+
+
+def _void(ignore_index: int) -> int:
+    """What ignored pixels are in a picture's map of bytes."""
+    return ignore_index if 0 <= ignore_index <= 255 else 255
 
 
 def _overlays(example: Example, labels: dict[int, str]) -> dict[str, dict[str, Any]]:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Network = Callable[[Tensor], Tensor]
+LARGEST_LOGIT = 80.0  # whose exponential float32 has
 LARGEST_STRIP = 2**26  # probabilities that are finished together
 
 
@@ -147,8 +148,12 @@ class _Look:
 
     def rows(self, top: int, bottom: int) -> Tensor:
         """Those rows of the result, (B, C, bottom - top, width); never before those that were asked for last."""
-        # Rows of the resized image that they lie between, as of bilinear interpolation without aligned corners.
-        places = (torch.arange(top, bottom, device=self.images.device) + 0.5) * (self.height / self.size[0]) - 0.5
+        # Rows of the resized image that they lie between, as in bilinear interpolation.
+        places = torch.arange(top, bottom, device=self.images.device, dtype=torch.float32)
+        if self.align_corners:
+            places = places * ((self.height - 1) / max(1, self.size[0] - 1))
+        else:
+            places = (places + 0.5) * (self.height / self.size[0]) - 0.5
         places = places.clamp(0, self.height - 1)
         upper = places.floor().long()
         lower = (upper + 1).clamp(max=self.height - 1)
@@ -161,7 +166,8 @@ class _Look:
         else:
             mean = mean[:, :, upper - first]
         if self.width != self.size[1]:
-            mean = F.interpolate(mean, (mean.shape[2], self.size[1]), mode="bilinear", align_corners=False)
+            size = (mean.shape[2], self.size[1])
+            mean = F.interpolate(mean, size, mode="bilinear", align_corners=self.align_corners)
         return mean
 
     def _finish(self, first: int, last: int) -> Tensor:
@@ -203,7 +209,7 @@ class _Look:
         logits = self._logits(windows)
         mirrored = self._logits(windows.flip(-1)).flip(-1) if self.inference.flip else logits
         if self.inference.average == "exponential":
-            return ((logits + mirrored) / 2).exp()
+            return ((logits + mirrored) / 2).clamp(-LARGEST_LOGIT, LARGEST_LOGIT).exp()
         probabilities = logits.softmax(dim=1)
         return (probabilities + mirrored.softmax(dim=1)) / 2 if self.inference.flip else probabilities
 

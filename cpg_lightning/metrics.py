@@ -238,9 +238,10 @@ class BoundaryF1Score(Metric):
         shape = (len(thresholds), num_classes)
         # Of prediction and target: contour pixels that match, and all.
         self.add_state("counts", torch.zeros(*shape, 4, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("scores", torch.zeros(*shape, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("present", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        if mode != "pooled":  # which not every device could hold: it needs float64
+            self.add_state("scores", torch.zeros(*shape, dtype=torch.float64), dist_reduce_fx="sum")
+            self.add_state("present", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
+            self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def distances(self, height: int, width: int) -> list[float]:
         """The thresholds in pixels, of images of a height and a width."""
@@ -263,9 +264,10 @@ class BoundaryF1Score(Metric):
             counts[order, :, 2] = labelled.matched(predicted, ascending, self.num_classes)
             counts[..., 3] = labelled.count(self.num_classes)
             self.counts += counts
-            self.scores += _f1(counts).nan_to_num(0)
-            self.present += (counts[0, :, 1] + counts[0, :, 3]) > 0
-            self.images += 1
+            if self.mode != "pooled":
+                self.scores += _f1(counts).nan_to_num(0).to(self.scores.device)
+                self.present += (counts[0, :, 1] + counts[0, :, 3]) > 0
+                self.images += 1
 
     def compute(self) -> Tensor:
         """The mean over classes, for each threshold."""
@@ -383,6 +385,7 @@ def boundary_counts(
 
 def intersection_over_union(confmat: Tensor, absent: AbsentClasses = "skip", ignore_index: int = 255) -> Tensor:
     """The IoU of each class of a confusion matrix (C, C), float64 (C); see :class:`ClassIoU`."""
+    confmat = confmat.cpu()
     labelled, right = confmat.sum(dim=1), confmat.diagonal()
     iou = _share(right, labelled + confmat.sum(dim=0) - right)
     if absent == "zero":
@@ -439,7 +442,7 @@ def _f1(counts: Tensor) -> Tensor:
 
     NaN where neither has a contour, 0 where one has none.
     """
-    matched_preds, preds, matched_target, target = counts.double().unbind(dim=-1)
+    matched_preds, preds, matched_target, target = counts.cpu().double().unbind(dim=-1)
     precision, recall = (
         part / whole.clamp(min=1) for part, whole in ((matched_preds, preds), (matched_target, target))
     )

@@ -67,8 +67,8 @@ class SegmentationModule(L.LightningModule):
         absent_classes: What the mIoU does about a class that the labels do not have; see
             :class:`~cpg_lightning.metrics.ClassIoU`.
         dilation_ratio: Width of the band of the boundary IoU, as a share of an image's diagonal.
-        boundary_metrics_every: In training, the boundary metrics are those of the validations in every so manieth epoch, and
-            in the last; in ``validate`` and ``test`` there always are.
+        boundary_metrics_every: In training, every so manieth validation has boundary metrics, and the last, unless training
+            ends early; in ``validate`` and ``test`` there always are.
         image_size: What the data module resizes images to before it gives them, for predictions without one; see
             :class:`~cpg_lightning.predictor.Predictor`.
         inference: How images are predicted in evaluation; whole, once and as they are by default.
@@ -126,7 +126,9 @@ class SegmentationModule(L.LightningModule):
             if number < 0:
                 raise ValueError(f"expected {name} to be 0 or more, got {number}")
         if boundary_metrics_every < 1:
-            raise ValueError(f"expected boundary_metrics_every to be 1 or more epochs, got {boundary_metrics_every}")
+            raise ValueError(
+                f"expected boundary_metrics_every to be 1 or more validations, got {boundary_metrics_every}"
+            )
         # Plain values, which load under weights_only=True.
         class_names = None if class_names is None else [str(name) for name in class_names]
         palette = None if palette is None else [(int(red), int(green), int(blue)) for red, green, blue in palette]
@@ -164,6 +166,7 @@ class SegmentationModule(L.LightningModule):
         self.boundary_f1 = BoundaryF1Score(num_classes, ignore_index=ignore_index)
         self.trimap = TrimapJaccardIndex(num_classes, ignore_index=ignore_index)
         self.scores: Scores | None = None  # of the last evaluation
+        self.validations = 0  # of this training
         self.mean: Tensor
         self.std: Tensor
         # In checkpoints too: they may have come with weights that a checkpoint does not fetch again.
@@ -239,9 +242,12 @@ class SegmentationModule(L.LightningModule):
         """Whether the evaluation that is going on has boundary metrics."""
         if self.trainer.state.fn != "fit":
             return True
-        epoch, last = self.trainer.current_epoch + 1, self.trainer.max_epochs
-        at_end = epoch == last or self.trainer.global_step == self.trainer.max_steps
-        return epoch % self.boundary_metrics_every == 0 or at_end
+        every = self.trainer.check_val_every_n_epoch or 1
+        last_epoch = (
+            self.trainer.max_epochs not in (None, -1) and self.trainer.current_epoch + every >= self.trainer.max_epochs
+        )
+        at_end = last_epoch or self.trainer.global_step == self.trainer.max_steps
+        return (self.validations + 1) % self.boundary_metrics_every == 0 or at_end
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores."""
@@ -265,6 +271,11 @@ class SegmentationModule(L.LightningModule):
         schedule = LambdaLR(optimizer, lambda step: self._learning_rate_factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def on_fit_start(self) -> None:
+        """Nothing was evaluated yet."""
+        self.scores = None
+        self.validations = 0
+
     def on_train_start(self) -> None:
         """Warn of a warm-up that takes all of the training."""
         if self._total_steps() <= self.warmup_steps:
@@ -275,6 +286,9 @@ class SegmentationModule(L.LightningModule):
 
     def _log_scores(self, stage: str) -> None:
         """Log what was counted, on every process: it is gathered."""
+        if self.trainer.sanity_checking:
+            self._reset_metrics()
+            return
         iou, confusion = self.class_iou.compute(), self.class_iou.confusion_matrix().cpu()
         means = {"mIoU": iou.nanmean(), **accuracies(confusion)}
         self.scores = Scores(confusion, iou, means)
@@ -285,13 +299,17 @@ class SegmentationModule(L.LightningModule):
             means["boundary_IoU"] = self.scores.boundary_iou.nanmean()
             means |= {f"boundary_F1/{threshold:g}px": score for threshold, score in f1}
             means |= {f"trimap_mIoU/{width}px": score for width, score in self.scores.trimap.items()}
-        for metric in (self.class_iou, self.boundary_iou, self.boundary_f1, self.trimap):
-            metric.reset()
+        self._reset_metrics()
+        self.validations += 1
         for name, score in means.items():
             self.log(f"{stage}/{name}", score.float(), prog_bar=name == "mIoU")  # not every device has float64
         if self.num_classes <= MOST_CLASSES_LOGGED:
             scores = zip(self.class_names, iou.float(), strict=True)
             self.log_dict({f"{stage}/IoU/{name}": score for name, score in scores})
+
+    def _reset_metrics(self) -> None:
+        for metric in (self.class_iou, self.boundary_iou, self.boundary_f1, self.trimap):
+            metric.reset()
 
     def _learning_rate_factor(self, step: int) -> float:
         if step <= self.warmup_steps:

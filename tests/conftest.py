@@ -17,7 +17,9 @@ def alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in a folder, with Weights & Biases offline and without a key, as on a fresh machine."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr("sys.argv", ["cpg"])
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"):
+    # The second line is what a distributed run in this process leaves, and what another would take for its own.
+    ours = ("WANDB_API_KEY", "WANDB_MODE", "PL_GLOBAL_SEED", "PL_SEED_WORKERS")
+    for name in (*ours, "MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
     for name in WANDB_FOLDERS:
         monkeypatch.setenv(name, str(folder))

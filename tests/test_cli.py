@@ -151,6 +151,20 @@ class TestRun:
         assert '"6":"sign symbol"' in labels
         assert '"255":"ignored"' in labels
 
+    def test_weights_and_biases_has_the_worst_images_the_confusion_matrix_and_the_trimap_curve(self, run):
+        history, _ = records(run.offline[0])
+        for name, number in (("worst", 3), ("confusion", 1), ("trimap", 1)):
+            (pictures,) = [item for item in history if f"val/{name}._type" in item]  # of two validations the last
+            assert len(pictures[f"val/{name}.filenames"]) == number
+            for file in pictures[f"val/{name}.filenames"]:
+                assert np.array(Image.open(run.offline[0] / "files" / file)).std() > 20
+
+    def test_weights_and_biases_has_the_boundary_metrics(self, run):
+        history, _ = records(run.offline[0])
+        last = [item for item in history if "val/boundary_IoU" in item]
+        assert len(last) == 1  # of two epochs the last
+        assert {"val/boundary_F1/3px", "val/trimap_mIoU/3px", "val/pixel_accuracy", "val/fwIoU"} <= last[0].keys()
+
     def test_weights_and_biases_has_the_table_of_the_classes(self, run):
         history, _ = records(run.offline[0])
         table = next(item for item in history if "val/IoU_table.path" in item)
@@ -297,11 +311,37 @@ def test_two_processes_count_every_image_once(camvid, monkeypatch):
     in_a_process("fit", *ARGUMENTS, "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=1")
     (folder,) = Path("runs").iterdir()
     distributed = Run(folder, "")
-    found = [item["val/mIoU"] for item in records(distributed.offline[0])[0] if "val/mIoU" in item][-1]
+    history = records(distributed.offline[0])[0]
     cli = main(
         ["validate", "--config", str(distributed.config), "--ckpt_path", str(distributed.last), "--trainer.devices=1"]
     )
-    assert found == pytest.approx(cli.trainer.callback_metrics["val/mIoU"].item())
+    for name in ("mIoU", "boundary_IoU", "boundary_F1/2px", "trimap_mIoU/5px", "class_accuracy"):
+        found = [item[f"val/{name}"] for item in history if f"val/{name}" in item][-1]
+        assert found == pytest.approx(cli.trainer.callback_metrics[f"val/{name}"].item()), name
+
+
+def test_two_processes_write_one_table_of_all_images(camvid, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    in_a_process("validate", *ARGUMENTS, "--trainer.devices=2", "--trainer.strategy=ddp")
+    (table,) = Path("runs").glob("*/tables/val-images.csv")
+    assert sorted(line.split(",")[0] for line in table.read_text().splitlines()[1:]) == [
+        "val_000",
+        "val_001",
+        "val_002",
+    ]
+
+
+def test_two_processes_predict_every_image_and_name_the_broken_ones(camvid, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    (Path("camvid") / "val" / "val_002.png").write_bytes(b"")
+    options = ["--data.predict_images=camvid/val", "--output=out", "--trainer.logger=false"]
+    with pytest.raises(AssertionError, match="got 1 that were left out"):
+        in_a_process("predict", *ARGUMENTS, *options, "--trainer.devices=2", "--trainer.strategy=ddp")
+    assert sorted(path.name for path in Path("out/labels").iterdir()) == ["val_000.png", "val_001.png"]
+    shutil.copy("camvid/val/val_000.png", "camvid/val/val_002.png")  # one image is left for two processes
+    in_a_process("predict", *ARGUMENTS, *options, "--trainer.devices=2", "--trainer.strategy=ddp")
+    assert len(list(Path("out/labels").iterdir())) == 3
 
 
 class TestHelp:

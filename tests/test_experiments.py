@@ -35,6 +35,13 @@ def test_every_dataset_goes_with_every_network_and_criterion(dataset, network, c
     assert (cli.model.criterion.cpg_weight > 0) == (criterion == "ce_cpg")
 
 
+@pytest.mark.parametrize("name", sorted(path.stem for path in (EXPERIMENTS / "inference").glob("*.yaml")))
+def test_every_way_of_inference_is_accepted(name):
+    parts = ["--data", "ShapesDataModule", "--model.network", "LRASPP", "--model.criterion", "CrossEntropyCPGLoss"]
+    cli = main([*parts, "--model.inference", str(EXPERIMENTS / "inference" / f"{name}.yaml")], run=False)
+    assert cli.model.inference.flip
+
+
 def recipes():
     """Dataset and flags of each row of the table of recipes."""
     section = (EXPERIMENTS / "README.md").read_text().split("### Recipes")[1].split("\n## ")[0]

@@ -134,7 +134,7 @@ class TestScalesAndFlips:
             for flip in (False, True):
                 seen = local(scaled.flip(-1) if flip else scaled)
                 seen = F.interpolate(seen, scaled.shape[-2:], mode="bilinear", align_corners=True).softmax(dim=1)
-                seen = F.interpolate(seen, size, mode="bilinear", align_corners=False)
+                seen = F.interpolate(seen, size, mode="bilinear", align_corners=True)
                 expected = expected + (seen.flip(-1) if flip else seen) / 6
         got = Inference(scales=(0.5, 1.0, 1.5), flip=True).probabilities(local, images, size, align_corners=True)
         torch.testing.assert_close(got, expected)
@@ -152,6 +152,14 @@ class TestScalesAndFlips:
         official = Inference(scales=(1.0, 2.0), flip=True, average="exponential")
         torch.testing.assert_close(official.probabilities(local, images, size), total / total.sum(dim=1, keepdim=True))
         assert torch.equal(official.classes(local, images, size), total.argmax(dim=1))
+
+    def test_large_logits_do_not_overflow(self):
+        def network(images):
+            return torch.tensor([200.0, -200.0]).view(1, 2, 1, 1).expand(1, 2, *images.shape[-2:])
+
+        got = Inference(average="exponential").probabilities(network, images_of(1, 3, 4, 4), (4, 4))
+        assert torch.equal(got.argmax(dim=1), torch.zeros(1, 4, 4, dtype=torch.int64))
+        assert not got.isnan().any()
 
     def test_the_longer_side_may_be_told(self):
         sizes = []

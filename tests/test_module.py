@@ -259,6 +259,35 @@ def test_boundary_metrics_are_those_of_every_so_manieth_epoch_and_the_last(data,
     assert seen == expected
 
 
+@pytest.mark.parametrize(("max_epochs", "check", "expected"), [(4, 3, [3]), (6, 2, [6]), (7, 3, [6])])
+def test_the_last_validation_has_boundary_metrics(data, max_epochs, check, expected):
+    class Epochs(Callback):
+        def on_validation_end(self, trainer, pl_module):
+            if not trainer.sanity_checking and pl_module.scores.boundary_iou is not None:
+                seen.append(trainer.current_epoch + 1)
+
+    seen = []
+    options = {"max_epochs": max_epochs, "check_val_every_n_epoch": check, "limit_train_batches": 1}
+    trainer_of(callbacks=[Epochs()], **options).fit(module_of(), datamodule=data)
+    assert seen == expected
+
+
+def test_a_training_without_a_validation_reports_none(data, tmp_path, capsys):
+    trainer = trainer_of(
+        callbacks=[EvaluationReport()], default_root_dir=tmp_path, max_epochs=1, check_val_every_n_epoch=2
+    )
+    trainer.fit(module_of(), datamodule=data)
+    assert "the last validation" not in capsys.readouterr().out
+    assert not (tmp_path / "pictures").exists()
+
+
+def test_a_report_without_worst_images_has_none(data, tmp_path):
+    trainer_of(callbacks=[EvaluationReport(num_worst=0)], default_root_dir=tmp_path).validate(
+        module_of(), datamodule=data
+    )
+    assert {path.stem for path in (tmp_path / "pictures").iterdir()} == {"val-examples", "val-confusion", "val-trimap"}
+
+
 def test_the_mean_follows_the_datasets_rule(data):
     means = {}
     for rule in ("skip", "skip_always", "zero"):

@@ -61,6 +61,30 @@ class TestFiles:
             assert written == {"a.png", "b.png", "more/a.png"}
             assert Image.open(tmp_path / "out" / kind / "more" / "a.png").size == (60, 17)
 
+    def test_images_of_one_name_are_kept_apart(self, photographs, tmp_path):
+        Image.new("RGB", (12, 12)).save(photographs / "a.png")
+        (tmp_path / "b.png").write_bytes((photographs / "b.png").read_bytes())
+        (tmp_path / "some.txt").write_text(
+            "photographs/../b.png\nphotographs/a.jpg\nphotographs/a.png\nphotographs/b.png\n"
+        )
+        predict(data_of(tmp_path, predict_images="some.txt"), tmp_path)
+        labels = tmp_path / "out" / "labels"
+        written = {str(path.relative_to(labels)) for path in labels.rglob("*.png")}
+        assert written == {"b.png.png", *(f"photographs/{name}.png" for name in ("a.jpg", "a.png", "b.png"))}
+
+    def test_what_was_written_is_not_predicted(self, photographs, tmp_path):
+        out = photographs / "out"
+        (out / "labels").mkdir(parents=True)
+        Image.new("L", (9, 9)).save(out / "labels" / "z.png")
+        data = data_of(tmp_path, predict_images=str(photographs), predict_done=[str(out / "labels")])
+        data.setup("predict")
+        assert len(data.datasets["predict"]) == 3
+
+    def test_several_sizes_in_a_batch_are_refused(self, photographs, tmp_path):
+        data = data_of(tmp_path, predict_images=str(photographs), eval_batch_size=3)
+        with pytest.raises(ValueError, match=r"images of one size in a batch, got .* eval_batch_size of 1"):
+            predict(data, tmp_path)
+
     def test_an_image_or_a_list_of_images_will_do(self, photographs, tmp_path):
         (tmp_path / "some.txt").write_text(f"{photographs}/b.png\n{photographs}/more/a.jpg\n")
         for number, place in enumerate((photographs / "b.png", tmp_path / "some.txt")):

@@ -137,16 +137,20 @@ class FileDataset(SegmentationDataset):
         self.decode_label = decode_label
         self.unknown_hint = unknown_hint
         self.labelled = all(label is not None for _, label in files)
-        # Names are of files alone, unless that would make two the same.
+        # Names are of files alone, unless that would make two the same; then with their folders, and if need be suffixes.
         unique = len({image.stem for image, _ in files}) == len(files)
         self.folder = None if unique else Path(os.path.commonpath([image.parent for image, _ in files]))
+        self.suffixes = len({image.with_suffix("") for image, _ in files}) < len(files)
 
     def __len__(self) -> int:
         return len(self.files)
 
     def name(self, image: Path) -> str:
         """What an image is called: the stem of its file, and the folders that distinguish it."""
-        return image.relative_to(self.folder).with_suffix("").as_posix() if self.folder else image.stem
+        if self.folder is None:
+            return image.stem
+        path = image.relative_to(self.folder)
+        return (path if self.suffixes else path.with_suffix("")).as_posix()
 
     def where(self, index: int) -> str:
         """The label's path."""
@@ -300,6 +304,8 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         ):
             if number < smallest:
                 raise ValueError(f"expected {name} to be {smallest} or more, got {number}")
+        # Of images to predict a process may have none; the loaders of the other stages look for themselves.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
         self.root = Path(root)
         self.find_facts()
         for name, split in (("test_split", test_split), ("predict_split", predict_split)):
@@ -424,7 +430,12 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
             done = [names_below(Path(folder)) for folder in self.predict_done or []]
             if done:
                 finished = set.intersection(*done)
-                dataset.files = [each for each in dataset.files if dataset.name(each[0]) not in finished]
+                outputs = {Path(os.path.abspath(folder)).parent for folder in self.predict_done or []}
+                dataset.files = [
+                    (image, None)
+                    for image, _ in dataset.files
+                    if dataset.name(image) not in finished and not outputs & set(image.absolute().parents)
+                ]
         return dataset
 
     def setup(self, stage: str) -> None:

@@ -259,6 +259,7 @@ def images_at(place: Path) -> list[Path]:
         paths = sorted(path for path in FileTree(place, "").below(".") if path.suffix.lower() in IMAGE_SUFFIXES)
     else:
         paths = [place]
+    paths = [Path(os.path.abspath(path)) for path in paths]
     missing = [path for path in paths if not path.is_file()]
     if missing:
         raise FileNotFoundError(f"expected images to predict, got no file {missing[0]}, {nearest(missing[0])}")

@@ -34,6 +34,11 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     readable = [sample for sample in samples if "broken" not in sample]
     if not readable:
         return {"name": [], "broken": broken}
+    sizes = {tuple(sample["image"].shape[1:]) for sample in readable}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"expected images of one size in a batch, got {sorted(sizes)}; evaluate with an eval_batch_size of 1"
+        )
     batch: dict[str, Any] = default_collate(
         [{**sample, "image": sample["image"].permute(1, 2, 0)} for sample in readable]
     )
