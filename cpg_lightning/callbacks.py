@@ -195,7 +195,7 @@ class EvaluationReport(Callback):
         if checkpoint and trainer.state.fn == "fit":
             console.print(f"best checkpoint: {checkpoint}", soft_wrap=True, highlight=False)
         folder = Path(self.folder or trainer.default_root_dir)
-        for name, picture in self._pictures(module, module.scores).items():
+        for name, picture in {**self._sheets(module), **_charts(module, module.scores)}.items():
             path = folder / "pictures" / f"{stage}-{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             picture.save(path)
@@ -204,18 +204,15 @@ class EvaluationReport(Callback):
             for path in write_tables(folder / "tables", stage, module, module.scores, images):
                 console.print(f"table: {path}", soft_wrap=True, highlight=False)
 
-    def _pictures(self, module: SegmentationModule, scores: Scores) -> dict[str, Image.Image]:
-        """All there is to draw, by name."""
-        pictures = {}
+    def _sheets(self, module: SegmentationModule) -> dict[str, Image.Image]:
+        """The images that were kept, by name."""
+        sheets = {}
         for name, examples in (("examples", self.examples), ("worst", self.worst)):
             if examples:
                 rows = [(each.image, each.label, each.prediction) for each in examples]
-                pictures[name] = comparison(rows, _palette(module), module.class_names, _void(module.ignore_index))
-        pictures["confusion"] = confusion_picture(scores.confusion.numpy(), module.class_names)
-        if scores.trimap is not None:
-            trimap = {width: score.item() for width, score in scores.trimap.items()}
-            pictures["trimap"] = trimap_picture(trimap, scores.means["mIoU"].item())
-        return pictures
+                void = _void(module.ignore_index)
+                sheets[name] = comparison(rows, _palette(module), module.class_names, void)
+        return sheets
 
     def _log(self, trainer: L.Trainer, module: SegmentationModule, stage: str) -> None:
         self.logged = True
@@ -223,7 +220,7 @@ class EvaluationReport(Callback):
         if module.scores is None or not loggers:
             return
         labels = {**dict(enumerate(module.class_names)), _void(module.ignore_index): "ignored"}
-        pictures = self._pictures(module, module.scores)
+        charts = _charts(module, module.scores)
         for logger in loggers:
             for name, examples in (("examples", self.examples), ("worst", self.worst)):
                 if examples:
@@ -234,8 +231,8 @@ class EvaluationReport(Callback):
                         caption=[each.name for each in examples],
                         masks=[_overlays(each, labels) for each in examples],
                     )
-            for name in pictures.keys() & {"confusion", "trimap"}:
-                logger.log_image(f"{stage}/{name}", [pictures[name]], step=trainer.global_step)
+            for name, chart in charts.items():
+                logger.log_image(f"{stage}/{name}", [chart], step=trainer.global_step)
             columns, *rows = _class_rows(module, module.scores)
             data = [[None if isinstance(each, float) and np.isnan(each) else each for each in row] for row in rows]
             logger.log_table(f"{stage}/IoU_table", columns=columns, data=data, step=trainer.global_step)
@@ -340,6 +337,15 @@ def _save_array(array: np.ndarray, path: Path) -> None:
 
 def _palette(module: SegmentationModule) -> Sequence[Colour]:
     return module.palette or default_palette(module.num_classes)
+
+
+def _charts(module: SegmentationModule, scores: Scores) -> dict[str, Image.Image]:
+    """The confusion matrix and, where it was due, the trimap curve."""
+    charts = {"confusion": confusion_picture(scores.confusion.numpy(), module.class_names)}
+    if scores.trimap is not None:
+        trimap = {width: score.item() for width, score in scores.trimap.items()}
+        charts["trimap"] = trimap_picture(trimap, scores.means["mIoU"].item())
+    return charts
 
 
 def _table(module: SegmentationModule, scores: Scores, stage: str) -> Table:

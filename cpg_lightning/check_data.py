@@ -19,7 +19,7 @@ from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
 from cpg_lightning.data import SegmentationDataModule
-from cpg_lightning.data.base import FileDataset, SegmentationDataset, Split
+from cpg_lightning.data.base import FileDataset, SegmentationDataset, Split, one_thread
 from cpg_lightning.data.class_table import UNKNOWN
 from cpg_lightning.data.sampling import Draw
 from cpg_lightning.pictures import boundary_band, contact_sheet
@@ -127,7 +127,7 @@ def look(data: SegmentationDataModule, split: Split, workers: int, console: Cons
         batch_size=CHUNK,
         num_workers=min(workers, len(dataset)),
         collate_fn=_sum,
-        worker_init_fn=_one_thread,
+        worker_init_fn=one_thread,
     )
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task(split, total=len(dataset))
@@ -229,10 +229,6 @@ def _sum(findings: list[Findings]) -> Findings:
     for each in findings:
         total.add(each)
     return total
-
-
-def _one_thread(worker_id: int) -> None:
-    cv2.setNumThreads(0)
 
 
 def _show(data: SegmentationDataModule, split: Split, findings: Findings, console: Console) -> None:

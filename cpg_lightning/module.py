@@ -179,7 +179,10 @@ class SegmentationModule(L.LightningModule):
         Raises:
             ValueError: If the network has another number of classes than the module.
         """
-        return self._logits((images - self.mean) / self.std)
+        return self._logits(self._normalised(images))
+
+    def _normalised(self, images: Tensor) -> Tensor:
+        return (images - self.mean) / self.std
 
     def _logits(self, images: Tensor) -> dict[str, Tensor]:
         """The network's logits of normalised images."""
@@ -222,8 +225,8 @@ class SegmentationModule(L.LightningModule):
         return logits.argmax(dim=1)
 
     def _to_infer(self, batch: dict[str, Any]) -> tuple[Network, Tensor, tuple[int, int], bool]:
-        images = (batch["image"] - self.mean) / self.std
-        return lambda windows: self._logits(windows)["out"], images, _common_size(batch), self.network.align_corners
+        images, align_corners = self._normalised(batch["image"]), self.network.align_corners
+        return lambda windows: self._logits(windows)["out"], images, _common_size(batch), align_corners
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Counts the pixels of a batch; its ``prediction`` is for callbacks."""

@@ -392,6 +392,9 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
                 f"expected a split out of {', '.join(self.splits)}, got {split!r}: {type(self).__name__} in {self.root}"
             )
         files = self.files(split) + (self.files("val") if training and self.train_with_val else [])
+        return self._of_files(files, training)
+
+    def _of_files(self, files: list[tuple[Path, Path | None]], training: bool) -> FileDataset:
         return FileDataset(
             self.tree,
             files,
@@ -414,16 +417,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
             dataset = self.dataset(split, training=False)
         else:
             files: list[tuple[Path, Path | None]] = [(path, None) for path in images_at(Path(self.predict_images))]
-            dataset = FileDataset(
-                self.tree,
-                files,
-                self.decode_image,
-                self.decode_label,
-                self.unknown_hint,
-                self.pipeline(training=False),
-                training=False,
-                label_table=self.label_table(),
-            )
+            dataset = self._of_files(files, training=False)
         dataset.skip_broken = True
         if isinstance(dataset, FileDataset):
             dataset.files = [(image, None) for image, _ in dataset.files]
@@ -529,7 +523,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
     def _loader_options(self) -> dict[str, Any]:
         return {
             "num_workers": self.num_workers,
-            "worker_init_fn": _one_thread,
+            "worker_init_fn": one_thread,
             "persistent_workers": self.num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
             "collate_fn": collate,
@@ -549,6 +543,6 @@ def _seed() -> int:
     return int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
 
 
-def _one_thread(worker_id: int) -> None:
+def one_thread(worker_id: int) -> None:
     """Keep a worker to one core: the workers are the parallelism."""
     cv2.setNumThreads(0)

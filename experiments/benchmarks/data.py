@@ -27,7 +27,7 @@ from torchvision.transforms import v2
 
 import cpg_lightning.data
 from cpg_lightning.data import SegmentationDataModule
-from cpg_lightning.data.base import FileDataset
+from cpg_lightning.data.base import FileDataset, one_thread
 from cpg_lightning.data.loading import SegmentationLoader, collate
 from cpg_lightning.data.sampling import Draw
 
@@ -114,11 +114,6 @@ def loading(dataset: Dataset[Any], rounds: Rounds, workers: int) -> Callable[[],
         persistent_workers=workers > 0,
     )
     return lambda: [None for _ in loader]
-
-
-def one_thread(worker_id: int) -> None:
-    """As in the package's loaders."""
-    cv2.setNumThreads(0)
 
 
 def measure(name: str, root: str, repetitions: int) -> None:
