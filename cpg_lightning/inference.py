@@ -1,5 +1,6 @@
-"""From images to classes: whole or by windows, at several scales, mirrored, around any network."""
+"""Prediction of images: whole or by sliding windows, at several scales, mirrored, around any network."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
@@ -7,40 +8,47 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cpg_lightning.row_interpolation import source_rows, upsampled_rows
+
 Network = Callable[[Tensor], Tensor]
-LARGEST_LOGIT = 80.0  # whose exponential float32 has
-LARGEST_STRIP = 2**26  # probabilities that are finished together
+LARGEST_LOGIT = 80.0  # float32 holds its exponential
+LARGEST_STRIP = 2**26  # scores that are computed together
 
 
 class Inference:
-    r"""How the logits of a network become the classes of an image's pixels.
+    r"""Turns the logits of a network into the classes of an image's pixels.
 
-    The image is resized by each scale and looked at as it is and, with ``flip``, mirrored. Where a resized image is larger
-    than the window, the network sees it through windows. Its logits :math:`z`, enlarged to the window, become
+    By default the network sees the whole image once. Its logits are upsampled to the size of the result. The predicted
+    class is their argmax, and the probabilities are their softmax. With more than one view of the image (``scales``,
+    ``flip``) the result is the mean of these probabilities.
+
+    With a ``window``, the network sees each resized image through overlapping windows. The logits :math:`z` of a window are
+    upsampled to the window's size and become scores, which are averaged where windows overlap, upsampled to the size of the
+    result and added up over the scales. The scores are
 
     - ``"softmax"``: probabilities, :math:`\mathrm{mean}(\mathrm{softmax}(z), \mathrm{softmax}(z_\mathrm{mirrored}))`, or
-    - ``"exponential"``: HRNet-OCR's official way, :math:`\exp(\mathrm{mean}(z, z_\mathrm{mirrored}))`,
+    - ``"exponential"``: those of HRNet-OCR's official test, :math:`\exp(\mathrm{mean}(z, z_\mathrm{mirrored}))`; then an
+      image without a window is one window.
 
-    which are averaged where windows overlap, enlarged to the image and added up over the scales.
-
-    Nothing of the image's size times the number of classes is kept: rows are finished from the top to the bottom, and what is
-    kept is of one row of windows. An image of 8000x8000 takes the memory of a strip of it.
+    The result is computed in strips of rows. Memory holds the logits at the network's own stride, or the scores of one row
+    of windows, but never a score for each class and pixel of a large image.
 
     Args:
         window: Height and width of the window in pixels of the resized image; the whole image by default.
-        stride: How far a window is from the next, down and across; two thirds of the window by default.
-        windows_at_once: Windows that the network is given in one batch.
-        scales: What the image is resized by.
-        long_side: Resize the image's longer side to this many pixels times each scale instead.
-        flip: Whether the mirrored image is looked at too.
-        average: How logits become what is averaged.
-        pad: Whether an image that is smaller than the window is padded to it, at the bottom and the right, with the
-            network's mean colour.
+        stride: Distance between windows in pixels, down and across; two thirds of the window by default.
+        windows_at_once: Number of windows in one batch.
+        scales: Factors that the image is resized by.
+        long_side: Length in pixels of the longer side at scale 1; the image's own by default.
+        flip: Whether to average with the prediction of the mirrored image.
+        average: How logits become scores.
+        border: What happens to a window that would reach beyond the image. ``"shift"`` moves it back to the border, and an
+            image smaller than the window is one smaller window. ``"pad"`` leaves it in its place and pads the image.
+        pad_colour: RGB values in 0..255 of the padding; black by default, as in training.
 
     Raises:
         ValueError: For numbers out of range.
 
-    Source: HRNet-Semantic-Segmentation, branch HRNet-OCR, ``lib/datasets``, ``multi_scale_inference``, for the official way.
+    Source: HRNet-Semantic-Segmentation, branch HRNet-OCR, ``lib/datasets``, ``multi_scale_inference``, for the official test.
     """
 
     def __init__(
@@ -52,23 +60,28 @@ class Inference:
         long_side: int | None = None,
         flip: bool = False,
         average: Literal["softmax", "exponential"] = "softmax",
-        pad: bool = False,
+        border: Literal["shift", "pad"] = "shift",
+        pad_colour: tuple[float, float, float] = (0.0, 0.0, 0.0),
     ) -> None:
-        if window is None and (stride is not None or pad):
-            raise ValueError("expected a window with a stride or padding, got none")
+        if window is None and (stride is not None or border == "pad"):
+            raise ValueError("expected a window together with stride or border='pad', got none; set window")
         if window is not None:
             stride = stride or (max(1, 2 * window[0] // 3), max(1, 2 * window[1] // 3))
             if min(*window, *stride) < 1 or stride[0] > window[0] or stride[1] > window[1]:
                 raise ValueError(
                     f"expected a window of 1 or more pixels and a stride of at most that, got {window} and {stride}"
                 )
-        if not scales or min(scales) <= 0:
-            raise ValueError(f"expected scales to be positive, got {scales}")
+        if not scales or not all(0 < scale < math.inf for scale in scales):
+            raise ValueError(f"expected scales to be positive and finite, got {scales}")
         for name, number in (("windows_at_once", windows_at_once), ("long_side", long_side)):
             if number is not None and number < 1:
                 raise ValueError(f"expected {name} to be 1 or more, got {number}")
         if average not in ("softmax", "exponential"):
             raise ValueError(f"expected average to be softmax or exponential, got {average!r}")
+        if border not in ("shift", "pad"):
+            raise ValueError(f"expected border to be shift or pad, got {border!r}")
+        if len(pad_colour) != 3 or not all(0 <= value <= 255 for value in pad_colour):
+            raise ValueError(f"expected pad_colour to be three RGB values from 0 to 255, got {pad_colour}")
         self.window = window
         self.stride = stride
         self.windows_at_once = windows_at_once
@@ -76,56 +89,102 @@ class Inference:
         self.long_side = long_side
         self.flip = flip
         self.average = average
-        self.pad = pad
+        self.border = border
+        self.pad_colour = tuple(pad_colour)
 
     def classes(self, network: Network, images: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
-        """The most probable class of each pixel.
+        """The predicted class of each pixel.
 
         Args:
-            network: Logits (B, C, h, w), at any stride, of normalised images (B, 3, H, W).
-            images: Normalised images, (B, 3, H, W).
-            size: Height and width of the result.
-            align_corners: How logits are enlarged.
+            network: Maps RGB images in 0..255, (B, 3, h, w), to logits (B, C, ...) at its own stride.
+            images: RGB images in 0..255, (B, 3, H, W).
+            size: Height and width of the result in pixels.
+            align_corners: How logits are upsampled, as in ``torch.nn.functional.interpolate``.
 
         Returns:
             int64 (B, height, width).
         """
         strips = self._strips(network, images, size, align_corners)
-        return torch.cat([strip.argmax(dim=1) for strip in strips], dim=1)
+        return torch.cat([scores.argmax(dim=1) for scores in strips], dim=1)
 
     def probabilities(
         self, network: Network, images: Tensor, size: tuple[int, int], align_corners: bool = False
     ) -> Tensor:
-        """The probability of each class at each pixel, float32 (B, C, height, width), on the CPU; as :meth:`classes`."""
+        """The probability of each class at each pixel, float32 (B, C, height, width), on the CPU; see :meth:`classes`."""
         strips = self._strips(network, images, size, align_corners)
-        return torch.cat([(strip / strip.sum(dim=1, keepdim=True)).cpu() for strip in strips], dim=2)
+        if self._one_view():
+            return torch.cat([logits.softmax(dim=1).cpu() for logits in strips], dim=2)
+        return torch.cat([(scores / scores.sum(dim=1, keepdim=True)).cpu() for scores in strips], dim=2)
+
+    def _one_view(self) -> bool:
+        """Whether there is nothing to average: then the scores are the upsampled logits themselves."""
+        return self.window is None and self.average == "softmax" and len(self.scales) == 1 and not self.flip
 
     def _strips(self, network: Network, images: Tensor, size: tuple[int, int], align_corners: bool) -> Iterator[Tensor]:
-        """Probabilities up to a factor, (B, C, rows, width), of one strip of rows after the other."""
-        height, width = images.shape[-2:]
-        looks = []
-        for scale in self.scales:
-            factor = scale if self.long_side is None else scale * self.long_side / max(height, width)
-            resized = max(1, round(height * factor)), max(1, round(width * factor))
-            scaled = images
-            if resized != (height, width):
-                scaled = F.interpolate(images, resized, mode="bilinear", align_corners=False)
-            looks.append(_Look(self, network, scaled, size, align_corners))
-        per_row = looks[0].rows(0, 1).numel()
-        step = max(1, LARGEST_STRIP // per_row)
+        """Scores (B, C, rows, width) of consecutive strips of rows."""
+        views = [self._view(network, _resized(images, *shape), size, align_corners) for shape in self._shapes(images)]
+        step = max(1, LARGEST_STRIP // views[0].rows(0, 1).numel())
         for top in range(0, size[0], step):
             bottom = min(size[0], top + step)
-            strip = looks[0].rows(top, bottom)
-            for look in looks[1:]:
-                strip += look.rows(top, bottom)
-            yield strip
+            scores = views[0].rows(top, bottom)
+            for view in views[1:]:
+                scores += view.rows(top, bottom)
+            yield scores
+
+    def _shapes(self, images: Tensor) -> Iterator[tuple[int, int]]:
+        """Height and width of the image at each scale, rounded as in HRNet's official code."""
+        sides = images.shape[-2:]
+        for scale in self.scales:
+            longer = max(1, int((self.long_side or max(sides)) * scale + 0.5))
+            height, width = (max(1, int(side * longer / max(sides) + 0.5)) for side in sides)
+            yield height, width
+
+    def _view(
+        self, network: Network, images: Tensor, size: tuple[int, int], align_corners: bool
+    ) -> "_WholeView | _WindowedView":
+        if self.window is None and self.average == "softmax":
+            return _WholeView(network, images, size, align_corners, self.flip, logits=self._one_view())
+        return _WindowedView(self, network, images, size, align_corners)
 
 
-class _Look:
-    """What the network says of an image at one scale, row by row of the result.
+class _WholeView:
+    """The prediction of one resized image as a whole, row by row of the result.
 
-    ``total`` is the sum, over the windows so far, of what becomes of the logits, (B, C, rows, w), and ``count`` the number of
-    windows, (rows, w); the first row is ``start``. Rows before ``finished`` have all their windows.
+    Args:
+        network: See :meth:`Inference.classes`.
+        images: (B, 3, h, w)
+        size: Height and width of the result.
+        align_corners: See :meth:`Inference.classes`.
+        flip: Whether to average with the prediction of the mirrored image.
+        logits: Whether rows are logits and not probabilities.
+    """
+
+    def __init__(
+        self, network: Network, images: Tensor, size: tuple[int, int], align_corners: bool, flip: bool, logits: bool
+    ) -> None:
+        self.logits = [_at_least_float32(network(images))]
+        if flip:
+            self.logits.append(_at_least_float32(network(images.flip(-1))).flip(-1))
+        self.size = size
+        self.align_corners = align_corners
+        self.as_logits = logits
+
+    def rows(self, top: int, bottom: int) -> Tensor:
+        """Logits or probabilities of some rows of the result, (B, C, bottom - top, width)."""
+        upsampled = [upsampled_rows(z, 0, z.shape[2], self.size, top, bottom, self.align_corners) for z in self.logits]
+        if self.as_logits:
+            return upsampled[0]
+        scores = upsampled[0].softmax(dim=1)
+        for z in upsampled[1:]:
+            scores = (scores + z.softmax(dim=1)) / 2
+        return scores
+
+
+class _WindowedView:
+    """Sliding-window prediction of one resized image, row by row of the result.
+
+    ``total`` is the sum of the scores over the windows so far, (B, C, rows, w), and ``count`` the number of windows, (rows, w).
+    Their first row is row ``start`` of the resized image. All windows of the rows before ``finished`` have been added.
     """
 
     def __init__(
@@ -139,73 +198,69 @@ class _Look:
         self.height, self.width = images.shape[-2:]
         window = inference.window or (self.height, self.width)
         stride = inference.stride or window
-        self.tops = _starts(self.height, window[0], stride[0])
-        self.lefts = _starts(self.width, window[1], stride[1])
-        self.window = min(window[0], self.height), min(window[1], self.width)
+        self.tops = _starts(self.height, window[0], stride[0], inference.border)
+        self.lefts = _starts(self.width, window[1], stride[1], inference.border)
+        if inference.border == "shift":
+            window = min(window[0], self.height), min(window[1], self.width)
+        self.window = window
         self.next, self.start, self.finished = 0, 0, 0
         self.total: Tensor | None = None
-        self.count = images.new_zeros((0, self.width), dtype=torch.float32)
+        self.count = torch.zeros((0, self.width), device=images.device)
 
     def rows(self, top: int, bottom: int) -> Tensor:
-        """Those rows of the result, (B, C, bottom - top, width); never before those that were asked for last."""
-        # Rows of the resized image that they lie between, as in bilinear interpolation.
-        places = torch.arange(top, bottom, device=self.images.device, dtype=torch.float32)
-        if self.align_corners:
-            places = places * ((self.height - 1) / max(1, self.size[0] - 1))
-        else:
-            places = (places + 0.5) * (self.height / self.size[0]) - 0.5
-        places = places.clamp(0, self.height - 1)
-        upper = places.floor().long()
-        lower = (upper + 1).clamp(max=self.height - 1)
-        first, last = int(upper[0]), int(lower[-1])
+        """Scores of some rows of the result, (B, C, bottom - top, width). Rows are asked for in ascending order."""
+        first, last = source_rows(self.height, self.size[0], top, bottom, self.align_corners)
         total = self._finish(first, last)
         mean = total[:, :, : last + 1 - first] / self.count[: last + 1 - first]
-        if self.height != self.size[0]:
-            share = (places - upper)[:, None]
-            mean = mean[:, :, upper - first].lerp(mean[:, :, lower - first], share)
-        else:
-            mean = mean[:, :, upper - first]
-        if self.width != self.size[1]:
-            size = (mean.shape[2], self.size[1])
-            mean = F.interpolate(mean, size, mode="bilinear", align_corners=self.align_corners)
-        return mean
+        return upsampled_rows(mean, first, self.height, self.size, top, bottom, self.align_corners)
 
     def _finish(self, first: int, last: int) -> Tensor:
-        """Look through windows until the rows up to ``last`` are finished, and forget those before ``first``."""
+        """Add windows until the rows up to ``last`` are finished, and drop the rows before ``first``."""
         while self.finished <= last:
-            self._add(self.tops[self.next])
+            self._add_row_of_windows(self.tops[self.next])
             self.next += 1
             self.finished = self.tops[self.next] if self.next < len(self.tops) else self.height
         if self.total is None:
-            raise RuntimeError("no rows were looked at")
+            raise RuntimeError("expected at least one window to be added")
         if first > self.start:
             self.total, self.count = self.total[:, :, first - self.start :], self.count[first - self.start :]
             self.start = first
         return self.total
 
-    def _add(self, top: int) -> None:
-        """Add a row of windows."""
-        height, width = self.window
+    def _add_row_of_windows(self, top: int) -> None:
+        bottom = min(top + self.window[0], self.height)
         at_once = self.inference.windows_at_once
         for chunk in (self.lefts[index : index + at_once] for index in range(0, len(self.lefts), at_once)):
-            windows = torch.cat([self.images[:, :, top : top + height, left : left + width] for left in chunk])
-            for left, seen in zip(chunk, self._seen(windows).chunk(len(chunk)), strict=True):
-                self._make_room(seen, top + height)
-                rows, columns = slice(top - self.start, top - self.start + height), slice(left, left + width)
+            scores = self._scores(torch.cat([self._window(top, left) for left in chunk]))
+            for left, window in zip(chunk, scores.chunk(len(chunk)), strict=True):
+                self._extend(window, bottom)
+                right = min(left + self.window[1], self.width)
+                rows, columns = slice(top - self.start, bottom - self.start), slice(left, right)
                 if self.total is not None:
-                    self.total[:, :, rows, columns] += seen
+                    self.total[:, :, rows, columns] += window[:, :, : bottom - top, : right - left]
                 self.count[rows, columns] += 1
 
-    def _make_room(self, seen: Tensor, bottom: int) -> None:
-        """Let ``total`` and ``count`` reach down to a row."""
+    def _window(self, top: int, left: int) -> Tensor:
+        """One window of the images, padded where it reaches beyond them, (B, 3, height, width)."""
+        height, width = self.window
+        inside = self.images[:, :, top : top + height, left : left + width]
+        if inside.shape[-2:] == self.window:
+            return inside
+        colour = torch.tensor(self.inference.pad_colour, dtype=inside.dtype, device=inside.device).view(1, 3, 1, 1)
+        window = colour.expand(len(inside), 3, height, width).clone()
+        window[:, :, : inside.shape[2], : inside.shape[3]] = inside
+        return window
+
+    def _extend(self, scores: Tensor, bottom: int) -> None:
+        """Append rows of zeros to ``total`` and ``count`` down to row ``bottom``."""
         missing = bottom - self.start - self.count.shape[0]
         if missing > 0:
-            more = seen.new_zeros((len(self.images), seen.shape[1], missing, self.width))
+            more = scores.new_zeros((len(self.images), scores.shape[1], missing, self.width))
             self.total = more if self.total is None else torch.cat([self.total, more], dim=2)
             self.count = torch.cat([self.count, self.count.new_zeros((missing, self.width))])
 
-    def _seen(self, windows: Tensor) -> Tensor:
-        """What becomes of the logits of windows, float32 (N, C, height, width)."""
+    def _scores(self, windows: Tensor) -> Tensor:
+        """Scores of windows, (N, C, height, width)."""
         logits = self._logits(windows)
         mirrored = self._logits(windows.flip(-1)).flip(-1) if self.inference.flip else logits
         if self.inference.average == "exponential":
@@ -214,16 +269,24 @@ class _Look:
         return (probabilities + mirrored.softmax(dim=1)) / 2 if self.inference.flip else probabilities
 
     def _logits(self, windows: Tensor) -> Tensor:
-        size = windows.shape[-2:]
-        if self.inference.pad and self.inference.window is not None:
-            down, right = (max(0, side - own) for side, own in zip(self.inference.window, size, strict=True))
-            windows = F.pad(windows, [0, right, 0, down])
-        logits = self.network(windows).float()
-        if logits.shape[-2:] != windows.shape[-2:]:
-            logits = F.interpolate(logits, windows.shape[-2:], mode="bilinear", align_corners=self.align_corners)
-        return logits[:, :, : size[0], : size[1]]
+        logits = _at_least_float32(self.network(windows))
+        if logits.shape[-2:] == windows.shape[-2:]:
+            return logits
+        return F.interpolate(logits, windows.shape[-2:], mode="bilinear", align_corners=self.align_corners)
 
 
-def _starts(length: int, window: int, stride: int) -> list[int]:
-    """Where windows begin: a stride apart, the last one at the end."""
+def _starts(length: int, window: int, stride: int, border: str) -> list[int]:
+    """Where windows begin along one side of an image."""
+    if border == "pad":
+        return list(range(0, max(0, length - window) + stride, stride))
     return sorted({*range(0, max(1, length - window), stride), max(0, length - window)})
+
+
+def _resized(images: Tensor, height: int, width: int) -> Tensor:
+    if images.shape[-2:] == (height, width):
+        return images
+    return F.interpolate(images.float(), (height, width), mode="bilinear", align_corners=False)
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.float() if logits.element_size() < 4 else logits

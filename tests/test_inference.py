@@ -1,9 +1,13 @@
 """Inference: windows, scales and mirrored images, around any callable."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -11,6 +15,7 @@ from cpg_lightning import inference
 from cpg_lightning.inference import Inference
 
 C = 5
+EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 
 def pointwise(images):
@@ -64,11 +69,18 @@ class TestWindows:
         torch.testing.assert_close(got, torch.tensor([one, one, *[(one + other) / 2] * 2, other, other]))
 
     @pytest.mark.parametrize(
-        ("length", "window", "stride", "expected"),
-        [(10, 10, 5, [0]), (7, 10, 5, [0]), (11, 10, 5, [0, 1]), (20, 10, 5, [0, 5, 10]), (22, 10, 10, [0, 10, 12])],
+        ("length", "window", "stride", "shifted", "padded"),
+        [
+            (10, 10, 5, [0], [0]),
+            (7, 10, 5, [0], [0]),
+            (11, 10, 5, [0, 1], [0, 5]),
+            (20, 10, 5, [0, 5, 10], [0, 5, 10]),
+            (22, 10, 10, [0, 10, 12], [0, 10, 20]),
+        ],
     )
-    def test_the_last_one_ends_with_the_image(self, length, window, stride, expected):
-        assert inference._starts(length, window, stride) == expected
+    def test_the_last_one_ends_with_the_image_or_is_padded(self, length, window, stride, shifted, padded):
+        assert inference._starts(length, window, stride, "shift") == shifted
+        assert inference._starts(length, window, stride, "pad") == padded
 
     def test_no_more_windows_than_told_are_looked_through_at_once(self):
         batches = []
@@ -83,31 +95,118 @@ class TestWindows:
     def test_memory_does_not_grow_with_the_height(self):
         rows = []
 
-        class Watched(inference._Look):
+        class Watched(inference._WindowedView):
             def _finish(self, first, last):
                 total = super()._finish(first, last)
                 rows.append(total.shape[2])
                 return total
 
-        before = inference._Look, inference.LARGEST_STRIP
-        inference._Look, inference.LARGEST_STRIP = Watched, 8 * 16 * C
+        before = inference._WindowedView, inference.LARGEST_STRIP
+        inference._WindowedView, inference.LARGEST_STRIP = Watched, 8 * 16 * C
         try:
             Inference(window=(16, 16), stride=(8, 8)).classes(pointwise, images_of(1, 3, 640, 16), (640, 16))
         finally:
-            inference._Look, inference.LARGEST_STRIP = before
-        assert max(rows) <= 32
+            inference._WindowedView, inference.LARGEST_STRIP = before
+        assert max(rows) <= 34
 
-    def test_small_images_are_padded_if_told(self):
-        sizes = []
+    def test_what_reaches_beyond_the_image_is_padded_with_the_colour_that_is_told(self):
+        seen = []
 
         def network(images):
-            sizes.append(tuple(images.shape[-2:]))
+            seen.append(images)
             return pointwise(images)
 
-        for pad in (False, True):
-            got = Inference(window=(16, 16), pad=pad).classes(network, images_of(1, 3, 9, 12), (9, 12))
-            assert got.shape == (1, 9, 12)
-        assert sizes == [(9, 12), (16, 16)]
+        images = images_of(1, 3, 9, 12)
+        padded = Inference(window=(16, 16), border="pad", pad_colour=(1, 2, 3))
+        assert torch.equal(padded.classes(network, images, (9, 12)), pointwise(images).argmax(dim=1))
+        assert torch.equal(seen[0][..., :9, :12], images)
+        assert torch.equal(seen[0][0, :, 12, 15], torch.tensor([1.0, 2.0, 3.0]))
+        assert Inference(window=(16, 16)).classes(network, images, (9, 12)).shape == (1, 9, 12)
+        assert seen[1].shape[-2:] == (9, 12)
+
+    def test_a_mirrored_window_is_mirrored_with_its_padding(self):
+        seen = []
+
+        def network(images):
+            seen.append(images)
+            return pointwise(images)
+
+        Inference(window=(4, 16), border="pad", flip=True).classes(network, images_of(1, 3, 4, 12), (4, 12))
+        assert torch.equal(seen[1], seen[0].flip(-1))
+        assert torch.equal(seen[1][..., :4], torch.zeros(1, 3, 4, 4))
+
+
+class TestWholeImage:
+    @settings(max_examples=60, deadline=None)
+    @given(
+        size=st.tuples(st.integers(8, 30), st.integers(8, 30)),
+        wanted=st.tuples(st.integers(1, 60), st.integers(1, 60)),
+        align_corners=st.booleans(),
+        strip=st.sampled_from([1, 700, 2**26]),
+    )
+    def test_scores_are_the_upsampled_logits(self, size, wanted, align_corners, strip):
+        images = images_of(2, 3, *size)
+        logits = F.interpolate(local(images), wanted, mode="bilinear", align_corners=align_corners)
+        before, inference.LARGEST_STRIP = inference.LARGEST_STRIP, strip
+        try:
+            got = Inference().probabilities(local, images, wanted, align_corners)
+            classes = Inference().classes(local, images, wanted, align_corners)
+        finally:
+            inference.LARGEST_STRIP = before
+        torch.testing.assert_close(got, logits.softmax(dim=1), rtol=1e-4, atol=1e-5)
+        assert torch.equal(classes, got.argmax(dim=1))
+
+    def test_half_precision_logits_are_compared_in_full_precision(self):
+        images = images_of(1, 3, 16, 16)
+        logits = F.interpolate(local(images).bfloat16().float(), (40, 50), mode="bilinear")
+        got = Inference().classes(lambda images: local(images).bfloat16(), images, (40, 50))
+        assert torch.equal(got, logits.argmax(dim=1))
+
+
+class TestOfficialScores:
+    """The scores of HRNet-OCR's official code, with a small fixed network."""
+
+    @pytest.fixture(scope="class")
+    def golden(self, real_data):
+        cases = json.loads((real_data / "golden" / "inference.json").read_text())["cases"]
+        return cases, np.load(real_data / "golden" / "inference.npz")
+
+    @pytest.mark.parametrize(
+        ("file", "case"),
+        [
+            (file, f"{case}{flip}")
+            for file, cases in (
+                ("hrnet_ocr_cityscapes.yaml", ("cityscapes", "cityscapes_single")),
+                ("hrnet_ocr_520.yaml", ("coco_wide", "coco_tall", "coco_single")),
+            )
+            for case in cases
+            for flip in ("", "_flip")
+        ],
+    )
+    def test_our_files_give_them(self, golden, file, case):
+        cases, arrays = golden
+        first, second, bias = (torch.tensor(arrays[name]) for name in ("w1", "w2", "b2"))
+        mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+
+        def network(images):
+            hidden = F.conv2d((images / 255 - mean) / std, first, stride=2, padding=2).relu()
+            return F.conv2d(hidden, second, bias, stride=2, padding=2)
+
+        options = yaml.safe_load((EXPERIMENTS / "inference" / file).read_text())["init_args"]
+        options |= {"scales": cases[case]["scales"], "flip": cases[case]["flip"], "window": cases[case]["crop_size"]}
+        if "long_side" in options:
+            options |= {"long_side": cases[case]["base_size"], "stride": [2 * side // 3 for side in options["window"]]}
+        else:
+            options["stride"] = options["window"]
+        images = torch.tensor(arrays[f"{case}_image"]).permute(2, 0, 1)[None]
+        expected = torch.tensor(arrays[f"{case}_scores"])[None]
+        official = Inference(**{**options, "window": tuple(options["window"]), "stride": tuple(options["stride"])})
+        got = official.probabilities(network, images, expected.shape[-2:], align_corners=True)
+        torch.testing.assert_close(got, expected / expected.sum(dim=1, keepdim=True), rtol=1e-4, atol=1e-5)
+        classes = official.classes(network, images, expected.shape[-2:], align_corners=True)
+        two_largest = expected.topk(2, dim=1).values
+        clear = two_largest[:, 0] - two_largest[:, 1] > 1e-4 * two_largest[:, 0]
+        assert torch.equal(classes[clear], expected.argmax(dim=1)[clear])
 
 
 class TestScalesAndFlips:
@@ -133,8 +232,7 @@ class TestScalesAndFlips:
                 scaled = F.interpolate(images, new, mode="bilinear", align_corners=False)
             for flip in (False, True):
                 seen = local(scaled.flip(-1) if flip else scaled)
-                seen = F.interpolate(seen, scaled.shape[-2:], mode="bilinear", align_corners=True).softmax(dim=1)
-                seen = F.interpolate(seen, size, mode="bilinear", align_corners=True)
+                seen = F.interpolate(seen, size, mode="bilinear", align_corners=True).softmax(dim=1)
                 expected = expected + (seen.flip(-1) if flip else seen) / 6
         got = Inference(scales=(0.5, 1.0, 1.5), flip=True).probabilities(local, images, size, align_corners=True)
         torch.testing.assert_close(got, expected)
@@ -180,7 +278,7 @@ class TestScalesAndFlips:
         torch.testing.assert_close(got, expected / expected.sum(dim=1, keepdim=True))
 
     def test_everything_together(self):
-        every = Inference((12, 16), (5, 7), 3, (0.75, 1.0, 1.25), flip=True, pad=True)
+        every = Inference((12, 16), (5, 7), 3, (0.75, 1.0, 1.25), flip=True, border="pad")
         got = every.probabilities(local, images_of(2, 3, 33, 47), (50, 61))
         assert got.shape == (2, C, 50, 61)
         np.testing.assert_allclose(got.sum(dim=1), 1, rtol=1e-5)
@@ -189,13 +287,16 @@ class TestScalesAndFlips:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stride": (2, 2)}, "a window with a stride or padding, got none"),
-        ({"pad": True}, "a window with a stride or padding, got none"),
+        ({"stride": (2, 2)}, "expected a window together with"),
+        ({"border": "pad"}, "expected a window together with"),
         ({"window": (4, 4), "stride": (5, 4)}, "a stride of at most that"),
         ({"window": (0, 4)}, "a window of 1 or more pixels"),
         ({"scales": ()}, "scales to be positive"),
         ({"scales": (1, -1)}, "scales to be positive"),
         ({"long_side": 0}, "long_side to be 1 or more"),
+        ({"scales": (1, float("nan"))}, "scales to be positive and finite"),
+        ({"border": "reflect"}, "shift or pad, got 'reflect'"),
+        ({"pad_colour": (0, 0, 256)}, "three RGB values from 0 to 255"),
         ({"windows_at_once": 0}, "windows_at_once to be 1 or more"),
         ({"average": "mean"}, "softmax or exponential, got 'mean'"),
     ],
