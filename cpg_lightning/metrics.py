@@ -57,6 +57,7 @@ class ClassIoU(MulticlassJaccardIndex):
     """
 
     def __init__(self, num_classes: int, ignore_index: int = 255, absent: AbsentClasses = "skip") -> None:
+        _check_classes(num_classes)
         super().__init__(num_classes, average="none", ignore_index=ignore_index, validate_args=False)
         if absent not in ("skip", "skip_always", "zero"):
             raise ValueError(f"expected absent to be skip, skip_always or zero, got {absent!r}")
@@ -459,5 +460,7 @@ def _without(values: Tensor, ignore_index: int) -> Tensor:
 
 
 def _check_classes(num_classes: int) -> None:
-    if not 1 <= num_classes <= MOST_CLASSES:
-        raise ValueError(f"expected from 1 to {MOST_CLASSES} classes, got {num_classes}")
+    if not 2 <= num_classes <= MOST_CLASSES:
+        raise ValueError(
+            f"expected from 2 to {MOST_CLASSES} classes, got {num_classes}; name the background as a class"
+        )

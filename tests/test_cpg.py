@@ -48,8 +48,8 @@ def oracle(logits, target, kernel_size, ignore_index, void_borders):
 
 @st.composite
 def problems(draw):
-    """Logits and a target of few, patchy classes with ignored pixels, down to one pixel and one class."""
-    images, classes = draw(st.integers(1, 2)), draw(st.integers(1, 4))
+    """Logits and a target of few, patchy classes with ignored pixels, down to one pixel and two classes."""
+    images, classes = draw(st.integers(1, 2)), draw(st.integers(2, 4))
     height, width = draw(st.integers(1, 7)), draw(st.integers(1, 7))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     target = rng.integers(0, classes, (images, height, width))
@@ -236,7 +236,10 @@ def test_a_kernel_size_without_a_kernel_is_refused(kernel_size):
             torch.zeros(2, 4, 4).long(),
             r"expected logits of shape \(B, C, H, W\), got \(2, 4, 4\)",
         ),
-        (torch.randn(2, 3, 4, 4), torch.zeros(2, 3, 4, 4).long(), "argmax"),
+        (torch.randn(2, 3, 4, 4), torch.zeros(2, 3, 4, 4).long(), r"got \(2, 3, 4, 4\); a one-hot .*argmax\(dim=1\)$"),
+        (torch.randn(2, 3, 4, 4), torch.zeros(2, 1, 4, 4).long(), r"got \(2, 1, 4, 4\); pass target\[:, 0\]$"),
+        (torch.randn(2, 3, 4, 4), torch.zeros(2, 5, 4, 4).long(), r"got \(2, 5, 4, 4\)$"),
+        (torch.randn(2, 1, 4, 4), torch.zeros(2, 4, 4).long(), "got 1; name the background as a class"),
         (torch.randn(2, 3, 4, 4), torch.zeros(1, 4, 4).long(), "2 and 1 images"),
         (torch.randn(2, 3, 2, 2), torch.zeros(2, 4, 4).long(), r"size of the target, \(4, 4\) pixels, got \(2, 2\)"),
         (torch.zeros(2, 3, 4, 4).long(), torch.zeros(2, 4, 4).long(), "floating-point logits, got torch.int64"),

@@ -95,8 +95,8 @@ def test_bad_input_is_refused(problem):
 
 @st.composite
 def problems(draw):
-    """Logits no larger than a target of few, patchy classes with ignored pixels, down to one pixel and one class."""
-    images, classes = draw(st.integers(0, 2)), draw(st.sampled_from([1, 2, 3, 5, 200]))
+    """Logits no larger than a target of few, patchy classes with ignored pixels, down to one pixel and two classes."""
+    images, classes = draw(st.integers(0, 2)), draw(st.sampled_from([2, 3, 5, 200]))
     height, width = draw(st.integers(1, 14)), draw(st.integers(1, 14))
     small = draw(st.integers(1, height)), draw(st.integers(1, width))
     if draw(st.booleans()):
@@ -115,10 +115,10 @@ def problems(draw):
 def definition(logits, target, criterion, align_corners):
     """Cross-entropy and CPG of the enlarged logits, 0 where there is nothing to average over."""
     large = F.interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=align_corners)
-    weights = torch.ones(logits.shape[1]).to(logits) if criterion.class_weights is None else criterion.class_weights
+    weights = torch.tensor(criterion.class_weights or [1.0] * logits.shape[1], dtype=logits.dtype)
     options = {"ignore_index": 255, "label_smoothing": criterion.label_smoothing, "reduction": "sum"}
     total = weights[target[target != 255]].sum()
-    ce = F.cross_entropy(large, target, weights.to(logits), **options) / (total if total > 0 else torch.inf)
+    ce = F.cross_entropy(large, target, weights, **options) / (total if total > 0 else torch.inf)
     cpg = cpg_loss(large, target, criterion.kernel_size, void_borders=criterion.void_borders)
     return ce + criterion.cpg_weight * cpg
 
@@ -297,7 +297,22 @@ def test_class_weights_go_to_the_auxiliary_output_and_not_to_the_state_dict(prob
         criterion.auxiliary(logits, target), F.cross_entropy(large, target, weights, ignore_index=255)
     )
     assert not criterion.state_dict()
-    assert criterion.to("meta").class_weights.is_meta
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, torch.tensor, lambda weights: (each for each in weights)])
+def test_class_weights_of_any_kind_keep_the_precision_of_the_logits(problem, kind):
+    logits, target = problem[0].double(), problem[1]
+    weights = [0.1, 0.7, 1 / 3, 1.1]
+    criterion = CrossEntropyCPGLoss(0, class_weights=kind(weights)).bfloat16()
+    large = F.interpolate(logits, target.shape[-2:], mode="bilinear")
+    with torch.inference_mode():
+        criterion(logits, target)
+    if kind is torch.tensor:  # of float32
+        weights = torch.tensor(weights).tolist()
+    expected = F.cross_entropy(large, target, torch.tensor(weights, dtype=torch.float64), ignore_index=255)
+    for loss in (criterion, criterion.auxiliary):
+        torch.testing.assert_close(loss(logits, target), expected, rtol=1e-14, atol=0)
+    criterion.auxiliary(logits.requires_grad_(), target).backward()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """What a criterion is, and the cross-entropy that all of them share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable
 from math import inf
 
 import torch
@@ -19,23 +19,25 @@ class SegmentationCriterion(nn.Module, ABC):
 
     Args:
         ignore_index: Target value that is no class; any integer.
-        class_weights: Weight of each class in the cross-entropy.
+        class_weights: Weight of each class in the cross-entropy: a sequence, an array or a tensor of C numbers.
     """
 
     terms: dict[str, Tensor]
+    class_weights: tuple[float, ...] | None
 
-    class_weights: Tensor | None
-
-    def __init__(self, ignore_index: int = 255, class_weights: Sequence[float] | None = None) -> None:
+    def __init__(self, ignore_index: int = 255, class_weights: Iterable[float] | None = None) -> None:
         super().__init__()
         self.ignore_index = ignore_index
         self.terms = {}
-        if class_weights is not None and not (class_weights and all(0 <= weight < inf for weight in class_weights)):
+        # Python's numbers have the precision of any logits; a buffer would be rounded where a module becomes bfloat16.
+        self.class_weights = None if class_weights is None else tuple(float(weight) for weight in class_weights)
+        if self.class_weights is not None and not (
+            self.class_weights and all(0 <= weight < inf for weight in self.class_weights)
+        ):
             raise ValueError(
-                f"expected class_weights to be finite numbers of 0 or more, one a class, got {class_weights}"
+                f"expected class_weights to be finite numbers of 0 or more, one a class, got {list(self.class_weights)}"
             )
-        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-        self.register_buffer("class_weights", weights, persistent=False)
+        self._weights: Tensor | None = None  # those of the last call, so that they are copied to a device once
 
     @abstractmethod
     def forward(self, logits: Tensor, target: Tensor, align_corners: bool = False) -> Tensor:
@@ -53,15 +55,27 @@ class SegmentationCriterion(nn.Module, ABC):
     def auxiliary(self, logits: Tensor, target: Tensor, align_corners: bool = False) -> Tensor:
         """The loss of a network's auxiliary output: cross-entropy alone. Arguments as in :meth:`forward`."""
         target = checked_target(logits, target, self.ignore_index)
-        self.check_class_weights(logits)
-        return cross_entropy(
-            enlarge(logits, target.shape[-2:], align_corners), target, self.ignore_index, self.class_weights
-        )
+        upsampled = enlarge(logits, target.shape[-2:], align_corners)
+        return cross_entropy(upsampled, target, self.ignore_index, self.weights_for(upsampled))
 
-    def check_class_weights(self, logits: Tensor) -> None:
-        """Refuse logits (B, C, h, w) of another number of classes than of weights."""
-        if self.class_weights is not None and len(self.class_weights) != logits.shape[1]:
+    def weights_for(self, logits: Tensor) -> Tensor:
+        """The weight of each class (C), 1 without ``class_weights``, in the precision and on the device of the logits.
+
+        Args:
+            logits: (B, C, h, w)
+
+        Raises:
+            ValueError: If there are weights for another number of classes.
+        """
+        if self.class_weights is None:
+            return logits.new_ones(logits.shape[1])
+        if len(self.class_weights) != logits.shape[1]:
             raise ValueError(f"expected {logits.shape[1]} class_weights, one a class, got {len(self.class_weights)}")
+        cached = self._weights
+        if cached is None or (cached.dtype, cached.device) != (logits.dtype, logits.device):
+            with torch.inference_mode(False):  # a later training step uses them too
+                cached = self._weights = torch.tensor(self.class_weights, dtype=logits.dtype, device=logits.device)
+        return cached
 
 
 def enlarge(logits: Tensor, size: tuple[int, ...], align_corners: bool) -> Tensor:
@@ -73,14 +87,15 @@ def enlarge(logits: Tensor, size: tuple[int, ...], align_corners: bool) -> Tenso
     return F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
 
 
-def weights_for(logits: Tensor, class_weights: Tensor | None) -> Tensor:
-    """The weight of each class (C), 1 without weights, as the logits (B, C, h, w) need it."""
-    return logits.new_ones(logits.shape[1]) if class_weights is None else class_weights.to(logits)
+def cross_entropy(logits: Tensor, target: Tensor, ignore_index: int, weights: Tensor) -> Tensor:
+    """``F.cross_entropy`` of logits (B, C, H, W) and a target (B, H, W), but 0 and not NaN where all is ignored.
 
-
-def cross_entropy(logits: Tensor, target: Tensor, ignore_index: int, class_weights: Tensor | None = None) -> Tensor:
-    """``F.cross_entropy`` of logits (B, C, H, W) and a target (B, H, W), but 0 and not NaN where all is ignored."""
-    weights = weights_for(logits, class_weights)
+    Args:
+        logits: (B, C, H, W)
+        target: (B, H, W)
+        ignore_index: Target value that is no class.
+        weights: Weight of each class, (C).
+    """
     valid = target != ignore_index
     total = (weights[target.where(valid, 0)] * valid).sum()
     loss = F.cross_entropy(logits, target, weights, ignore_index=ignore_index, reduction="sum")

@@ -205,10 +205,16 @@ def checked_target(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     if logits.ndim != 4:
         raise ValueError(f"expected logits of shape (B, C, H, W), got {tuple(logits.shape)}")
     if target.ndim != 3:
+        remedy = ""
+        if target.ndim == 4 and target.shape[1] == 1:
+            remedy = "; pass target[:, 0]"
+        elif target.ndim == 4 and target.shape[1] == logits.shape[1]:
+            remedy = "; a one-hot target becomes one by target.argmax(dim=1)"
         raise ValueError(
-            f"expected a target of shape (B, H, W) with a class in each pixel, got {tuple(target.shape)}"
-            + ("; a one-hot target becomes one by target.argmax(dim=1)" if target.ndim == 4 else "")
+            f"expected a target of shape (B, H, W) with a class in each pixel, got {tuple(target.shape)}{remedy}"
         )
+    if logits.shape[1] == 1:
+        raise ValueError("expected logits of 2 or more classes, got 1; name the background as a class")
     if len(logits) != len(target):
         raise ValueError(f"expected as many logits as targets, got {len(logits)} and {len(target)} images")
     if 0 in (*logits.shape[1:], *target.shape[1:]):

@@ -8,7 +8,7 @@ operations that find the boundary and index the entries near it. ``experiments/b
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cpg_lightning.losses.base import SegmentationCriterion, weights_for
+from cpg_lightning.losses.base import SegmentationCriterion
 from cpg_lightning.losses.boundary import NO_CLASS, Boundary, kernel_rows
 from cpg_lightning.losses.cpg import checked_target, integer_kernel
 from cpg_lightning.losses.enlargement import BilinearEnlargement, Enlargement, NoEnlargement
@@ -80,7 +80,7 @@ class CrossEntropyCPGLoss(SegmentationCriterion):
         kernel_size: int = 3,
         ignore_index: int = 255,
         void_borders: bool = True,
-        class_weights: Sequence[float] | None = None,
+        class_weights: Iterable[float] | None = None,
         label_smoothing: float = 0.0,
         ohem_threshold: float | None = None,
         ohem_min_kept: int = 131072,
@@ -109,7 +109,6 @@ class CrossEntropyCPGLoss(SegmentationCriterion):
     def forward(self, logits: Tensor, target: Tensor, align_corners: bool = False) -> Tensor:
         """See :class:`CrossEntropyCPGLoss`; ``align_corners`` as in ``torch.nn.functional.interpolate``."""
         target = checked_target(logits, target, self.ignore_index).contiguous()
-        self.check_class_weights(logits)
         if logits.shape[1] >= NO_CLASS:
             raise ValueError(f"expected fewer than {NO_CLASS} classes, got {logits.shape[1]}")
         with torch.autocast(logits.device.type, enabled=False), _full_precision():
@@ -221,7 +220,7 @@ class _PixelWeights:
     ) -> None:
         valid = target != criterion.ignore_index
         self.classes = target.where(valid, 0)
-        self.class_weights = weights_for(logits, criterion.class_weights)
+        self.class_weights = criterion.weights_for(logits)
         if criterion.class_weights is None:
             self.true = valid.to(logits.dtype)
         else:
