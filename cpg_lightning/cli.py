@@ -3,7 +3,7 @@
 import os
 import secrets
 import sys
-from importlib import import_module
+import traceback
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any, ClassVar
@@ -23,11 +23,12 @@ import cpg_lightning
 # Imported classes are those that the command line knows by their short names.
 from cpg_lightning.callbacks import KINDS, EvaluationReport, PredictionWriter  # noqa: F401
 from cpg_lightning.check_data import check_data
+from cpg_lightning.checkpoints import check_weights, read_checkpoint, run_of
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.losses import SegmentationCriterion
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.networks import SegmentationNetwork
-from cpg_lightning.networks.weights import read_file
+from cpg_lightning.parsing import YAML, Parser, check_callables, check_trainer, imported, message_of, subclasses
 
 EVALUATION_FACTS = ("absent_classes", "dilation_ratio", "image_size")
 
@@ -47,6 +48,7 @@ def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
     arguments = sys.argv[1:] if args is None else args
     if isinstance(arguments, list) and arguments[:1] == ["check-data"]:
         sys.exit(check_data(arguments[1:]))
+    opened_before = wandb.run
     try:
         return SegmentationCLI(
             SegmentationModule,
@@ -55,18 +57,24 @@ def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
             save_config_callback=RunRecord,
             seed_everything_default=0,
             auto_configure_optimizers=False,
+            parser_class=Parser,
             parser_kwargs={
+                "parser_mode": YAML,
                 "prog": "cpg",
                 "description": _description(),
                 "version": cpg_lightning.__version__,
                 # In place of every option there is, which would bury an error's message.
-                **{name: {"usage": f"cpg {name} --config FILE [options]"} for name in SegmentationCLI.subcommands()},
+                **{
+                    name: {"usage": f"cpg {name} --config FILE [options]", "parser_mode": YAML}
+                    for name in SegmentationCLI.subcommands()
+                },
             },
             args=args,
             run=run,
         )
     finally:
-        if run and wandb.run is not None:  # or the next run of this process would be logged into this one
+        # Or the next run of this process would be logged into this one. A run of the caller's stays open.
+        if run and wandb.run is not None and wandb.run is not opened_before:
             wandb.finish(exit_code=int(sys.exc_info()[0] is not None))
 
 
@@ -77,9 +85,7 @@ def command() -> None:
     except (ValueError, OSError, ImportError, MisconfigurationException, wandb.errors.Error) as error:
         if os.environ.get("CPG_TRACEBACK"):
             raise
-        # From a worker process an error arrives with the worker's traceback before its message.
-        message = str(error).rsplit(f"{type(error).__name__}: ", maxsplit=1)[-1].strip()
-        sys.exit(f"cpg: {message}\n(CPG_TRACEBACK=1 shows where)")
+        sys.exit(f"cpg: {message_of(error)}\n(CPG_TRACEBACK=1 shows where)")
 
 
 class SegmentationCLI(LightningCLI):
@@ -106,7 +112,10 @@ class SegmentationCLI(LightningCLI):
         record = config.clone()
         for argument in set(vars(record)) - {"seed_everything", "trainer", "model", "data"}:
             del record[argument]  # the subcommand's own, such as ckpt_path
-        self.checkpoint = _read_checkpoint(config.get("ckpt_path"), self.subcommand)
+        check_callables(config)
+        check_trainer(config.trainer)
+        path = config.get("ckpt_path")
+        self.checkpoint = None if path is None else read_checkpoint(path, training=self.subcommand == "fit")
         if self.checkpoint:
             _drop_pretrained(config.model)
         if self.subcommand == "predict" and config.return_predictions is None:
@@ -131,17 +140,65 @@ class SegmentationCLI(LightningCLI):
                 logger.mode = "offline"
         self.save_config_kwargs = {"record": record, "run": [name, run_id], "without_key": without_key}
 
+    def instantiate_classes(self) -> None:
+        """Build everything, and let checkpoints describe the network."""
+        super().instantiate_classes()
+        config = yaml.safe_load(self.parser.dump(self.config))
+        network = (config[self.subcommand] if self.subcommand else config)["model"]["network"]
+        arguments = self.model.network.checkpoint_arguments(network.get("init_args", {}))
+        self.model.hparams["network"] = {"class_path": network["class_path"], "init_args": arguments}
+
+    def instantiate_trainer(self, **options: Any) -> L.Trainer:
+        """Build the Trainer.
+
+        Raises:
+            ValueError: For options that it refuses, and if two callbacks would keep their state under one name.
+        """
+        try:
+            return super().instantiate_trainer(**options)
+        except TypeError as error:
+            raise ValueError(f"expected options that the Trainer takes: {error}") from error
+        except RuntimeError as error:
+            if "stateful callback" not in str(error):
+                raise
+            raise ValueError(
+                "expected callbacks of one class to differ in what they monitor, got two alike; base.yaml has a ModelCheckpoint "
+                "for val/mIoU and one for the latest epoch: to change their options, list trainer.callbacks anew in a file"
+            ) from error
+
     def after_instantiate_classes(self) -> None:
         """Look at the checkpoint and the data before anything is written, then make the run's folder."""
         if not self.subcommand:
             return
+        if self.subcommand == "fit":
+            self.model.check_monitors(self.trainer.callbacks)  # type: ignore[attr-defined]
         if self.checkpoint:
-            _check_fits(self.checkpoint["state_dict"], self.model)
+            check_weights(self.model, self.checkpoint["state_dict"], self._get(self.config, "ckpt_path"))
             self.checkpoint = None  # its weights have been looked at: the Trainer reads the file itself
         elif self.subcommand != "fit":
             rank_zero_warn(f"without --ckpt_path, {self.subcommand} takes the weights that the network is built with")
         self.datamodule.setup(self.subcommand)
         rank_zero_only(_make)(Path(self.trainer.default_root_dir))
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run the subcommand.
+
+        Raises:
+            ValueError: If the state in a checkpoint cannot be restored.
+        """
+        try:
+            super()._run_subcommand(subcommand)
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
+            restoring = any(
+                "restore" in frame.name and frame.filename.endswith("checkpoint_connector.py")
+                for frame in traceback.extract_tb(error.__traceback__)
+            )
+            if not restoring:
+                raise
+            raise ValueError(
+                f"expected a checkpoint with the whole state of training, got one whose state cannot be restored "
+                f"({type(error).__name__}: {error}): {self._get(self.config, 'ckpt_path')}"
+            ) from error
 
     def _send_predictions(self, config: Namespace) -> None:
         """Let predictions be written to ``--output``, and those that are there be left out."""
@@ -158,9 +215,9 @@ class SegmentationCLI(LightningCLI):
 
     def _name(self, config: Namespace, loggers: list[Namespace]) -> tuple[str, str]:
         """The name and the id of the run: those of the run that is continued, else the user's, else new ones."""
-        if self.checkpoint and self.subcommand == "fit" and "RunRecord" in self.checkpoint["callbacks"]:
-            name, run_id = self.checkpoint["callbacks"]["RunRecord"]["run"]
-            return name, run_id
+        continued = run_of(self.checkpoint, config.ckpt_path) if self.checkpoint and self.subcommand == "fit" else None
+        if continued is not None:
+            return continued
         name = next((logger.name for logger in loggers if logger.name), None)
         name = (name or f"{_setting(config)}-seed{config.seed_everything}").replace("/", "-")
         run_id = next((logger.id for logger in loggers if logger.id), secrets.token_hex(4))
@@ -227,18 +284,13 @@ def _description() -> str:
         "networks": SegmentationNetwork,
         "criteria": SegmentationCriterion,
     }
-    names = {title: sorted(known.__name__ for known in _subclasses(family)) for title, family in families.items()}
+    names = {title: sorted(known.__name__ for known in subclasses(family)) for title, family in families.items()}
     known = " ".join(f"{title}: {', '.join(classes)}." for title, classes in names.items())
     return (
         "Trains and evaluates segmentation networks with boundary-aware losses. Known by their short names, and others by "
         f"their class path: {known} What is in a dataset, and wrong with it: cpg check-data --help. First run: cpg fit "
         "--config experiments/quickstart.yaml"
     )
-
-
-def _subclasses(family: type[Any]) -> list[type[Any]]:
-    """All that can be built, at any depth."""
-    return [each for child in family.__subclasses__() for each in (child, *_subclasses(child))]
 
 
 def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -273,43 +325,9 @@ def _wandb_loggers(trainer: Namespace) -> list[Namespace]:
     return [each.init_args for each in configured if each.class_path.endswith(".WandbLogger")]
 
 
-def _read_checkpoint(path: str | None, subcommand: str | None) -> dict[str, Any] | None:
-    """A checkpoint that the subcommand can use."""
-    if path is None:
-        return None
-    if not Path(path).is_file():
-        raise FileNotFoundError(
-            f"expected --ckpt_path to be a checkpoint file, got {path}; they are in runs/<name of the run>/checkpoints"
-        )
-    checkpoint: dict[str, Any] = read_file(path)
-    needed = {"pytorch-lightning_version", "state_dict"} | (
-        {"optimizer_states", "loops", "callbacks"} if subcommand == "fit" else set()
-    )
-    if not isinstance(checkpoint, dict) or not needed <= checkpoint.keys():
-        raise ValueError(
-            f"expected a checkpoint with {', '.join(sorted(needed))}, got {path} without some of them; "
-            "one that holds weights alone can be validated, tested or predicted with, but not trained on"
-        )
-    return checkpoint
-
-
-def _check_fits(weights: dict[str, Any], model: SegmentationModule) -> None:
-    """Refuse the weights of another network."""
-    expected = {name: tuple(weight.shape) for name, weight in model.state_dict().items()}
-    got = {name: tuple(weight.shape) for name, weight in weights.items()}
-    wrong = sorted(name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name))
-    if wrong:
-        raise ValueError(
-            f"expected a checkpoint of {type(model.network).__name__} with {model.num_classes} classes, got another: "
-            f"{len(wrong)} weights differ, e.g. {wrong[0]} is {got.get(wrong[0], 'missing')} "
-            f"instead of {expected.get(wrong[0], 'nothing')}"
-        )
-
-
 def _drop_pretrained(model: Namespace) -> None:
     """Fetch no weights to start from where a checkpoint has them all."""
-    module, name = model.network.class_path.rsplit(".", 1)
-    for argument, value in getattr(import_module(module), name).unfetched().items():
+    for argument, value in imported(model.network.class_path).unfetched().items():
         if argument in model.network.init_args:
             model.network.init_args[argument] = value
     model.weights = None

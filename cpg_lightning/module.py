@@ -1,20 +1,24 @@
 """The LightningModule around any segmentation network and criterion."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from cpg_lightning.inference import Inference, Network
-from cpg_lightning.losses.base import SegmentationCriterion, enlarge
+from cpg_lightning.checkpoints import FACTS, check_weights, module_arguments, read_checkpoint
+from cpg_lightning.inference import Inference
+from cpg_lightning.losses import CrossEntropyCPGLoss
+from cpg_lightning.losses.base import SegmentationCriterion
 from cpg_lightning.metrics import AbsentClasses, BoundaryF1Score, BoundaryIoU, ClassIoU, TrimapJaccardIndex, accuracies
 from cpg_lightning.networks import SegmentationNetwork
 
@@ -38,8 +42,10 @@ class Scores:
     trimap: dict[int, Tensor] | None = None
 
 
-# Beyond, a chart a class is of no use to anyone: the table has them all.
+# With more classes, one chart per class clutters the logger; the table stays complete.
 MOST_CLASSES_LOGGED = 40
+# These scores are computed in every ``boundary_metrics_every``-th validation only.
+BOUNDARY_SCORES = ("val/boundary_", "val/trimap_")
 
 
 class SegmentationModule(L.LightningModule):
@@ -71,7 +77,7 @@ class SegmentationModule(L.LightningModule):
             ends early; in ``validate`` and ``test`` there always are.
         image_size: What the data module resizes images to before it gives them, for predictions without one; see
             :class:`~cpg_lightning.predictor.Predictor`.
-        inference: How images are predicted in evaluation; whole, once and as they are by default.
+        inference: How images are predicted in evaluation; whole and once by default.
         predict_probabilities: Whether ``predict`` gives the probabilities of all classes rather than the classes.
         optimizer: Builds the optimizer from the parameters, e.g. ``functools.partial(torch.optim.SGD, lr=0.01)``;
             ``torch.optim.AdamW`` with its own defaults if left out.
@@ -83,7 +89,8 @@ class SegmentationModule(L.LightningModule):
         new_classifier: Whether, where those are of another number of classes, the last layers start anew.
 
     Raises:
-        ValueError: If there are not as many class names or colours as classes, or numbers are out of range.
+        ValueError: If there are fewer than 2 classes or not as many class names or colours as classes, or if numbers are
+            out of range.
 
     Example:
         >>> import lightning as L
@@ -123,26 +130,28 @@ class SegmentationModule(L.LightningModule):
                     f"expected {name} to have an entry for each of {num_classes} classes, got {len(values)}"
                 )
         for name, number in (("warmup_steps", warmup_steps), ("poly_power", poly_power), ("aux_weight", aux_weight)):
-            if number < 0:
-                raise ValueError(f"expected {name} to be 0 or more, got {number}")
+            if not 0 <= number < math.inf:
+                raise ValueError(f"expected {name} to be 0 or more and finite, got {number}")
         if boundary_metrics_every < 1:
             raise ValueError(
                 f"expected boundary_metrics_every to be 1 or more validations, got {boundary_metrics_every}"
             )
-        # Plain values, which load under weights_only=True.
-        class_names = None if class_names is None else [str(name) for name in class_names]
-        palette = None if palette is None else [(int(red), int(green), int(blue)) for red, green, blue in palette]
-        # From the command line the arguments are plain values, from which a checkpoint rebuilds everything. Built in
-        # Python, objects are left out: pickled, they would keep the checkpoint from loading under weights_only=True.
-        self.save_hyperparameters(
-            ignore=["network", "criterion", "optimizer", "weights", "new_classifier", "inference"], logger=False
-        )
-        if "_instantiator" in self.hparams:
-            self.save_hyperparameters(logger=False)
-            arguments = self.hparams["network"].get("init_args", {})
-            unfetched = {name: value for name, value in network.unfetched().items() if name in arguments}
-            self.hparams["network"] = {**self.hparams["network"], "init_args": {**arguments, **unfetched}}
-            self.hparams["weights"] = None  # a checkpoint has its own
+        sides = image_size if isinstance(image_size, tuple | list) and len(image_size) == 2 else (image_size,)
+        if image_size is not None and not all(isinstance(side, int) and 0 < side < 2**31 for side in sides):
+            raise ValueError(f"expected image_size to be one or two positive numbers of pixels, got {image_size!r}")
+        if not isinstance(ignore_index, int) or abs(ignore_index) >= 2**31:
+            raise ValueError(f"expected ignore_index to be an integer of 32 bits, got {ignore_index!r}")
+        # A checkpoint holds these facts as plain values, which load under weights_only=True. Objects are left out.
+        facts: dict[str, Any] = {
+            "num_classes": num_classes,
+            "ignore_index": ignore_index,
+            "class_names": None if class_names is None else [str(name) for name in class_names],
+            "palette": None if palette is None else [(int(red), int(green), int(blue)) for red, green, blue in palette],
+            "absent_classes": absent_classes,
+            "dilation_ratio": dilation_ratio,
+            "image_size": image_size,
+        }
+        self.hparams.update({name: facts[name] for name in FACTS})
         if weights is not None:
             network.load_weights(weights, new_classifier)
         if network.memory_format is not torch.contiguous_format:
@@ -151,15 +160,15 @@ class SegmentationModule(L.LightningModule):
         self.criterion = criterion
         self.num_classes = num_classes
         self.ignore_index = ignore_index
-        self.class_names = class_names or [str(number) for number in range(num_classes)]
-        self.palette = palette
+        self.class_names: list[str] = facts["class_names"] or [str(number) for number in range(num_classes)]
+        self.palette: list[tuple[int, int, int]] | None = facts["palette"]
         self.optimizer = optimizer
         self.warmup_steps = warmup_steps
         self.poly_power = poly_power
         self.aux_weight = aux_weight
         self.boundary_metrics_every = boundary_metrics_every
         self.image_size = image_size
-        self.inference = inference
+        self.inference = inference or Inference()
         self.predict_probabilities = predict_probabilities
         self.class_iou = ClassIoU(num_classes, ignore_index, absent_classes)
         self.boundary_iou = BoundaryIoU(num_classes, dilation_ratio, ignore_index, average="none")
@@ -173,32 +182,99 @@ class SegmentationModule(L.LightningModule):
         self.register_buffer("mean", 255 * torch.tensor(network.mean).view(3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(network.std).view(3, 1, 1))
 
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: str | torch.device = "cpu",
+        *,
+        network: SegmentationNetwork | None = None,
+        criterion: SegmentationCriterion | None = None,
+        allow: Collection[str] = (),
+    ) -> "SegmentationModule":
+        """A module for evaluation, with the weights and the classes of a checkpoint.
+
+        A checkpoint is data: only the network's class and plain arguments, the facts of the classes and the weights are
+        taken from it. It cannot choose what is imported or opened. To continue a training, use ``cpg fit --ckpt_path`` or
+        ``Trainer.fit(ckpt_path=...)``.
+
+        Args:
+            checkpoint_path: The checkpoint file.
+            map_location: The module's device.
+            network: The network, for a checkpoint of a module that was built in Python.
+            criterion: The criterion; :class:`~cpg_lightning.losses.CrossEntropyCPGLoss` by default.
+            allow: Class paths outside of this package that may be imported, e.g. ``["my_package.MyNetwork"]``.
+
+        Raises:
+            FileNotFoundError: If there is no such file.
+            ValueError: If it is no checkpoint of this package, needs a network, is of another network, or names a class that
+                is not allowed.
+        """
+        checkpoint = read_checkpoint(checkpoint_path)
+        arguments = module_arguments(checkpoint, checkpoint_path, network, allow)
+        try:
+            module = cls(criterion=criterion or CrossEntropyCPGLoss(), **arguments)
+        except (OverflowError, TypeError, ValueError) as error:
+            raise ValueError(f"expected the facts of a module in the checkpoint: {error}: {checkpoint_path}") from error
+        check_weights(module, checkpoint["state_dict"], checkpoint_path)
+        module.load_state_dict(checkpoint["state_dict"])
+        return module.to(map_location)
+
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """The network's logits of images (B, 3, H, W), RGB in 0..255.
 
         Raises:
             ValueError: If the network has another number of classes than the module.
         """
-        return self._logits(self._normalised(images))
-
-    def _normalised(self, images: Tensor) -> Tensor:
-        return (images - self.mean) / self.std
-
-    def _logits(self, images: Tensor) -> dict[str, Tensor]:
-        """The network's logits of normalised images."""
-        logits: dict[str, Tensor] = self.network(images.contiguous(memory_format=self.network.memory_format))
+        normalised = (images - self.mean) / self.std
+        logits: dict[str, Tensor] = self.network(normalised.contiguous(memory_format=self.network.memory_format))
         if logits["out"].shape[1] != self.num_classes:
             raise ValueError(
                 f"expected the network to have the data's {self.num_classes} classes, got {logits['out'].shape[1]}"
             )
         return logits
 
+    def setup(self, stage: str) -> None:
+        """Check what this module is to be trained with."""
+        if stage == "fit":
+            self.check_monitors(self.trainer.callbacks)  # type: ignore[attr-defined]
+
+    def check_monitors(self, callbacks: Iterable[Callback]) -> None:
+        """Refuse callbacks such as EarlyStopping on a score that no validation has, or not every validation.
+
+        With a score of some validations, they would compare the last value with itself.
+
+        Raises:
+            ValueError: If a callback monitors such a score.
+        """
+        known = self.validation_scores()
+        for callback in callbacks:
+            monitor = str(getattr(callback, "monitor", ""))
+            if self.boundary_metrics_every > 1 and monitor.startswith(BOUNDARY_SCORES):
+                raise ValueError(
+                    f"expected {type(callback).__name__} to monitor a score of every validation, got {monitor}, which is "
+                    f"computed in every {self.boundary_metrics_every}th; set --model.boundary_metrics_every 1"
+                )
+            if monitor.startswith("val/") and monitor not in known:
+                raise ValueError(
+                    f"expected {type(callback).__name__} to monitor one of {', '.join(known)}, got {monitor}"
+                )
+
+    def validation_scores(self) -> list[str]:
+        """The names of the scores that validations log, for callbacks that monitor one; a subclass may add its own."""
+        means = ["mIoU", "pixel_accuracy", "class_accuracy", "fwIoU", "boundary_IoU"]
+        means += [f"boundary_F1/{threshold:g}px" for threshold in self.boundary_f1.thresholds]
+        means += [f"trimap_mIoU/{width}px" for width in self.trimap.widths]
+        if self.num_classes <= MOST_CLASSES_LOGGED:
+            means += [f"IoU/{name}" for name in self.class_names]
+        return [f"val/{name}" for name in means]
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss of a batch."""
         logits = self(batch["image"])
         loss = self.criterion(logits["out"], batch["mask"], self.network.align_corners)
         terms = dict(self.criterion.terms)
-        if "aux" in logits:
+        if logits.get("aux") is not None:
             aux = self.criterion.auxiliary(logits["aux"], batch["mask"], self.network.align_corners)
             loss = loss + self.aux_weight * aux
             terms["aux"] = aux.detach()
@@ -213,20 +289,16 @@ class SegmentationModule(L.LightningModule):
         if batch.get("name") == []:
             return None
         if self.predict_probabilities:
-            inference = self.inference or Inference()
-            return inference.probabilities(*self._to_infer(batch))
+            return self.inference.probabilities(*self._evaluated(batch))
         return self.classes(batch)
 
     def classes(self, batch: dict[str, Any]) -> Tensor:
         """The predicted classes (B, H, W) at the labels' own size, which is the images' before they were resized."""
-        if self.inference is not None:
-            return self.inference.classes(*self._to_infer(batch))
-        logits = enlarge(self(batch["image"])["out"], _common_size(batch), self.network.align_corners)
-        return logits.argmax(dim=1)
+        return self.inference.classes(*self._evaluated(batch))
 
-    def _to_infer(self, batch: dict[str, Any]) -> tuple[Network, Tensor, tuple[int, int], bool]:
-        images, align_corners = self._normalised(batch["image"]), self.network.align_corners
-        return lambda windows: self._logits(windows)["out"], images, _common_size(batch), align_corners
+    def _evaluated(self, batch: dict[str, Any]) -> tuple[Callable[[Tensor], Tensor], Tensor, tuple[int, int], bool]:
+        """The arguments of :meth:`Inference.classes` for a batch."""
+        return lambda images: self(images)["out"], batch["image"], _common_size(batch), self.network.align_corners
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
         """Counts the pixels of a batch; its ``prediction`` is for callbacks."""

@@ -1,5 +1,7 @@
 """From a checkpoint to label maps, for Python and notebooks."""
 
+import copy
+from collections.abc import Collection
 from pathlib import Path
 
 import cv2
@@ -10,10 +12,8 @@ from PIL import Image
 from cpg_lightning.data.base import SegmentationDataModule
 from cpg_lightning.data.transforms import evaluation_pipeline
 from cpg_lightning.inference import Inference
-from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.networks import SegmentationNetwork
-from cpg_lightning.networks.weights import read_file
 
 
 class Predictor:
@@ -37,7 +37,8 @@ class Predictor:
     def __init__(
         self, module: SegmentationModule, inference: Inference | None = None, device: str | torch.device = "cpu"
     ) -> None:
-        self.module = module.to(device).eval()
+        # A copy: the caller may go on training the module, on its device.
+        self.module = copy.deepcopy(module).to(device).eval()
         self.module.inference = inference or module.inference
         self.device = torch.device(device)
         self.class_names = list(module.class_names)
@@ -51,38 +52,14 @@ class Predictor:
         network: SegmentationNetwork | None = None,
         inference: Inference | None = None,
         device: str | torch.device = "cpu",
+        allow: Collection[str] = (),
     ) -> "Predictor":
         """A predictor of a checkpoint that ``cpg fit`` or a Trainer has written.
 
-        Args:
-            path: The checkpoint.
-            network: The network, where the module was built in Python: such a checkpoint does not say which.
-            inference: See :class:`Predictor`.
-            device: See :class:`Predictor`.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If it is no checkpoint of this package, needs a network, or is of another.
+        Arguments and errors as of :meth:`SegmentationModule.load_from_checkpoint`, but for ``inference`` and ``device``, see
+        :class:`Predictor`.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"expected a checkpoint file, got none: {path}")
-        checkpoint = read_file(str(path))
-        arguments = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
-        if not isinstance(arguments, dict) or "num_classes" not in arguments:
-            raise ValueError(f"expected a checkpoint of this package, got another: {path}")
-        if "_instantiator" not in arguments and network is None:
-            raise ValueError(f"expected a network with a checkpoint that was built in Python, got none: {path}")
-        try:
-            if network is None:
-                module = SegmentationModule.load_from_checkpoint(path, map_location="cpu")
-            else:
-                module = SegmentationModule.load_from_checkpoint(
-                    path, map_location="cpu", network=network, criterion=CrossEntropyCPGLoss()
-                )
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-            raise ValueError(f"expected a checkpoint of this network, got another ({reason}): {path}") from error
-        return cls(module, inference, device)
+        return cls(SegmentationModule.load_from_checkpoint(path, network=network, allow=allow), inference, device)
 
     def __call__(self, image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
         """The class of each pixel of an image, uint8 (H, W).

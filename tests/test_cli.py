@@ -183,12 +183,11 @@ class TestRun:
 class TestAfterwards:
     """What is done with a finished run."""
 
-    def test_its_checkpoint_is_loaded_from_its_path_alone(self, run):
-        module = SegmentationModule.load_from_checkpoint(run.last)
+    def test_its_checkpoint_is_loaded_for_evaluation_from_its_path(self, run):
+        module = SegmentationModule.load_from_checkpoint(run.last, allow=["tiny.Tiny"])
         assert module.network.__class__.__name__ == "Tiny"
-        assert module.criterion.cpg_weight == 1.0
         assert module.class_names == list(CamVidDataModule.class_names)
-        assert module.optimizer([torch.zeros(1, requires_grad=True)]).defaults["lr"] == 0.1
+        assert module.palette == list(CamVidDataModule.palette)
 
     def test_its_checkpoint_does_not_fetch_pretrained_weights_again(self, camvid, monkeypatch):
         def state_of(url, *arguments, **options):
@@ -242,7 +241,6 @@ class TestAfterwards:
         (folder,) = Path("runs").glob("camvid-*")
         last = folder / "checkpoints" / "last.ckpt"
         main(["validate", "--config", str(folder / "config.yaml"), "--ckpt_path", str(last)])
-        SegmentationModule.load_from_checkpoint(last)
 
     def test_weights_of_another_network_or_number_of_classes_are_refused(self, run, camvid, monkeypatch, capsys):
         other = ["--data=ShapesDataModule", f"--model.weights={run.last}"]
@@ -261,7 +259,8 @@ class TestAfterwards:
         ]
         main(["fit", *ARGUMENTS, *network, "--trainer.max_epochs=1"])
         (last,) = Path("runs").glob("camvid-adapter-*/checkpoints/last.ckpt")
-        assert SegmentationModule.load_from_checkpoint(last).network.network.out_channels == 11
+        module = SegmentationModule.load_from_checkpoint(last, allow=["torch.nn.Conv2d"])
+        assert module.network.network.out_channels == 11
 
     def test_test_reports_the_test_split(self, run, camvid):
         arguments = ["--config", str(run.config), "--ckpt_path", str(run.last), "--data.root", str(camvid)]
@@ -320,6 +319,7 @@ def test_two_processes_count_every_image_once(camvid, monkeypatch):
         assert found == pytest.approx(cli.trainer.callback_metrics[f"val/{name}"].item()), name
 
 
+@pytest.mark.slow
 def test_two_processes_write_one_table_of_all_images(camvid, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -332,6 +332,7 @@ def test_two_processes_write_one_table_of_all_images(camvid, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_two_processes_predict_every_image_and_name_the_broken_ones(camvid, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     (Path("camvid") / "val" / "val_002.png").write_bytes(b"")
@@ -424,7 +425,7 @@ class TestErrors:
     @pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
     def test_a_checkpoint_that_is_none(self, camvid, monkeypatch, capsys, subcommand):
         shown = fails(monkeypatch, capsys, subcommand, *ARGUMENTS, "--ckpt_path=missing.ckpt")
-        assert "expected --ckpt_path to be a checkpoint file, got missing.ckpt" in shown
+        assert "expected a checkpoint file, got none: missing.ckpt" in shown
         Path("text.ckpt").write_text("no checkpoint")
         shown = fails(monkeypatch, capsys, subcommand, *ARGUMENTS, "--ckpt_path=text.ckpt")
         assert "could not read text.ckpt" in shown
@@ -435,7 +436,11 @@ class TestErrors:
         torch.save({name: whole[name] for name in ("pytorch-lightning_version", "state_dict")}, "weights.ckpt")
         main(["validate", *ARGUMENTS, "--ckpt_path=weights.ckpt"])
         shown = fails(monkeypatch, capsys, "fit", *ARGUMENTS, "--ckpt_path=weights.ckpt")
-        assert "one that holds weights alone can be validated, tested or predicted with, but not trained on" in shown
+        assert (
+            "got one without callbacks, epoch, global_step, loops, lr_schedulers, optimizer_states: weights.ckpt"
+            in shown
+        )
+        assert "can start another training by --model.weights, but not continue one" in shown
 
     @pytest.mark.parametrize("subcommand", ["fit", "validate"])
     def test_a_checkpoint_of_another_network(self, run, camvid, monkeypatch, capsys, subcommand):

@@ -2,13 +2,14 @@
 
 import csv
 import functools
+import math
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from tiny import Tiny
 
 from cpg_lightning.callbacks import EvaluationReport, PredictionWriter
@@ -87,6 +88,21 @@ class TestLoss:
         torch.testing.assert_close(trainer.callback_metrics["train/aux"], aux)
         torch.testing.assert_close(trainer.callback_metrics["train/loss"], main + 0.25 * aux)
 
+    @pytest.mark.parametrize("every", [1, 2])
+    def test_an_auxiliary_output_of_none_is_no_auxiliary_output(self, data, every):
+        class Sometimes(Tiny):
+            calls = 0
+
+            def forward(self, images):
+                self.calls += 1
+                logits = super().forward(images)
+                return {**logits, "aux": None} if self.calls % every == 0 else logits
+
+        trainer = trainer_of(max_steps=3, limit_val_batches=0)
+        trainer.fit(module_of(Sometimes(11, aux_loss=every > 1)), datamodule=data)
+        assert trainer.global_step == 3
+        assert ("train/aux" in trainer.callback_metrics) == (every > 1)
+
     def test_what_is_logged_has_the_standard_keys(self, data):
         trainer = trainer_of()
         trainer.fit(module_of(class_names=data.class_names), datamodule=data)
@@ -103,6 +119,22 @@ class TestLoss:
 
 
 class TestEvaluation:
+    def test_every_validated_score_can_be_monitored(self, data):
+        trainer = trainer_of(callbacks=[EarlyStopping(monitor="val/boundary_IoU", mode="max", patience=3)])
+        module = module_of(class_names=data.class_names, boundary_metrics_every=1)
+        trainer.fit(module, datamodule=data)
+        assert set(module.validation_scores()) == {name for name in trainer.callback_metrics if name.startswith("val/")}
+
+    @pytest.mark.parametrize("image_size", [None, (20, 28)])
+    def test_probabilities_are_those_of_the_predicted_classes(self, camvid, image_size):
+        data = CamVidDataModule(camvid, crop_size=(24, 32), image_size=image_size, num_workers=0)
+        classes, probabilities = (
+            torch.cat(trainer_of().predict(module_of(predict_probabilities=told), datamodule=data))
+            for told in (False, True)
+        )
+        assert torch.equal(probabilities.argmax(dim=1), classes)
+        torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(classes.shape))
+
     def test_iou_is_counted_at_the_labels_own_size(self, camvid):
         data = CamVidDataModule(camvid, crop_size=(24, 32), image_size=(20, 28), num_workers=0)
         module = module_of().eval()
@@ -171,16 +203,15 @@ class TestSchedule:
 
 
 class TestCheckpoints:
-    def test_a_module_built_in_python_is_loaded_with_its_parts(self, data):
-        module = module_of(class_names=data.class_names, palette=np.array(data.palette), poly_power=0.5)
+    def test_a_module_built_in_python_is_loaded_with_its_classes_and_its_weights(self, data):
+        module = module_of(class_names=data.class_names, palette=np.array(data.palette), image_size=(24, 32))
         trainer = trainer_of(max_epochs=1)
         trainer.fit(module, datamodule=data)
         trainer.save_checkpoint("python.ckpt")
         assert "network" not in torch.load("python.ckpt", weights_only=True)["hyper_parameters"]
-        loaded = SegmentationModule.load_from_checkpoint(
-            "python.ckpt", network=Tiny(11), criterion=CrossEntropyCPGLoss()
-        )
-        assert (loaded.class_names, loaded.poly_power) == (list(data.class_names), 0.5)
+        loaded = SegmentationModule.load_from_checkpoint("python.ckpt", network=Tiny(11))
+        assert (loaded.class_names, loaded.image_size) == (list(data.class_names), (24, 32))
+        assert loaded.palette == list(data.palette)
         for name, value in module.state_dict().items():
             assert torch.equal(loaded.state_dict()[name], value)
 
@@ -214,10 +245,27 @@ class TestErrors:
         with pytest.raises(ValueError, match="expected the network to have the data's 11 classes, got 5"):
             trainer_of().fit(module_of(Tiny(5)), datamodule=data)
 
+    @pytest.mark.parametrize("number", [-1, math.nan, math.inf])
     @pytest.mark.parametrize("argument", ["warmup_steps", "poly_power", "aux_weight"])
-    def test_negative_numbers_are_refused(self, argument):
-        with pytest.raises(ValueError, match=f"expected {argument} to be 0 or more, got -1"):
-            module_of(**{argument: -1})
+    def test_numbers_out_of_range_are_refused(self, argument, number):
+        with pytest.raises(ValueError, match=f"expected {argument} to be 0 or more and finite, got {number}"):
+            module_of(**{argument: number})
+
+    def test_one_class_is_refused(self):
+        with pytest.raises(ValueError, match="expected from 2 to 255 classes, got 1; name the background as a class"):
+            SegmentationModule(Tiny(1), CrossEntropyCPGLoss(), 1)
+
+    @pytest.mark.parametrize("callback", [EarlyStopping, ModelCheckpoint])
+    def test_a_callback_on_a_score_of_some_validations_is_refused(self, data, callback):
+        trainer = trainer_of(callbacks=[callback(monitor="val/boundary_IoU")], enable_checkpointing=True)
+        with pytest.raises(ValueError, match=r"computed in every 5th; set --model.boundary_metrics_every 1"):
+            trainer.fit(module_of(), datamodule=data)
+        assert trainer.global_step == 0
+
+    def test_a_callback_on_a_score_that_no_validation_has_is_refused(self, data):
+        trainer = trainer_of(callbacks=[EarlyStopping(monitor="val/miou")])
+        with pytest.raises(ValueError, match=r"monitor one of val/mIoU, val/pixel_accuracy, .*, got val/miou"):
+            trainer.fit(module_of(), datamodule=data)
 
     @pytest.mark.parametrize("argument", ["num_images", "every_n_validations"])
     def test_a_report_of_nothing_is_refused(self, argument):

@@ -182,7 +182,7 @@ class TestCommand:
         options = ["--ckpt_path", str(checkpoint), "--trainer.logger=false"]
         cli = main(["validate", *ARGUMENTS, *options, "--model.inference", "flip.yaml"])
         assert cli.model.inference.flip
-        assert main(["validate", *ARGUMENTS, *options]).model.inference is None
+        assert not main(["validate", *ARGUMENTS, *options]).model.inference.flip
 
 
 class TestPredictor:
@@ -193,7 +193,7 @@ class TestPredictor:
         return path
 
     def test_it_predicts_what_the_validation_did(self, checkpoint, camvid):
-        predictor = Predictor.from_checkpoint(checkpoint)
+        predictor = Predictor.from_checkpoint(checkpoint, allow=["tiny.Tiny"])
         data = CamVidDataModule(camvid, crop_size=(24, 32), image_size=(24, 32), num_workers=0)
         data.setup("validate")
         for batch, (path, _) in zip(data.val_dataloader(), data.datasets["val"].files, strict=True):
@@ -210,20 +210,29 @@ class TestPredictor:
         module = module_of(class_names=data.class_names, palette=data.palette)
         trainer.fit(module, datamodule=data)
         trainer.save_checkpoint(tmp_path / "module.ckpt")
-        with pytest.raises(ValueError, match="expected a network with a checkpoint that was built in Python"):
+        with pytest.raises(
+            ValueError, match="expected a network with the checkpoint of a module that was built in Python"
+        ):
             Predictor.from_checkpoint(tmp_path / "module.ckpt")
         image = np.zeros((30, 40, 3), dtype=np.uint8)
         expected = Predictor(module)(image)
         assert np.array_equal(Predictor.from_checkpoint(tmp_path / "module.ckpt", Tiny(11))(image), expected)
-        with pytest.raises(ValueError, match=r"expected a checkpoint of this network, got another .*module\.ckpt"):
+        with pytest.raises(
+            ValueError, match=r"expected a checkpoint of Tiny with 11 classes, got another.*module\.ckpt"
+        ):
             Predictor.from_checkpoint(tmp_path / "module.ckpt", Tiny(7))
 
-    def test_a_checkpoint_of_another_package_is_refused(self, tmp_path):
-        torch.save({"state_dict": {}, "hyper_parameters": {"lr": 1.0}}, tmp_path / "other.ckpt")
-        with pytest.raises(ValueError, match=r"a checkpoint of this package, got another: .*other\.ckpt"):
-            Predictor.from_checkpoint(tmp_path / "other.ckpt")
-        with pytest.raises(FileNotFoundError, match="expected a checkpoint file, got none"):
-            Predictor.from_checkpoint(tmp_path / "nowhere.ckpt")
+    def test_the_callers_module_stays_as_it_is(self, camvid):
+        module = module_of().train()
+        given = module.inference
+        predictor = Predictor(module, Inference(flip=True))
+        assert predictor.module.inference.flip
+        assert module.training
+        assert module.inference is given
+        trainer = L.Trainer(max_epochs=1, logger=False, accelerator="cpu", enable_checkpointing=False)
+        trainer.fit(module, datamodule=CamVidDataModule(camvid, crop_size=(24, 32), batch_size=2, num_workers=0))
+        assert Predictor(module)(np.zeros((30, 40, 3), dtype=np.uint8)).shape == (30, 40)
+        assert module.trainer is trainer
 
     def test_it_may_look_through_windows(self):
         image = np.random.default_rng(0).integers(0, 255, (40, 56, 3), dtype=np.uint8)

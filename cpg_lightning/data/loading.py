@@ -29,16 +29,21 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
     """Samples as a batch, whose images keep their order in memory, (B, H, W, 3): stacked as they are, nothing is moved.
 
     What is wrong with images that could not be read is in ``broken``, where there are any.
+
+    Raises:
+        ValueError: If images or labels differ in size.
     """
     broken = [sample["broken"] for sample in samples if "broken" in sample]
     readable = [sample for sample in samples if "broken" not in sample]
     if not readable:
         return {"name": [], "broken": broken}
-    sizes = {tuple(sample["image"].shape[1:]) for sample in readable}
-    if len(sizes) > 1:
-        raise ValueError(
-            f"expected images of one size in a batch, got {sorted(sizes)}; evaluate with an eval_batch_size of 1"
-        )
+    for what, key, first in (("images", "image", 1), ("labels", "mask", 0)):
+        sizes = {tuple(sample[key].shape[first:]) for sample in readable if key in sample}
+        if len(sizes) > 1:
+            raise ValueError(
+                f"expected {what} of one size in a batch, got {sorted(sizes)} (height, width); evaluate with an "
+                "eval_batch_size of 1"
+            )
     batch: dict[str, Any] = default_collate(
         [{**sample, "image": sample["image"].permute(1, 2, 0)} for sample in readable]
     )

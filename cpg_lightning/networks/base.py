@@ -48,6 +48,10 @@ class SegmentationNetwork(nn.Module, ABC):
         """The arguments of :attr:`fetching` as they are by default."""
         return {name: signature(cls).parameters[name].default for name in cls.fetching}
 
+    def checkpoint_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """The constructor's arguments with which a checkpoint builds the network again: nothing is fetched or read."""
+        return {**arguments, **{name: value for name, value in self.unfetched().items() if name in arguments}}
+
     def load_weights(self, source: Source, new_classifier: bool = False) -> None:
         """Start from the weights of a checkpoint of this package, or of a plain state dict.
 

@@ -1,0 +1,219 @@
+"""The parser of the ``cpg`` command: short messages for mistakes, and no call of what is no such class."""
+
+import enum
+import math
+import re
+import traceback
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from importlib import import_module
+from inspect import isclass, signature
+from pathlib import Path
+from typing import Any, NoReturn, get_type_hints
+
+import jsonargparse
+import yaml
+from jsonargparse import Namespace, get_loader, set_dumper, set_loader
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.loggers import Logger
+from torch.optim import Optimizer
+
+from cpg_lightning.data import SegmentationDataModule
+from cpg_lightning.inference import Inference
+from cpg_lightning.losses import SegmentationCriterion
+from cpg_lightning.networks import SegmentationNetwork
+
+YAML = "cpg_yaml"  # the parser's mode
+MOST_NODES = 100_000  # of a configuration file
+
+FAMILIES: tuple[type[Any], ...] = (
+    SegmentationDataModule,
+    SegmentationNetwork,
+    SegmentationCriterion,
+    Inference,
+    Callback,
+    Logger,
+    Optimizer,
+)
+# jsonargparse lists each type that was tried. These lines of it help nobody.
+NOISE = re.compile(
+    r"\s*(- )?(Does not validate against any of the Union subtypes|Subtypes: |Errors:|Given value type: |"
+    r"Given value: (NestedArg|Namespace|\{)|Expected a <class 'NoneType'>|Expected a path but [^/ ]* either not accessible)"
+)
+UNKNOWN_NAME = re.compile(r"Expected a dot import path string: (\S+)")
+UNKNOWN_OPTION = re.compile(r"Option '(\w+)' is not accepted")
+GIVEN_CLASS = re.compile(r"Problem with given class_path '([\w.]+)'")
+UNRECOGNIZED = re.compile(r"unrecognized arguments: --([\w.]+)")
+
+
+class Parser(LightningArgumentParser):
+    """LightningArgumentParser whose errors name the mistake alone, with what may have been meant."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Print the message and exit with status 2."""
+        super().error(self._shortened(message), ex)
+
+    def _shortened(self, message: str) -> str:
+        lines = [line for line in message.splitlines() if line.strip() and not NOISE.match(line)]
+        shortened = "\n".join(dict.fromkeys(lines))  # each once, in order
+        meant = ""
+        if unknown := UNKNOWN_NAME.search(message):
+            known_classes = [known for family in FAMILIES for known in (family, *subclasses(family))]
+            meant = _did_you_mean(unknown[1], (known.__name__ for known in known_classes))
+            shortened = UNKNOWN_NAME.sub(r"expected the name of a class, a class path or a file, got \1", shortened)
+            shortened = shortened.partition("\n  Given value: ")[0]
+        elif unknown := UNKNOWN_OPTION.search(message):
+            known = GIVEN_CLASS.findall(message)
+            meant = _did_you_mean(unknown[1], signature(imported(known[-1])).parameters if known else ())
+        elif unknown := UNRECOGNIZED.search(message):
+            meant = _did_you_mean(unknown[1], (name.lstrip("-") for name in self._option_string_actions))
+        return shortened + meant
+
+
+def subclasses(family: type[Any]) -> list[type[Any]]:
+    """All classes of a family, at any depth."""
+    return [each for child in family.__subclasses__() for each in (child, *subclasses(child))]
+
+
+def imported(class_path: str) -> Any:
+    """The object of an import path."""
+    module, _, name = class_path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def check_callables(config: Namespace) -> None:
+    """Refuse a ``class_path`` that names no class, before it is called.
+
+    A function is accepted where its annotation says that it returns the class that is wanted, as for jsonargparse.
+
+    Raises:
+        ValueError: If a class path of the configuration names a function of unknown result, or if that of
+            ``model.optimizer`` is no optimizer.
+    """
+    optimizer = config.model.get("optimizer")
+    if isinstance(optimizer, Namespace) and not _gives(imported(optimizer.class_path), Optimizer):
+        raise ValueError(f"expected model.optimizer to be a torch optimizer, got {optimizer.class_path}")
+    for class_path in _class_paths(config):
+        if not _gives(imported(class_path), object):
+            raise ValueError(f"expected class_path to name a class, got the function {class_path}")
+
+
+def check_trainer(trainer: Namespace) -> None:
+    """Refuse options of the Trainer that it takes and then fails over, or that do nothing here.
+
+    Raises:
+        ValueError: For a number out of range, and for a callback that searches for what the module does not have.
+    """
+    for name, smallest in (
+        ("accumulate_grad_batches", 1),
+        ("check_val_every_n_epoch", 1),
+        ("gradient_clip_val", 0),
+        ("log_every_n_steps", 0),
+        ("max_epochs", -1),
+        ("max_steps", -1),
+        ("num_nodes", 1),
+    ):
+        number = trainer.get(name)
+        if number is not None and not smallest <= number < math.inf:
+            raise ValueError(f"expected trainer.{name} to be {smallest} or more, got {number}")
+    interval = trainer.get("val_check_interval")
+    if isinstance(interval, int | float) and not 0 < interval < math.inf:
+        raise ValueError(
+            f"expected trainer.val_check_interval to be a number of batches or a share of an epoch above 0, got {interval}"
+        )
+    for callback in trainer.get("callbacks") or []:
+        if callback.class_path.endswith(".LearningRateFinder"):
+            raise ValueError(
+                "expected no LearningRateFinder: the learning rate is an option of model.optimizer, and it decays from the "
+                "first step on; compare a few short runs with --model.optimizer.lr instead"
+            )
+
+
+def load_yaml(text: str) -> Any:
+    """YAML as jsonargparse reads it, but a key that is given twice, or aliases that expand without bound, are errors.
+
+    Raises:
+        yaml.YAMLError: For those, and for what is no YAML.
+    """
+    root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    if root is not None:
+        _count_nodes(root, {})
+    return get_loader("yaml")(text)
+
+
+def dump_yaml(config: Any) -> str:
+    """A configuration as YAML, its enumerations as their values, which the standard dumper refuses."""
+    text: str = yaml.safe_dump(_without_enums(config), default_flow_style=False, allow_unicode=True, sort_keys=False)
+    return text
+
+
+set_loader(YAML, load_yaml, (yaml.YAMLError,))
+set_dumper(YAML, dump_yaml)
+
+
+def message_of(error: BaseException) -> str:
+    """The message of whoever raised first, without what jsonargparse and a worker process put around it."""
+    reported, each = error, error
+    library = Path(jsonargparse.__file__).parent
+    while each is not None:
+        reported = each
+        frames = traceback.extract_tb(each.__traceback__)
+        if not frames or library not in Path(frames[-1].filename).parents:
+            break
+        each = each.__cause__ or each.__context__  # type: ignore[assignment]
+    return str(reported).rsplit(f"{type(reported).__name__}: ", maxsplit=1)[-1].strip()
+
+
+def _count_nodes(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:
+    """The number of nodes below one, aliases expanded."""
+    if node in sizes:
+        return sizes[node]
+    sizes[node] = MOST_NODES + 1  # until it is known: an alias to a node that it is in has no end
+    children: list[yaml.Node] = []
+    if isinstance(node, yaml.SequenceNode):
+        children = node.value
+    elif isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = next((key for key in keys if keys.count(key) > 1), None)
+        if twice is not None:
+            raise yaml.YAMLError(f"expected each key once, got {twice!r} more than once in one section")
+        children = [child for pair in node.value for child in pair]
+    sizes[node] = 1 + sum(_count_nodes(child, sizes) for child in children)
+    if sizes[node] > MOST_NODES:
+        raise yaml.YAMLError(
+            f"expected a configuration of at most {MOST_NODES} values, got aliases that expand to more"
+        )
+    return sizes[node]
+
+
+def _without_enums(config: Any) -> Any:
+    if isinstance(config, dict):
+        return {name: _without_enums(value) for name, value in config.items()}
+    if isinstance(config, list):
+        return [_without_enums(value) for value in config]
+    return config.value if isinstance(config, enum.Enum) else config
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    matches = get_close_matches(name, sorted(set(known)), n=1)
+    return f"; did you mean {matches[0]}?" if matches else ""
+
+
+def _gives(called: Any, family: type[Any]) -> bool:
+    """Whether a class or a function is known to give objects of a family when called."""
+    result = called if isclass(called) else get_type_hints(called).get("return")
+    return isclass(result) and result is not type(None) and issubclass(result, family)
+
+
+def _class_paths(config: Any) -> Iterator[str]:
+    """Each class path in a configuration, at any depth."""
+    if isinstance(config, Namespace | dict):
+        entries = vars(config) if isinstance(config, Namespace) else config
+        if isinstance(entries.get("class_path"), str):
+            yield entries["class_path"]
+        for value in entries.values():
+            yield from _class_paths(value)
+    elif isinstance(config, list | tuple):
+        for value in config:
+            yield from _class_paths(value)

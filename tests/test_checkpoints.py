@@ -1,0 +1,186 @@
+"""Checkpoints are data from others: nothing in them is imported, opened or run, and damage is named."""
+
+import copy
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import alone, write_camvid
+from test_cli import ARGUMENTS, fails
+from tiny import Tiny
+
+from cpg_lightning.checkpoints import FACTS
+from cpg_lightning.cli import main
+from cpg_lightning.module import SegmentationModule
+from cpg_lightning.networks import LRASPP, Adapter
+from cpg_lightning.predictor import Predictor
+
+IMAGE = np.zeros((32, 32, 3), dtype=np.uint8)
+FIT = [*ARGUMENTS, "--model.network=LRASPP", "--trainer.logger=false", "--trainer.max_epochs=1"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The checkpoint of a short training with a network of this package."""
+    folder = tmp_path_factory.mktemp("trained")
+    write_camvid(folder / "camvid")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        alone(folder, monkeypatch)
+        main(["fit", *FIT])
+    (path,) = folder.glob("runs/*/checkpoints/last.ckpt")
+    return torch.load(path, weights_only=True)
+
+
+@pytest.fixture
+def checkpoint(trained):
+    return copy.deepcopy(trained)
+
+
+def saved(checkpoint):
+    torch.save(checkpoint, "changed.ckpt")
+    torch.load("changed.ckpt", weights_only=True)  # plain values alone
+    return "changed.ckpt"
+
+
+def described(class_path, **arguments):
+    return {"class_path": class_path, "init_args": arguments}
+
+
+SHELL = described("os.system", command="touch ran")
+
+
+class TestNothingRuns:
+    def test_a_checkpoint_of_this_package_is_predicted_with(self, checkpoint):
+        assert Predictor.from_checkpoint(saved(checkpoint))(IMAGE).shape == (32, 32)
+
+    @pytest.mark.parametrize("entry", ["optimizer", "criterion", "inference", "weights", "_instantiator", "anything"])
+    def test_entries_that_evaluation_does_not_need_are_not_looked_at(self, checkpoint, entry):
+        checkpoint["hyper_parameters"][entry] = SHELL if entry != "_instantiator" else "os.system"
+        Predictor.from_checkpoint(saved(checkpoint))
+        assert not Path("ran").exists()
+
+    @pytest.mark.parametrize(
+        "class_path", ["os.system", "subprocess.Popen", "evil.Net", "torch.nn.Conv2d", "tiny.Tiny"]
+    )
+    def test_a_class_of_another_package_is_refused_before_it_is_imported(self, checkpoint, class_path):
+        Path("evil.py").write_text("open('ran', 'w')\nclass Net: ...\n")
+        checkpoint["hyper_parameters"]["network"] = described(class_path)
+        with pytest.raises(ValueError, match=rf"got {class_path}; a checkpoint is not trusted to .*: changed\.ckpt"):
+            Predictor.from_checkpoint(saved(checkpoint))
+        assert not Path("ran").exists()
+        assert "evil" not in sys.modules
+
+    @pytest.mark.parametrize("depth", ["network", "options"])
+    def test_nor_is_one_inside_a_network_of_this_package(self, checkpoint, depth):
+        inner = {"network": SHELL} if depth == "network" else {"options": {"deep": [SHELL]}}
+        checkpoint["hyper_parameters"]["network"] = described("cpg_lightning.networks.Adapter", **inner)
+        with pytest.raises(ValueError, match=r"got os\.system"):
+            Predictor.from_checkpoint(saved(checkpoint))
+        assert not Path("ran").exists()
+
+    def test_other_attributes_of_this_package_are_no_networks(self, checkpoint):
+        for name in (
+            "cpg_lightning.networks.weights.read_file",
+            "cpg_lightning.cli.command",
+            "cpg_lightning.networks.os",
+        ):
+            checkpoint["hyper_parameters"]["network"] = described(name)
+            with pytest.raises(ValueError, match=f"got {name}"):
+                Predictor.from_checkpoint(saved(checkpoint))
+
+    @pytest.mark.parametrize("value", ["/etc/passwd", "../weights.pth", "hf-hub:someone/model", "a\\b"])
+    def test_paths_and_addresses_among_a_networks_arguments_are_refused(self, checkpoint, value):
+        checkpoint["hyper_parameters"]["network"]["init_args"]["batch_norm_momentum"] = value
+        with pytest.raises(ValueError, match="may be a path or an address; pass network= instead"):
+            Predictor.from_checkpoint(saved(checkpoint))
+
+    def test_no_weights_are_fetched(self, checkpoint):
+        checkpoint["hyper_parameters"]["network"]["init_args"]["weights_backbone"] = "IMAGENET1K_V2"
+        assert Predictor.from_checkpoint(saved(checkpoint))(IMAGE).shape == (32, 32)
+
+    def test_an_own_class_is_passed_or_allowed_by_name(self, checkpoint):
+        expected = Predictor.from_checkpoint(saved(checkpoint))(IMAGE)
+        checkpoint["hyper_parameters"]["network"] = described("not_there.Network")
+        passed = Predictor.from_checkpoint(saved(checkpoint), network=LRASPP(11))
+        assert np.array_equal(passed(IMAGE), expected)
+        inner = described("torch.nn.Conv2d", in_channels=3, out_channels=11, kernel_size=1)
+        module = SegmentationModule(Adapter(11, torch.nn.Conv2d(3, 11, 1)), None, 11)
+        checkpoint |= {"state_dict": module.state_dict()}
+        checkpoint["hyper_parameters"]["network"] = described("cpg_lightning.networks.Adapter", network=inner)
+        allowed = SegmentationModule.load_from_checkpoint(saved(checkpoint), allow=["torch.nn.Conv2d"])
+        assert torch.equal(allowed.network.network.weight, module.network.network.weight)
+
+    @pytest.mark.parametrize(
+        "run", [["../../x", "abc"], ["x", "../abc"], ["/tmp/x", "abc"], ["x", ".."], ["x"], ["x", 3], "xy", None]
+    )
+    def test_a_run_whose_name_is_a_path_is_refused(self, checkpoint, camvid, monkeypatch, capsys, run):
+        checkpoint["callbacks"]["RunRecord"] = {"run": run}
+        shown = fails(monkeypatch, capsys, "fit", *FIT, "--ckpt_path", saved(checkpoint))
+        assert "expected a run's name and id in the checkpoint, without / and \\, got" in shown
+        assert sorted(os.listdir()) == ["camvid", "changed.ckpt"]
+
+    @pytest.mark.parametrize("subcommand", ["fit", "validate"])
+    @pytest.mark.parametrize("dirpath", [None, "elsewhere"])
+    def test_the_files_that_it_would_replace_lie_in_its_folder(
+        self, checkpoint, camvid, monkeypatch, capsys, subcommand, dirpath
+    ):
+        Path("precious").write_text("")
+        key = next(key for key in checkpoint["callbacks"] if key.startswith("ModelCheckpoint"))
+        checkpoint["callbacks"][key] |= {"dirpath": dirpath, "best_k_models": {os.path.abspath("precious"): 0.0}}
+        shown = fails(monkeypatch, capsys, subcommand, *FIT, "--ckpt_path", saved(checkpoint))
+        assert "expected the checkpoints of a ModelCheckpoint in its folder" in shown
+        assert Path("precious").exists()
+
+
+class TestDamage:
+    @pytest.mark.parametrize("value", ["missing", None, 3, "text", [], {}, {"a": 1}])
+    @pytest.mark.parametrize("entry", ["state_dict", "hyper_parameters", "pytorch-lightning_version"])
+    def test_a_missing_or_mistyped_entry_is_a_value_error_with_the_path(self, checkpoint, entry, value):
+        if value == "missing":
+            del checkpoint[entry]
+        else:
+            checkpoint[entry] = value
+        if (entry, value) == ("pytorch-lightning_version", "text"):
+            return  # the version is for Lightning
+        with pytest.raises(ValueError, match=r"changed\.ckpt"):
+            Predictor.from_checkpoint(saved(checkpoint))
+
+    @pytest.mark.parametrize("value", [None, -1, "text", [3], {"a": 1}, 2**70])
+    @pytest.mark.parametrize("fact", ["network", *FACTS])
+    def test_so_is_a_mistyped_fact(self, checkpoint, fact, value):
+        may_be = {"class_names": [None], "palette": [None], "image_size": [None], "ignore_index": [-1]}
+        checkpoint["hyper_parameters"][fact] = value
+        if value in may_be.get(fact, []):
+            assert Predictor.from_checkpoint(saved(checkpoint))(IMAGE).shape == (32, 32)
+        else:
+            with pytest.raises(ValueError, match=r"changed\.ckpt"):
+                Predictor.from_checkpoint(saved(checkpoint))
+
+    @pytest.mark.parametrize("value", ["missing", None, 3, "text", [], {}, [3], {"a": 1}])
+    @pytest.mark.parametrize(
+        "entry", ["callbacks", "loops", "lr_schedulers", "optimizer_states", "epoch", "global_step"]
+    )
+    def test_so_is_one_of_the_state_of_training(self, checkpoint, camvid, monkeypatch, capsys, entry, value):
+        if isinstance(value, type(checkpoint[entry])) and entry in ("callbacks", "epoch", "global_step"):
+            return
+        if value == "missing":
+            del checkpoint[entry]
+        else:
+            checkpoint[entry] = value
+        shown = fails(monkeypatch, capsys, "fit", *FIT, "--ckpt_path", saved(checkpoint))
+        assert "changed.ckpt" in shown
+        assert "Traceback" not in shown
+
+    def test_a_checkpoint_of_another_package_is_refused(self):
+        torch.save({"state_dict": {}, "hyper_parameters": {"lr": 1.0}}, "other.ckpt")
+        with pytest.raises(ValueError, match=r"got one without pytorch-lightning_version: other\.ckpt"):
+            Predictor.from_checkpoint("other.ckpt")
+        with pytest.raises(FileNotFoundError, match=r"expected a checkpoint file, got none: nowhere\.ckpt"):
+            Predictor.from_checkpoint("nowhere.ckpt")
+
+    def test_weights_of_another_network_are_refused(self, checkpoint):
+        with pytest.raises(ValueError, match="expected a checkpoint of Tiny with 11 classes, got another"):
+            Predictor.from_checkpoint(saved(checkpoint), network=Tiny(11))
