@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cpg_lightning.networks.base import SegmentationNetwork
-from cpg_lightning.networks.weights import Source, fill, read_weights, without_wrappers
 
 
 class Adapter(SegmentationNetwork):
@@ -75,12 +74,6 @@ class Adapter(SegmentationNetwork):
                     tensor = F.interpolate(tensor, size, mode="bilinear", align_corners=self.align_corners)
                 logits[name] = tensor[:, :, :height, :width]
         return logits
-
-    def load_weights(self, source: Source, new_classifier: bool = False) -> None:
-        """As :meth:`SegmentationNetwork.load_weights`; also of the adapted network, as it names them itself."""
-        weights = without_wrappers(read_weights(source), self.state_dict())
-        ours = any(name.startswith("network.") for name in weights)
-        fill(self if ours else self.network, weights, new_classifier)
 
     def _named(self, output: Any) -> dict[str, Tensor]:
         if isinstance(output, Tensor):

@@ -49,7 +49,10 @@ class SegmentationNetwork(nn.Module, ABC):
         return {name: signature(cls).parameters[name].default for name in cls.fetching}
 
     def load_weights(self, source: Source, new_classifier: bool = False) -> None:
-        """Start from the weights of a checkpoint of this package, or of a plain state dict.
+        """Start from the weights of a checkpoint of this package, or of a state dict that others wrote.
+
+        Prefixes before names may differ, and what is not the network's is left out with a warning; see
+        :func:`~cpg_lightning.networks.weights.fill`.
 
         Args:
             source: A file (``.ckpt``, ``.pt``, ``.pth`` or ``.safetensors``) or a state dict, see
@@ -59,7 +62,7 @@ class SegmentationNetwork(nn.Module, ABC):
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file cannot be read safely, or weights are missing, unexpected or of another shape: up
-                to ten of each are named.
+            ValueError: If the file cannot be read safely, or weights are missing or of another shape: up to three of
+                each are named.
         """
         fill(self, read_weights(source), new_classifier)
