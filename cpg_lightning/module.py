@@ -139,9 +139,8 @@ class SegmentationModule(L.LightningModule):
         )
         if "_instantiator" in self.hparams:
             self.save_hyperparameters(logger=False)
-            arguments = self.hparams["network"].get("init_args", {})
-            unfetched = {name: value for name, value in network.unfetched().items() if name in arguments}
-            self.hparams["network"] = {**self.hparams["network"], "init_args": {**arguments, **unfetched}}
+            arguments = network.checkpoint_arguments(self.hparams["network"].get("init_args", {}))
+            self.hparams["network"] = {**self.hparams["network"], "init_args": arguments}
             self.hparams["weights"] = None  # a checkpoint has its own
         if weights is not None:
             network.load_weights(weights, new_classifier)

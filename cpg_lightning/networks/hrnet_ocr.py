@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from cpg_lightning.networks.base import SegmentationNetwork
+from cpg_lightning.networks.base import SegmentationNetwork, check_num_classes
 from cpg_lightning.networks.weights import Source, fill, prefix_of, read_weights
 
 PIXEL_CHANNELS, KEY_CHANNELS = 512, 256  # constants of the official code
@@ -47,7 +47,7 @@ class HRNetOCR(SegmentationNetwork):
             kept: less memory for more time.
 
     Raises:
-        ValueError: If the width is another.
+        ValueError: If there are fewer than 2 classes, or the width is another.
         FileNotFoundError: If the weights are neither on disk nor can be downloaded.
 
     Source: Yuan, Chen, Wang, "Object-Contextual Representations for Semantic Segmentation", arXiv 1909.11065; Wang et al.,
@@ -68,6 +68,7 @@ class HRNetOCR(SegmentationNetwork):
         self, num_classes: int, width: int = 48, pretrained: bool = False, checkpoint_activations: bool = False
     ) -> None:
         super().__init__()
+        check_num_classes(num_classes)
         if width not in (18, 32, 48):
             raise ValueError(f"expected a width of 18, 32 or 48 channels, got {width}")
         self.trunk = _trunk(width, pretrained, checkpoint_activations)
