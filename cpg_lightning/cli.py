@@ -170,8 +170,7 @@ class SegmentationCLI(LightningCLI):
         """Look at the checkpoint and the data before anything is written, then make the run's folder."""
         if not self.subcommand:
             return
-        if self.subcommand == "fit":
-            self.model.check_monitors(self.trainer.callbacks)  # type: ignore[attr-defined]
+        self.model.check_run(self.trainer, self.datamodule, self.subcommand)
         if self.checkpoint:
             check_weights(self.model, self.checkpoint["state_dict"], self._get(self.config, "ckpt_path"))
             self.checkpoint = None  # its weights have been looked at: the Trainer reads the file itself

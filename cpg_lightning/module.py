@@ -235,9 +235,43 @@ class SegmentationModule(L.LightningModule):
         return logits
 
     def setup(self, stage: str) -> None:
-        """Check what this module is to be trained with."""
+        """Check what this module is run with; see :meth:`check_run`."""
+        self.check_run(self.trainer, getattr(self.trainer, "datamodule", None), stage)
+
+    def check_run(self, trainer: L.Trainer, data: L.LightningDataModule | None, stage: str) -> None:
+        """Refuse a Trainer or data that this module cannot be run with, before anything is written.
+
+        Args:
+            trainer: The Trainer.
+            data: The data module, if there is one.
+            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+
+        Raises:
+            ValueError: If a callback monitors a score that it cannot, or images do not have the size that the network
+                needs.
+        """
         if stage == "fit":
-            self.check_monitors(self.trainer.callbacks)  # type: ignore[attr-defined]
+            self.check_monitors(trainer.callbacks)  # type: ignore[attr-defined]
+            if trainer.world_size > 1 and self.network.unprobed is not None:
+                rank_zero_warn(
+                    f"it is not known which parameters of {type(self.network).__name__} reach no logits: "
+                    f"{self.network.unprobed}; if the first step stops over unused parameters, set "
+                    "--trainer.strategy ddp_find_unused_parameters_true"
+                )
+        size = self.network.fixed_size
+        crop_size = getattr(data, "crop_size", size) if stage == "fit" else size
+        if size is not None and tuple(crop_size) != size:
+            raise ValueError(
+                f"expected training images of {size[0]}x{size[1]} pixels, the one size that {type(self.network).__name__} "
+                f"takes, got a crop_size of {tuple(crop_size)}; set --data.crop_size {list(size)}"
+            )
+        seen = self.inference.window or self.image_size
+        if size is not None and seen != size and list(size) != seen:
+            raise ValueError(
+                f"expected images of {size[0]}x{size[1]} pixels in evaluation, the one size that "
+                f"{type(self.network).__name__} takes, got {'the size of each image' if seen is None else seen}; set "
+                f"--data.image_size {list(size)}, or --model.inference Inference with this window and border pad"
+            )
 
     def check_monitors(self, callbacks: Iterable[Callback]) -> None:
         """Refuse callbacks such as EarlyStopping on a score that no validation has, or not every validation.

@@ -75,12 +75,12 @@ def images(batch=2, size=(65, 97)):
     return torch.randn(batch, 3, *size)
 
 
-@pytest.mark.parametrize("size", [(65, 97), (64, 96), (33, 130)])
+@pytest.mark.parametrize("size", [(65, 97), (64, 96), (33, 130), (20, 40), (1, 1)])
 def test_logits_are_at_the_networks_stride_for_any_size(case, size):
     network, stride, aux = case
     logits = network.eval()(images(1, size))
     assert set(logits) == ({"out", "aux"} if aux else {"out"})
-    padded = any(side % getattr(network, "size_divisor", 1) for side in size)
+    padded = any(side % getattr(network, "size_divisor", 1) or side < getattr(network, "min_size", 1) for side in size)
     for tensor in logits.values():
         assert tensor.shape == (1, 7, *(size if padded else (-(-side // stride) for side in size)))
 

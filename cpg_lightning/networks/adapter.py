@@ -1,35 +1,50 @@
 """Networks of others on the contract."""
 
+import warnings
 from collections.abc import Mapping
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-import torch
 import torch.nn.functional as F
+from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
-from cpg_lightning.networks.base import SegmentationNetwork
-from cpg_lightning.networks.weights import Source, fill, read_weights, without_wrappers
+from cpg_lightning.networks.base import SegmentationNetwork, check_num_classes
+from cpg_lightning.networks.probing import refusal, unused_parameters
+
+# Sides in pixels at which a network is tried; a network that takes one size alone often takes one of the last.
+SIDES = (1, 2, 4, 8, 16, 32, 64, 128, 224, 256, 384, 512)
 
 
 class Adapter(SegmentationNetwork):
-    """Any network that gives logits: as a tensor, as a mapping with ``"out"`` (and perhaps ``"aux"``), or as ``.logits``.
+    """Any network that gives logits: as a tensor, or as ``out`` or ``logits`` of a mapping, or as ``.logits``.
 
-    Images are padded at the bottom and on the right with the mean colour to a multiple of ``size_divisor``. Then logits
-    are enlarged to the padded size and cut to the image's; without padding they stay at the network's own stride.
+    A mapping may also have logits as ``aux``, always or sometimes; None is no auxiliary output.
+
+    Images are padded at the bottom and on the right with the mean colour, to ``min_size`` and to a multiple of
+    ``size_divisor``. Then logits are enlarged to the padded size and cut to the image's; without padding they stay at the
+    network's own stride.
+
+    A network with parameters is tried out on black images when it is built: in which sizes it takes them, and which
+    parameters reach no logits. These are not trained, since DDP would wait for their gradients; a warning names them.
 
     Args:
         num_classes: Number of classes C; the network has to have as many.
         network: The network. On the command line, its ``class_path`` and ``init_args``.
-        size_divisor: What height and width of its input have to be multiples of, in pixels.
+        size_divisor: What height and width of its input have to be multiples of, in pixels; more is found by trial.
         align_corners: How its logits are to be enlarged, as in ``torch.nn.functional.interpolate``.
         mean: Mean of each colour channel that its input is normalised by, for images in 0..1; ImageNet's by default.
         std: Standard deviation likewise.
+        min_size: Smallest height and width of its input, in pixels; found by trial if left out.
+        fixed_size: Height and width of its input, in pixels, where it takes one size alone; found by trial if left out.
+
+    Attributes:
+        square: Whether its input has to be as high as wide; images are padded to it.
 
     Raises:
-        ValueError: If the size divisor is not positive, and, in the forward pass, for other output or another number of
-            classes.
+        ValueError: If there are fewer than 2 classes or a size is not positive, and, in the forward pass, for other
+            output, another number of classes, or another size than the only one that the network takes.
 
     Example:
         >>> import torch
@@ -46,21 +61,33 @@ class Adapter(SegmentationNetwork):
         align_corners: bool = False,
         mean: tuple[float, float, float] = SegmentationNetwork.mean,
         std: tuple[float, float, float] = SegmentationNetwork.std,
+        min_size: int | None = None,
+        fixed_size: tuple[int, int] | None = None,
     ) -> None:
         super().__init__()
-        if size_divisor < 1:
-            raise ValueError(f"expected a size_divisor of 1 or more pixels, got {size_divisor}")
+        check_num_classes(num_classes)
+        for name, pixels in (("size_divisor", size_divisor), ("min_size", min_size), *_named_sides(fixed_size)):
+            if pixels is not None and pixels < 1:
+                raise ValueError(f"expected a {name} of 1 or more pixels, got {pixels}")
         self.num_classes = num_classes
         self.network = network
         self.size_divisor = size_divisor
         self.align_corners = align_corners
         self.mean, self.std = mean, std
+        self.min_size = 1 if min_size is None else min_size
+        self.fixed_size = fixed_size
+        self.square = False
+        if next(network.parameters(), None) is not None:
+            if min_size is None and fixed_size is None:
+                self.unprobed = self._learn_sizes()
+            if self.unprobed is None:
+                self.unprobed = self._freeze_unused()
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """See :meth:`SegmentationNetwork.forward`."""
         height, width = images.shape[-2:]
-        below, beside = -height % self.size_divisor, -width % self.size_divisor
-        padded = F.pad(images, (0, beside, 0, below)) if below or beside else images
+        size = self._padded_size(height, width)
+        padded = images if size == (height, width) else F.pad(images, (0, size[1] - width, 0, size[0] - height))
         logits = self._named(self.network(padded))
         for name, tensor in logits.items():
             if tensor.ndim != 4 or tensor.shape[1] != self.num_classes:
@@ -69,50 +96,91 @@ class Adapter(SegmentationNetwork):
                     f"got {tuple(tensor.shape)} as {name!r}"
                 )
             if padded is not images:
-                size = padded.shape[-2:]
                 # At a stride, no cut would fall on the image's edge.
                 if tensor.shape[-2:] != size:
                     tensor = F.interpolate(tensor, size, mode="bilinear", align_corners=self.align_corners)
                 logits[name] = tensor[:, :, :height, :width]
         return logits
 
-    def load_weights(self, source: Source, new_classifier: bool = False) -> None:
-        """As :meth:`SegmentationNetwork.load_weights`; also of the adapted network, as it names them itself."""
-        weights = without_wrappers(read_weights(source), self.state_dict())
-        ours = any(name.startswith("network.") for name in weights)
-        fill(self if ours else self.network, weights, new_classifier)
+    def _padded_size(self, height: int, width: int) -> tuple[int, int]:
+        if self.fixed_size is not None:
+            if (height, width) != self.fixed_size:
+                only = "{}x{}".format(*self.fixed_size)
+                raise ValueError(
+                    f"expected images of {only} pixels, the only size that this {type(self.network).__name__} takes, got "
+                    f"{height}x{width}; resize and crop the data to it, or predict by windows of this size"
+                )
+            return height, width
+        height, width = (
+            -(-max(side, self.min_size) // self.size_divisor) * self.size_divisor for side in (height, width)
+        )
+        return (max(height, width), max(height, width)) if self.square else (height, width)
 
     def _named(self, output: Any) -> dict[str, Tensor]:
-        if isinstance(output, Tensor):
-            return {"out": output}
-        if isinstance(getattr(output, "logits", None), Tensor):
-            return {"out": output.logits}
-        if isinstance(output, Mapping) and isinstance(output.get("out"), Tensor):
-            return {name: output[name] for name in ("out", "aux") if name in output}
-        raise ValueError(
-            f"expected a tensor, a mapping with 'out' or an object with .logits from {type(self.network).__name__}, "
-            f"got {type(output).__name__}"
-        )
+        """The logits, and the auxiliary ones where there are any, in whatever the network returned."""
+        found = output if isinstance(output, Mapping) else {"logits": getattr(output, "logits", output)}
+        out = next((found[name] for name in ("out", "logits") if isinstance(found.get(name), Tensor)), None)
+        aux = found.get("aux")
+        if out is None:
+            raise ValueError(
+                f"expected a tensor, a mapping with 'out' or an object with .logits from {type(self.network).__name__}, "
+                f"got {type(output).__name__}"
+            )
+        if aux is not None and not isinstance(aux, Tensor):
+            raise ValueError(
+                f"expected a tensor or None as 'aux' from {type(self.network).__name__}, got {type(aux).__name__}"
+            )
+        return {"out": out} if aux is None else {"out": out, "aux": aux}
+
+    def _likely_sizes(self) -> list[tuple[int, int]]:
+        """Heights and widths in pixels that the network was made for."""
+        layers = [layer for layer in self.network.modules() if isinstance(layer, PatchEmbed)]
+        return [(layer.img_size[0], layer.img_size[1]) for layer in layers if layer.img_size is not None]
+
+    def _learn_sizes(self) -> str | None:
+        """Find which sizes the network takes; why, if it takes no image at all."""
+        divisor, reason = self.size_divisor, None
+        for side in dict.fromkeys(-(-side // divisor) * divisor for side in SIDES):
+            reason = refusal(self, (side, side))
+            if reason is None:
+                self.min_size = side
+                if refusal(self, (side + divisor, side + divisor)):
+                    self.size_divisor = side
+                if refusal(self, (side, 2 * side)):
+                    self.square = refusal(self, (2 * side, 2 * side)) is None
+                    self.fixed_size = None if self.square else (side, side)
+                return None
+        for size in self._likely_sizes():
+            self.fixed_size = size
+            if refusal(self, size) is None:
+                return None
+        self.fixed_size = None
+        return f"{type(self.network).__name__} took no image of up to {SIDES[-1]}x{SIDES[-1]} pixels: {reason}"
+
+    def _freeze_unused(self) -> str | None:
+        """Stop training the parameters that reach no logits; why, if that cannot be found out."""
+        reason = ""
+        for side in (64, 256):
+            try:
+                unused = unused_parameters(self, self.fixed_size or (side, side))
+            except ValueError as error:
+                reason = str(error)
+                continue
+            for name in unused:
+                self.get_parameter(name).requires_grad_(False)
+            if unused:
+                more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
+                warnings.warn(
+                    f"parameters of this {type(self.network).__name__} that reach no logits are not trained: "
+                    f"{', '.join(unused[:3])}{more}",
+                    stacklevel=3,
+                )
+            return None
+        return f"{type(self.network).__name__} gave no gradient: {reason}"
 
 
-def freeze_unused(network: Adapter, size: int = 256) -> None:
-    """Stop training the parameters that reach no logits, such as a classifier's: DDP would wait for their gradients.
-
-    Found by a backward pass in evaluation mode from one black image of ``size`` pixels. A network that takes no such image is
-    left as it is.
-    """
-    training = network.training
-    trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    try:
-        with torch.enable_grad():
-            logits = network.eval()(torch.zeros(1, 3, size, size))["out"]
-            gradients = torch.autograd.grad(logits.sum(), trained, allow_unused=True)
-    except (AssertionError, RuntimeError, ValueError):
-        return
-    finally:
-        network.train(training)
-    for parameter, gradient in zip(trained, gradients, strict=True):
-        parameter.requires_grad_(gradient is not None)
+def _named_sides(size: tuple[int, int] | None) -> list[tuple[str, int]]:
+    return [] if size is None else [("fixed_size", side) for side in size]
 
 
 def optional(module: str, install: str) -> ModuleType:

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from inspect import signature
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ class SegmentationNetwork(nn.Module, ABC):
         mean: Mean of each colour channel that its input is normalised by, for images in 0..1.
         std: Standard deviation likewise. Both are ImageNet's unless told otherwise.
         memory_format: How its weights and images lie in memory where that is fastest.
+        fixed_size: Height and width of its images in pixels, where it takes one size alone.
+        unprobed: Why it is not known which parameters reach no logits, for which DDP would wait in vain; None where it
+            is known.
         fetching: Names of the constructor's arguments that fetch weights to start from, and by default do not. A
             checkpoint, which has all weights, leaves them out.
     """
@@ -29,6 +33,8 @@ class SegmentationNetwork(nn.Module, ABC):
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     memory_format: torch.memory_format = torch.contiguous_format
+    fixed_size: tuple[int, int] | None = None
+    unprobed: str | None = None
     fetching: tuple[str, ...] = ()
 
     @abstractmethod
@@ -49,11 +55,21 @@ class SegmentationNetwork(nn.Module, ABC):
         return {name: signature(cls).parameters[name].default for name in cls.fetching}
 
     def checkpoint_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The constructor's arguments with which a checkpoint builds the network again: nothing is fetched or read."""
-        return {**arguments, **{name: value for name, value in self.unfetched().items() if name in arguments}}
+        """The constructor's arguments with which a checkpoint builds the network again: nothing is fetched or read.
+
+        Args:
+            arguments: Those that the network was built with, plain values by name.
+
+        Returns:
+            Plain values by name, for a network with weights of the same names and shapes.
+        """
+        return arguments | {name: value for name, value in self.unfetched().items() if name in arguments}
 
     def load_weights(self, source: Source, new_classifier: bool = False) -> None:
-        """Start from the weights of a checkpoint of this package, or of a plain state dict.
+        """Start from the weights of a checkpoint of this package, or of a state dict that others wrote.
+
+        Prefixes before names may differ, and what is not the network's is left out with a warning; see
+        :func:`~cpg_lightning.networks.weights.fill`.
 
         Args:
             source: A file (``.ckpt``, ``.pt``, ``.pth`` or ``.safetensors``) or a state dict, see
@@ -63,7 +79,17 @@ class SegmentationNetwork(nn.Module, ABC):
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If the file cannot be read safely, or weights are missing, unexpected or of another shape: up
-                to ten of each are named.
+            ValueError: If the file cannot be read safely, or weights are missing or of another shape: up to three of
+                each are named.
         """
         fill(self, read_weights(source), new_classifier)
+
+
+def check_num_classes(num_classes: int) -> None:
+    """Refuse what is no number of classes.
+
+    Raises:
+        ValueError: If it is no whole number or below 2.
+    """
+    if isinstance(num_classes, bool) or not isinstance(num_classes, Integral) or num_classes < 2:
+        raise ValueError(f"expected num_classes to be 2 or more, got {num_classes!r}; name the background as a class")

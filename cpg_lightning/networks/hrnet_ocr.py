@@ -1,5 +1,6 @@
 """HRNetV2 with object-contextual representations: the official network on timm's trunk."""
 
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -11,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-from cpg_lightning.networks.base import SegmentationNetwork
-from cpg_lightning.networks.weights import Source, fill, read_weights, without_wrappers
+from cpg_lightning.networks.base import SegmentationNetwork, check_num_classes
+from cpg_lightning.networks.weights import Source, fill, prefix_of, read_weights
 
 PIXEL_CHANNELS, KEY_CHANNELS = 512, 256  # constants of the official code
 
@@ -46,7 +47,7 @@ class HRNetOCR(SegmentationNetwork):
             kept: less memory for more time.
 
     Raises:
-        ValueError: If the width is another.
+        ValueError: If there are fewer than 2 classes, or the width is another.
         FileNotFoundError: If the weights are neither on disk nor can be downloaded.
 
     Source: Yuan, Chen, Wang, "Object-Contextual Representations for Semantic Segmentation", arXiv 1909.11065; Wang et al.,
@@ -67,6 +68,7 @@ class HRNetOCR(SegmentationNetwork):
         self, num_classes: int, width: int = 48, pretrained: bool = False, checkpoint_activations: bool = False
     ) -> None:
         super().__init__()
+        check_num_classes(num_classes)
         if width not in (18, 32, 48):
             raise ValueError(f"expected a width of 18, 32 or 48 channels, got {width}")
         self.trunk = _trunk(width, pretrained, checkpoint_activations)
@@ -106,37 +108,30 @@ class HRNetOCR(SegmentationNetwork):
         return {"out": self.cls_head(self.mix(torch.cat([context, pixels], dim=1))), "aux": aux}
 
     def load_weights(self, source: Source, new_classifier: bool = False) -> None:
-        """As :meth:`SegmentationNetwork.load_weights`; official files are recognised by their names."""
-        self.load_official_weights(source, new_classifier)
+        """As :meth:`SegmentationNetwork.load_weights`; also of official files, which are recognised by their names.
 
-    def load_official_weights(self, source: Source, new_classifier: bool = False) -> None:
-        """Take the weights of an official file, or of a file of this package.
-
-        - Of a segmentation network (``hrnet_ocr_*.pth``), where its criterion's entries are left out. Files written
-          with InPlaceABN, which have no ``num_batches_tracked``, hold scales whose size alone counts.
+        - Of a segmentation network (``hrnet_ocr_*.pth``). Files written with InPlaceABN, which have no
+          ``num_batches_tracked``, hold scales whose size alone counts.
         - Of an ImageNet classifier (``hrnetv2_w48_imagenet_pretrained.pth``): for the trunk alone.
-
-        Args:
-            source: A file or a state dict.
-            new_classifier: Whether the last layers start anew where the weights are of another number of classes.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: As :meth:`SegmentationNetwork.load_weights`.
         """
-        weights = without_wrappers(read_weights(source), self.state_dict())
-        # A criterion that was saved beside the network is of no use here.
-        weights = {_own_name(name): weight for name, weight in weights.items() if not name.startswith("loss.")}
-        if not any(name.startswith(tuple(OFFICIAL_NAMES.values())) for name in weights):
-            trunk = {name.removeprefix("trunk."): weight for name, weight in weights.items()}
-            fill(self.trunk, {name: w for name, w in trunk.items() if not name.startswith(CLASSIFICATION_HEAD)})
+        weights = read_weights(source)
+        trunk = set(self.trunk.state_dict())
+        # All files name the trunk's weights alike, and those of this package with "trunk." before them.
+        prefix = (prefix_of(weights, trunk) or "").removesuffix("trunk.")
+        weights = {
+            prefix + _own_name(name.removeprefix(prefix), trunk) if name.startswith(prefix) else name: weight
+            for name, weight in weights.items()
+        }
+        if not any(name.removeprefix(prefix).startswith(tuple(OFFICIAL_NAMES.values())) for name in weights):
+            classifier = tuple(prefix + name for name in CLASSIFICATION_HEAD)
+            fill(self.trunk, {name: w for name, w in weights.items() if not name.startswith(classifier)})
             return
-        if not any(name.endswith("num_batches_tracked") for name in weights):
-            for name, module in self.named_modules():
-                scale = f"{name}.weight"
-                if isinstance(module, nn.BatchNorm2d) and scale in weights:
-                    weights[scale] = weights[scale].abs() + 1e-5
         fill(self, weights, new_classifier)
+        if not any(name.endswith("num_batches_tracked") for name in weights):
+            with torch.no_grad():
+                for module in self.modules():
+                    if isinstance(module, nn.BatchNorm2d):
+                        module.weight.abs_().add_(1e-5)
 
 
 class _Fusing(nn.Module):
@@ -215,7 +210,7 @@ def _trunk(width: int, pretrained: bool, checkpoint_activations: bool) -> nn.Mod
             raise
         raise FileNotFoundError(
             f"the weights {name} could not be downloaded ({error}); where there is a network, fetch them into the hub's "
-            "cache, or download an official file and pass it to load_official_weights, or --model.weights"
+            "cache, or download an official file and pass it to load_weights, or --model.weights"
         ) from error
     kind = _Checkpointed if checkpoint_activations else nn.Sequential
     for stage in ("stage2", "stage3", "stage4"):
@@ -234,9 +229,9 @@ def _enlarged(images: Tensor, size: torch.Size) -> Tensor:
     return F.interpolate(images, size, mode="bilinear", align_corners=True)
 
 
-def _own_name(name: str) -> str:
-    """What a parameter of an official file is called here; names of this package stay."""
+def _own_name(name: str, trunk: Collection[str]) -> str:
+    """What a weight of an official file is called here; other names stay."""
     for official, own in OFFICIAL_NAMES.items():
         if name.startswith(official):
             return own + name.removeprefix(official)
-    return name if name.startswith(("trunk.", *OFFICIAL_NAMES.values())) else f"trunk.{name}"
+    return f"trunk.{name}" if name in trunk else name

@@ -2,12 +2,19 @@
 
 import json
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cpg_lightning.networks.adapter import Adapter, freeze_unused, optional
+from cpg_lightning.networks.adapter import Adapter, optional
+from cpg_lightning.networks.base import check_num_classes
 
 Colour = tuple[float, float, float]
+
+# Options that the number of classes, the network's type and this package decide.
+DECIDED = ("num_labels", "id2label", "label2id", "model_type", "use_auxiliary_head")
+# What a configuration says of its file and of the library that wrote it.
+ABOUT_THE_FILE = ("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "auto_map")
 
 
 class HuggingFace(Adapter):
@@ -19,15 +26,17 @@ class HuggingFace(Adapter):
         options: Further arguments of its configuration, by name.
         folder: A local folder as written by ``save_pretrained``, to take configuration, weights and normalisation from
             instead; what it has no weights for, such as the last layer for another number of classes, starts anew, with
-            a warning that names it. A checkpoint needs the folder again, for the configuration.
-        size_divisor: What height and width of its input are padded to multiples of, in pixels.
+            a warning that names it.
+        size_divisor: What height and width of its input are padded to multiples of, in pixels; if left out, the side of
+            the patches that its configuration cuts images into, or 1.
 
     Its auxiliary head, where it has one, is left out, and parameters that reach no logits are not trained.
 
     Raises:
         ImportError: If transformers is not installed.
         FileNotFoundError: If the folder is none of a network.
-        ValueError: If transformers has no such segmentation network, or for options beside a folder.
+        ValueError: If there are fewer than 2 classes, transformers has no such segmentation network, or for options that
+            are not the user's, that name something to fetch, or beside a folder.
 
     Example:
         >>> import torch
@@ -42,40 +51,111 @@ class HuggingFace(Adapter):
         model_type: str = "segformer",
         options: dict[str, Any] | None = None,
         folder: str | None = None,
-        size_divisor: int = 1,
+        size_divisor: int | None = None,
     ) -> None:
+        check_num_classes(num_classes)
         transformers = optional("transformers", "transformers")
-        auto = transformers.AutoModelForSemanticSegmentation
         mean, std = Adapter.mean, Adapter.std
         if folder is None:
-            try:
-                config = transformers.AutoConfig.for_model(model_type, num_labels=num_classes, **(options or {}))
-                config.use_auxiliary_head = False  # its logits would enter a loss of the library's own alone
-                network = auto.from_config(config)
-            except ValueError as error:
-                raise ValueError(f"transformers could not build {model_type!r} for segmentation: {error}") from error
+            network = _built(transformers, num_classes, model_type, options or {})
         else:
             if options:
                 raise ValueError("expected options or a folder, which has its own, got both")
-            if not (Path(folder) / "config.json").is_file():
-                raise FileNotFoundError(f"expected a folder of save_pretrained with a config.json, got {folder}")
-            network, found = auto.from_pretrained(
-                folder,
-                num_labels=num_classes,
-                use_auxiliary_head=False,
-                ignore_mismatched_sizes=True,
-                local_files_only=True,
-                trust_remote_code=False,
-                output_loading_info=True,
-            )
-            anew = sorted({*found["missing_keys"], *(entry[0] for entry in found["mismatched_keys"])})
-            if anew:
-                warnings.warn(
-                    f"{folder} has no weights of this shape for {', '.join(anew)}: they start anew", stacklevel=2
-                )
+            network = _loaded(transformers, num_classes, Path(folder))
             mean, std = _normalisation(Path(folder) / "preprocessor_config.json")
-        super().__init__(num_classes, network, size_divisor, mean=mean, std=std)
-        freeze_unused(self)
+        patch = _fact(network.config, "patch_size")
+        divisor = size_divisor or (patch if isinstance(patch, int) else 1)
+        super().__init__(num_classes, network, divisor, mean=mean, std=std)
+
+    def checkpoint_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """See :meth:`SegmentationNetwork.checkpoint_arguments`; options stand for a folder."""
+        if arguments.get("folder") is None:
+            return arguments
+        config: Any = self.network.config
+        options = _architecture(json.loads(config.to_json_string()))
+        return arguments | {"folder": None, "model_type": options.pop("model_type"), "options": options}
+
+    def _likely_sizes(self) -> list[tuple[int, int]]:
+        size = _fact(self.network.config, "image_size")
+        return [(size, size)] if isinstance(size, int) else [tuple(size)] if size else []
+
+
+def _built(transformers: Any, num_classes: int, model_type: str, options: dict[str, Any]) -> Any:
+    """A network with random weights; nothing is fetched."""
+    _check_type(transformers, model_type)
+    decided = sorted(set(DECIDED) & options.keys())
+    if decided:
+        raise ValueError(
+            f"expected options without {', '.join(DECIDED)}, which num_classes, model_type and this package decide, got "
+            f"{', '.join(decided)}; leave them out"
+        )
+    fetching = sorted(_fetching(options))
+    if fetching:
+        raise ValueError(
+            f"expected options that name nothing to read or fetch, got {', '.join(fetching)}; describe a backbone by "
+            "backbone_config, and give weights of a file or a folder by --model.weights or folder"
+        )
+    try:
+        config = transformers.AutoConfig.for_model(model_type, num_labels=num_classes, **options)
+        config.use_auxiliary_head = False  # its logits would enter a loss of the library's own alone
+        return transformers.AutoModelForSemanticSegmentation.from_config(config)
+    except Exception as error:  # its checks of the options raise errors of many kinds
+        reason = " ".join(str(error).split())
+        raise ValueError(f"transformers could not build {model_type!r} for segmentation: {reason}") from error
+
+
+def _loaded(transformers: Any, num_classes: int, folder: Path) -> Any:
+    """The network of a folder, with a warning that names what starts anew."""
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"expected a folder of save_pretrained with a config.json, got {folder}")
+    _check_type(transformers, json.loads((folder / "config.json").read_text()).get("model_type"))
+    network, found = transformers.AutoModelForSemanticSegmentation.from_pretrained(
+        folder,
+        num_labels=num_classes,
+        use_auxiliary_head=False,
+        ignore_mismatched_sizes=True,
+        local_files_only=True,
+        trust_remote_code=False,
+        output_loading_info=True,
+    )
+    anew = sorted({*found["missing_keys"], *(entry[0] for entry in found["mismatched_keys"])})
+    if anew:
+        warnings.warn(f"{folder} has no weights of this shape for {', '.join(anew)}: they start anew", stacklevel=3)
+    return network
+
+
+def _check_type(transformers: Any, model_type: str | None) -> None:
+    known = sorted(config.model_type for config in transformers.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING)
+    if model_type not in known:
+        raise ValueError(
+            f"transformers could not build {model_type!r} for segmentation: expected a model_type that gives logits of "
+            f"classes, which are {', '.join(known)}; others, such as mask2former and eomt, give masks"
+        )
+
+
+def _fact(config: Any, name: str) -> Any:
+    """What a configuration, or else its backbone's, says."""
+    value = getattr(config, name, None)
+    return getattr(getattr(config, "backbone_config", None), name, None) if value is None else value
+
+
+def _architecture(config: dict[str, Any]) -> dict[str, Any]:
+    """A configuration without what it says of classes and of its file, at any depth."""
+    left_out = {*DECIDED, *ABOUT_THE_FILE} - {"model_type"}
+    kept = {name: value for name, value in config.items() if name not in left_out}
+    return {name: _architecture(value) if isinstance(value, dict) else value for name, value in kept.items()}
+
+
+def _fetching(options: dict[str, Any]) -> Iterator[str]:
+    """Names of options that let transformers read a path or fetch from a hub, at any depth."""
+    for name, value in options.items():
+        if isinstance(value, dict):
+            yield from _fetching(value)
+        path = isinstance(value, str) and any(sign in value for sign in "/\\:")
+        # timm's names are at hand, others are looked up in the hub.
+        backbone = name == "backbone" and options.get("model_type") != "timm_backbone"
+        if path or (value and (backbone or name == "use_pretrained_backbone")):
+            yield name
 
 
 def _normalisation(file: Path) -> tuple[Colour, Colour]:

@@ -8,7 +8,8 @@ import timm
 import torch
 from torch import nn
 
-from cpg_lightning.networks.adapter import Adapter, freeze_unused, optional
+from cpg_lightning.networks.adapter import Adapter, optional
+from cpg_lightning.networks.base import check_num_classes
 from cpg_lightning.networks.weights import fill, read_file
 
 
@@ -28,7 +29,8 @@ class SMP(Adapter):
 
     Raises:
         ImportError: If segmentation_models_pytorch is not installed.
-        ValueError: If there is no such architecture or encoder, or the options ask for other output than logits.
+        ValueError: If there are fewer than 2 classes or there is no such architecture or encoder, or if options ask for
+            other output than logits, are arguments of their own, or name something to read or fetch.
         FileNotFoundError: If the weights are neither on disk nor can be downloaded.
 
     Example:
@@ -48,12 +50,9 @@ class SMP(Adapter):
         size_divisor: int = 32,
         options: dict[str, Any] | None = None,
     ) -> None:
+        check_num_classes(num_classes)
         smp = optional("segmentation_models_pytorch", "segmentation-models-pytorch")
-        refused = {"aux_params", "activation"} & set(options or {})
-        if refused:
-            raise ValueError(
-                f"expected options that leave the output logits of pixels, got {', '.join(sorted(refused))}"
-            )
+        _check_names(encoder, options or {})
         network: Any = _built(
             lambda: smp.create_model(
                 architecture, encoder, encoder_weights=encoder_weights, classes=num_classes, **(options or {})
@@ -72,7 +71,6 @@ class SMP(Adapter):
             facts = smp.encoders.get_preprocessing_params(encoder, pretrained=encoder_weights)
             mean, std = tuple(facts["mean"]), tuple(facts["std"])
         super().__init__(num_classes, network, size_divisor, align_corners, mean, std)
-        freeze_unused(self)
 
 
 class EfficientNetLite0DeepLabV3Plus(SMP):
@@ -113,6 +111,29 @@ def _efficientnet_lite0(names: list[str]) -> dict[str, torch.Tensor]:
     with resources.as_file(file) as path:
         weights = dict(zip(whole, read_file(path).values(), strict=True))
     return {name: weights[name] for name in names}
+
+
+def _check_names(encoder: str, options: dict[str, Any]) -> None:
+    """Refuse what would change the output, or let the libraries read a file or fetch from a hub."""
+    output = sorted({"aux_params", "activation"} & options.keys())
+    if output:
+        raise ValueError(f"expected options that leave the output logits of pixels, got {', '.join(output)}")
+    ours = sorted({"arch", "encoder_name", "encoder_weights", "in_channels", "classes"} & options.keys())
+    if ours:
+        raise ValueError(
+            f"expected options beside num_classes, architecture, encoder and encoder_weights, got {', '.join(ours)}"
+        )
+    if any(sign in encoder for sign in "/\\:"):
+        raise ValueError(
+            f"expected an encoder by its name alone, got {encoder!r}; give weights of a file by --model.weights"
+        )
+    reading = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "weights"}
+    named = sorted(reading & options.keys())
+    if named:
+        raise ValueError(
+            f"expected options that name nothing to read or fetch, got {', '.join(named)}; use encoder_weights or "
+            "--model.weights"
+        )
 
 
 def _built(build: Callable[[], nn.Module], weights: str | None) -> nn.Module:

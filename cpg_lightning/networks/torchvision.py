@@ -12,7 +12,7 @@ from torchvision.models.segmentation import (
     lraspp_mobilenet_v3_large,
 )
 
-from cpg_lightning.networks.base import SegmentationNetwork
+from cpg_lightning.networks.base import SegmentationNetwork, check_num_classes
 from cpg_lightning.networks.weights import fill
 
 
@@ -27,7 +27,7 @@ class DeepLabV3(SegmentationNetwork):
         weights_backbone: Name of ``ResNet50_Weights`` for the backbone, e.g. ``IMAGENET1K_V2``.
 
     Raises:
-        ValueError: If torchvision has no weights of that name, or both names are given.
+        ValueError: If there are fewer than 2 classes, torchvision has no weights of that name, or both names are given.
         FileNotFoundError: If the weights are neither on disk nor can be downloaded.
 
     Source: Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", arXiv 1706.05587.
@@ -50,6 +50,7 @@ class DeepLabV3(SegmentationNetwork):
         weights_backbone: str | None = None,
     ) -> None:
         super().__init__()
+        check_num_classes(num_classes)
         _refuse_both(weights, weights_backbone)
         whole = _named(DeepLabV3_ResNet50_Weights, weights)
         backbone = _named(ResNet50_Weights, weights_backbone)
@@ -87,7 +88,7 @@ class LRASPP(SegmentationNetwork):
             for a thousand steps: choose about 0.1 for training from random weights in fewer.
 
     Raises:
-        ValueError: If torchvision has no weights of that name, or both names are given.
+        ValueError: If there are fewer than 2 classes, torchvision has no weights of that name, or both names are given.
         FileNotFoundError: If the weights are neither on disk nor can be downloaded.
 
     Source: Howard et al., "Searching for MobileNetV3", arXiv 1905.02244.
@@ -109,6 +110,7 @@ class LRASPP(SegmentationNetwork):
         batch_norm_momentum: float = 0.01,
     ) -> None:
         super().__init__()
+        check_num_classes(num_classes)
         _refuse_both(weights, weights_backbone)
         whole = _named(LRASPP_MobileNet_V3_Large_Weights, weights)
         backbone = _named(MobileNet_V3_Large_Weights, weights_backbone)

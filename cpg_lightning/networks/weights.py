@@ -3,17 +3,30 @@
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 Source = str | Path | Mapping[str, Tensor]
 PICKLE = b"\x80"  # what every pickle begins with
+
+# Where training code puts the state dict in its files; of several, the first counts.
+PLACES = (
+    *("state_dict", "model_state_dict", "model", "net", "params", "ema"),
+    *("model_state", "network", "weights", "module", "state_dict_ema", "model_ema", "params_ema"),
+)
+# What torch.compile, activation checkpointing and FSDP put into the middle of names.
+WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
+# What a checkpoint of this package has beside the network.
+BESIDE = ("mean", "std", "criterion")
+# BatchNorm's counters, which older files do not have.
+COUNTER = "num_batches_tracked"
 
 
 def read_file(path: str | Path) -> Any:
@@ -29,8 +42,11 @@ def read_file(path: str | Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        # Files from before torch 1.6 are no zip archives, and cannot be mapped into memory.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        archive = _is_plain_archive(path)
+        with warnings.catch_warnings():  # a damaged file may name a pickle protocol that there is not
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            # Files from before torch 1.6 are no zip archives, and cannot be mapped into memory.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         reason = str(error.__context__ or error).partition("\n")[0]  # torch wraps it into advice not to follow
         if not _is_pickle(path) and not zipfile.is_zipfile(path):
@@ -39,102 +55,165 @@ def read_file(path: str | Path) -> Any:
             f"expected tensors and plain values alone, got other objects in {path}, which could run code and are not "
             f"read ({reason}); where the file is to be trusted, save its state_dict() anew"
         ) from error
-    except (OSError, EOFError, RuntimeError, SafetensorError, ValueError, KeyError) as error:
+    except Exception as error:  # a damaged file ends in any error, up to MemoryError for a size that it makes up
         reason = (str(error) or type(error).__name__).partition("\n")[0]
         raise ValueError(f"expected a file of weights, could not read {path}: {reason}") from error
 
 
 def read_weights(source: Source) -> dict[str, Tensor]:
-    """The weights of a network by name.
+    """The weights of a network by name, without what wrappers such as ``torch.compile`` put into the middle of names.
 
     Args:
-        source: A file of :func:`read_file`: a state dict, a Lightning checkpoint of this package, or a dictionary with the
-            state dict as ``state_dict`` or ``model``; or a state dict itself.
+        source: A file of :func:`read_file`: a state dict, a checkpoint of this package, or a dictionary that has the
+            state dict under one of the usual names, such as ``state_dict``, ``model`` or ``ema``. Or what such a file
+            holds. Entries that are no weights are left out, with a warning that names up to three.
 
     Raises:
         FileNotFoundError: As :func:`read_file`.
         ValueError: As :func:`read_file`, and if there are no weights.
     """
-    weights: Any = read_file(source) if isinstance(source, str | Path) else source
+    content: Any = read_file(source) if isinstance(source, str | Path) else source
+    found = _state_dict(content)
+    weights = {_unwrapped(name): weight for name, weight in found.items() if _is_weight(weight)}
     place = f" in {source}" if isinstance(source, str | Path) else ""
-    for key in ("state_dict", "model"):
-        if isinstance(weights, Mapping) and isinstance(weights.get(key), Mapping):
-            weights = weights[key]
-            break
-    if not isinstance(weights, Mapping) or not weights or not all(isinstance(w, Tensor) for w in weights.values()):
-        raise ValueError(f"expected weights by name{place}, got {_described(weights)}")
-    return dict(weights)
+    if not weights:
+        raise ValueError(f"expected weights by name{place}, got {_described(content)}")
+    others = [str(name) for name, value in found.items() if not _is_weight(value)]
+    if others:
+        warnings.warn(f"expected weights alone{place}; left out: {_listed(others)}", stacklevel=2)
+    return weights
 
 
-def without_wrappers(weights: Mapping[str, Tensor], own: Iterable[str]) -> dict[str, Tensor]:
-    """Weights without the prefixes that wrappers put before every name, unless the network's own names have them too.
+def prefix_of(names: Collection[str], own: Collection[str]) -> str | None:
+    """What stands in a file before most of a network's own names.
 
     Args:
-        weights: Weights by name. Of a checkpoint, the entries beside the network (the module's, a criterion's) are left
-            out.
-        own: The names of the network's own weights.
+        names: The names in the file.
+        own: The network's names.
+
+    Returns:
+        The prefix, perhaps empty; None if the file has no more than half of the network's names after any.
     """
-    own, found = list(own), dict(weights)
-    for prefix in ("network.", "module.", "_orig_mod.", "model."):
-        beside = ("class_iou.", "criterion.", "mean", "std", "loss.", "module.loss.")
-        inside = {name: weight for name, weight in found.items() if not name.startswith(beside)}
-        if inside and all(name.startswith(prefix) for name in inside) and not any(n.startswith(prefix) for n in own):
-            found = {name.removeprefix(prefix): weight for name, weight in inside.items()}
-    return found
+    wanted = {name for name in own if not name.endswith(COUNTER)}
+    votes: Counter[str] = Counter()
+    for name in names:
+        parts = name.split(".")
+        for start in range(len(parts)):
+            if ".".join(parts[start:]) in wanted:
+                votes["".join(f"{part}." for part in parts[:start])] += 1
+    # Of several copies of a network, such as its moving average, the one with the shortest prefix.
+    prefix = max(votes, key=lambda prefix: (votes[prefix], -len(prefix)), default=None)
+    return prefix if prefix is not None and 2 * votes[prefix] > len(wanted) else None
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor], new_classifier: bool = False) -> None:
     """Copy weights into a network.
 
+    Names may have a prefix in the file: the one with which most of the network's names are found. They may also lack
+    one that all of the network's names have, as those of a network that another module wraps. What else is in the file
+    is left out, with a warning that names up to three entries.
+
     Args:
         network: The network.
-        weights: Its weights by name, as of ``state_dict``, perhaps with prefixes, see :func:`without_wrappers`.
-            BatchNorm's ``num_batches_tracked``, which older files do not have, may be missing.
+        weights: Its weights by name, as of :func:`read_weights`. BatchNorm's ``num_batches_tracked``, which older files
+            do not have, may be missing.
         new_classifier: Whether layers of another number of classes are initialised anew instead, with a warning that
             names them.
 
     Raises:
-        ValueError: If weights are missing, unexpected or of another shape; the error names up to
-            ten of each, and nothing has been copied.
+        ValueError: If weights are missing or of another shape; the error names up to three of each, and nothing has
+            been copied.
     """
     own = network.state_dict()
-    weights = without_wrappers(weights, own)
-    missing = [name for name in own.keys() - weights.keys() if not name.endswith("num_batches_tracked")]
-    unexpected = list(weights.keys() - own.keys())
-    reshaped = [name for name in own.keys() & weights.keys() if own[name].shape != weights[name].shape]
-    counts = {
-        (len(weights[name]), len(own[name]))
-        for name in reshaped
-        if weights[name].ndim and own[name].ndim and weights[name].shape[1:] == own[name].shape[1:]
-    }
-    only_classes = len(counts) == 1 and all(weights[name].shape[1:] == own[name].shape[1:] for name in reshaped)
-    if missing or unexpected or (reshaped and not (only_classes and new_classifier)):
-        shapes = [f"{name} {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}" for name in reshaped]
-        problems = [("missing", missing), ("unexpected", unexpected), ("of another shape", shapes)]
+    found, rest = _assigned(list(own), weights)
+    missing = [name for name in own if name not in found and not name.endswith(COUNTER)]
+    reshaped = [name for name, weight in found.items() if own[name].shape != weight.shape]
+    counts = {(found[name].shape[:1], own[name].shape[:1]) for name in reshaped}
+    only_classes = len(counts) == 1 and all(found[name].shape[1:] == own[name].shape[1:] for name in reshaped)
+    if missing or (reshaped and not (only_classes and new_classifier)):
+        shapes = [f"{name} {tuple(found[name].shape)} instead of {tuple(own[name].shape)}" for name in reshaped]
+        problems = [("missing", missing), ("of another shape", shapes), ("unexpected", rest)]
         raise ValueError(
-            f"expected the weights of this {type(network).__name__}, got others: "
+            f"expected the {len(own)} weights of this {type(network).__name__}, got others: "
             + "; ".join(f"{len(names)} {problem}: {_listed(names)}" for problem, names in problems if names)
             + (
                 "; for another number of classes, new_classifier=True starts the last layers anew"
-                if only_classes and not missing and not unexpected
+                if only_classes and not missing
                 else ""
             )
         )
-    if reshaped:
-        old, new = counts.pop()
-        for module in {name.rpartition(".")[0] for name in reshaped}:
-            reset: Any = getattr(network.get_submodule(module), "reset_parameters", None)
-            if reset is not None:
-                reset()
+    if rest:
         warnings.warn(
-            f"the weights are of {old} classes instead of {new}: {_listed(reshaped)} start anew", stacklevel=2
+            f"the weights hold more than this {type(network).__name__} has; left out: {_listed(rest)}", stacklevel=2
         )
-    network.load_state_dict({name: w for name, w in weights.items() if name not in reshaped}, strict=False)
+    if reshaped:
+        _start_anew(network, reshaped)
+        ((old, *_), (new, *_)), *_ = counts
+        names = _listed(reshaped, most=len(reshaped))
+        warnings.warn(f"the weights are of {old} classes instead of {new}: {names} start anew", stacklevel=2)
+    network.load_state_dict({name: w for name, w in found.items() if name not in reshaped}, strict=False)
+
+
+def _is_plain_archive(path: Path) -> bool:
+    """Whether the file is a zip archive; one that could unpack to any size is refused."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as archive:
+        if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
+            raise ValueError("expected an archive of torch.save, got one with compressed records; save it anew")
+    return True
 
 
 def _is_pickle(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(1) == PICKLE
+
+
+def _state_dict(content: Any, depth: int = 3) -> Mapping[Any, Any]:
+    """The state dict in what a file holds; empty if there is none. The depth is limited: a file may hold a loop."""
+    if not isinstance(content, Mapping):
+        return {}
+    inner = (_state_dict(content.get(place), depth - 1) for place in PLACES if depth)
+    return next((found for found in inner if any(map(_is_weight, found.values()))), content)
+
+
+def _is_weight(value: Any) -> bool:
+    """Whether it is a tensor with values that can be copied into a network."""
+    return isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_meta or value.is_quantized)
+
+
+def _unwrapped(name: str) -> str:
+    return ".".join(part for part in str(name).split(".") if part not in WRAPPERS)
+
+
+def _assigned(own: Collection[str], weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights by the network's own names, and the names of the rest."""
+    for lacking in ("", _common_prefix(list(map(_unwrapped, own)))):
+        names = {_unwrapped(name).removeprefix(lacking): name for name in own}
+        prefix = prefix_of(weights, names)
+        if prefix is not None:
+            break
+    else:
+        prefix, names = "", {_unwrapped(name): name for name in own}
+    found = {own_name: weights[prefix + name] for name, own_name in names.items() if prefix + name in weights}
+    rest = [name for name in weights if not (name.startswith(prefix) and name.removeprefix(prefix) in names)]
+    if prefix.startswith("network."):  # as in checkpoints of this package
+        rest = [name for name in rest if name.partition(".")[0] not in BESIDE]
+    return found, rest
+
+
+def _common_prefix(names: list[str]) -> str:
+    """The modules that all names begin with."""
+    first, last = min(names, default="").split(".")[:-1], max(names, default="").split(".")[:-1]
+    return "".join(f"{part}." for part, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
+
+
+def _start_anew(network: nn.Module, weights: list[str]) -> None:
+    """Initialise the layers of these weights."""
+    for layer in {name.rpartition(".")[0] for name in weights}:
+        reset: Any = getattr(network.get_submodule(layer), "reset_parameters", None)
+        if reset is not None:
+            reset()
 
 
 def _described(weights: Any) -> str:
@@ -143,7 +222,7 @@ def _described(weights: Any) -> str:
     return f"a dictionary of {_listed([f'{name} ({type(value).__name__})' for name, value in weights.items()])}"
 
 
-def _listed(names: list[str], most: int = 10) -> str:
+def _listed(names: list[str], most: int = 3) -> str:
     """Some names, in order."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(sorted(names)[:most]) + rest if names else "nothing"
