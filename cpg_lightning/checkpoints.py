@@ -169,6 +169,9 @@ def _build(description: Any, allow: Collection[str], num_classes: int) -> Any:
     kind = _class(class_path, allow)
     arguments = {name: _argument(value, allow, num_classes) for name, value in arguments.items()}
     if issubclass(kind, SegmentationNetwork):
+        paths = [name for name in kind.paths if arguments.get(name) is not None]
+        if paths:
+            raise ValueError(f"expected no {', '.join(paths)} in the checkpoint, which is not trusted to choose a path")
         arguments |= {**kind.unfetched(), "num_classes": num_classes}
     return kind(**arguments)
 

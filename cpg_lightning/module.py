@@ -259,18 +259,19 @@ class SegmentationModule(L.LightningModule):
                     "--trainer.strategy ddp_find_unused_parameters_true"
                 )
         size = self.network.fixed_size
-        crop_size = getattr(data, "crop_size", size) if stage == "fit" else size
-        if size is not None and tuple(crop_size) != size:
+        if size is None:
+            return
+        only = f"the one size that {type(self.network).__name__} takes, {size[0]}x{size[1]} pixels"
+        crop_size = tuple(getattr(data, "crop_size", size))
+        if stage == "fit" and crop_size != size:
             raise ValueError(
-                f"expected training images of {size[0]}x{size[1]} pixels, the one size that {type(self.network).__name__} "
-                f"takes, got a crop_size of {tuple(crop_size)}; set --data.crop_size {list(size)}"
+                f"expected training images of {only}, got a crop_size of {crop_size}; set --data.crop_size {list(size)}"
             )
-        seen = self.inference.window or self.image_size
-        if size is not None and seen != size and list(size) != seen:
+        given = self.inference.window or self.image_size
+        if not isinstance(given, tuple | list) or tuple(given) != size:
             raise ValueError(
-                f"expected images of {size[0]}x{size[1]} pixels in evaluation, the one size that "
-                f"{type(self.network).__name__} takes, got {'the size of each image' if seen is None else seen}; set "
-                f"--data.image_size {list(size)}, or --model.inference Inference with this window and border pad"
+                f"expected images of {only}, in evaluation, got {'images of any size' if given is None else given}; set "
+                f"--data.image_size {list(size)}, or an --model.inference with this window and border pad"
             )
 
     def check_monitors(self, callbacks: Iterable[Callback]) -> None:

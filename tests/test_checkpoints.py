@@ -97,6 +97,11 @@ class TestNothingRuns:
         with pytest.raises(ValueError, match="may be a path or an address; pass network= instead"):
             Predictor.from_checkpoint(saved(checkpoint))
 
+    def test_a_folder_to_read_is_refused(self, checkpoint):
+        checkpoint["hyper_parameters"]["network"] = described("cpg_lightning.networks.HuggingFace", folder="model")
+        with pytest.raises(ValueError, match="expected no folder in the checkpoint"):
+            Predictor.from_checkpoint(saved(checkpoint))
+
     def test_no_weights_are_fetched(self, checkpoint):
         checkpoint["hyper_parameters"]["network"]["init_args"]["weights_backbone"] = "IMAGENET1K_V2"
         assert Predictor.from_checkpoint(saved(checkpoint))(IMAGE).shape == (32, 32)

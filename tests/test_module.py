@@ -14,6 +14,7 @@ from tiny import Tiny
 
 from cpg_lightning.callbacks import EvaluationReport, PredictionWriter
 from cpg_lightning.data import CamVidDataModule
+from cpg_lightning.inference import Inference
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.networks import LRASPP
@@ -250,6 +251,26 @@ class TestErrors:
     def test_numbers_out_of_range_are_refused(self, argument, number):
         with pytest.raises(ValueError, match=f"expected {argument} to be 0 or more and finite, got {number}"):
             module_of(**{argument: number})
+
+    def test_a_network_of_one_size_names_it_before_training(self, camvid):
+        class Fixed(Tiny):
+            fixed_size = (24, 32)
+
+        def fit(inference=None, **sizes):
+            data = CamVidDataModule(camvid, batch_size=2, num_workers=0, **sizes)
+            module = module_of(Fixed(11), image_size=data.image_size, inference=inference)
+            trainer_of(max_steps=1).fit(module, datamodule=data)
+
+        with pytest.raises(
+            ValueError, match=r"takes, 24x32 pixels, got a crop_size of \(24, 24\); set --data\.crop_size"
+        ):
+            fit(crop_size=(24, 24))
+        with pytest.raises(
+            ValueError, match=r"in evaluation, got images of any size; set --data\.image_size \[24, 32\]"
+        ):
+            fit(crop_size=(24, 32))
+        fit(crop_size=(24, 32), image_size=(24, 32))
+        fit(Inference((24, 32), border="pad"), crop_size=(24, 32))
 
     def test_one_class_is_refused(self):
         with pytest.raises(ValueError, match="expected from 2 to 255 classes, got 1; name the background as a class"):

@@ -27,6 +27,7 @@ class SegmentationNetwork(nn.Module, ABC):
             is known.
         fetching: Names of the constructor's arguments that fetch weights to start from, and by default do not. A
             checkpoint, which has all weights, leaves them out.
+        paths: Names of the constructor's arguments that are files or folders. A checkpoint may not give them.
     """
 
     align_corners: bool = False
@@ -36,6 +37,7 @@ class SegmentationNetwork(nn.Module, ABC):
     fixed_size: tuple[int, int] | None = None
     unprobed: str | None = None
     fetching: tuple[str, ...] = ()
+    paths: tuple[str, ...] = ()
 
     @abstractmethod
     def forward(self, images: Tensor) -> dict[str, Tensor]:

@@ -45,6 +45,8 @@ class HuggingFace(Adapter):
         torch.Size([1, 5, 17, 25])
     """
 
+    paths = ("folder",)
+
     def __init__(
         self,
         num_classes: int,
