@@ -19,8 +19,9 @@ from rich.table import Table
 from torch.utils.data import DataLoader, Dataset
 
 from cpg_lightning.data import SegmentationDataModule
-from cpg_lightning.data.base import FileDataset, SegmentationDataset, Split, one_thread
+from cpg_lightning.data.base import Split, one_thread
 from cpg_lightning.data.class_table import UNKNOWN
+from cpg_lightning.data.dataset import FileDataset, SegmentationDataset
 from cpg_lightning.data.sampling import Draw
 from cpg_lightning.pictures import boundary_band, contact_sheet
 

@@ -31,7 +31,7 @@ class CityscapesDataModule(SegmentationDataModule):
     of cityscapesscripts/helpers/labels.py.
     """
 
-    class_names, palette, label_values, void_values = official("cityscapes")
+    class_names, palette, label_values, void_values = official("cityscapes")[:4]
     num_classes = len(class_names)
     layout = f"""\
 root/
