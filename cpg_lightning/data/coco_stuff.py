@@ -122,6 +122,10 @@ root/
             max_pixels,
         )
 
+    def suspicions(self, pixels: np.ndarray) -> list[str]:
+        """See :meth:`SegmentationDataModule.suspicions`: values of the other release."""
+        return _of_the_other(pixels, self.void_values, "10k, whose values are one more", COCOStuff10kDataModule)
+
     def files(self, split: Split) -> list[tuple[Path, Path | None]]:
         """See :meth:`SegmentationDataModule.files`."""
         folders = f"images/{split}2017", f"{self.label_folder}/{split}2017"
@@ -198,6 +202,10 @@ root/
             )
         return np.ascontiguousarray(values, dtype=np.uint8)
 
+    def suspicions(self, pixels: np.ndarray) -> list[str]:
+        """See :meth:`SegmentationDataModule.suspicions`: values of the other release."""
+        return _of_the_other(pixels, self.void_values, "164k, whose values are one less", COCOStuffDataModule)
+
     def files(self, split: Split) -> list[tuple[Path, Path | None]]:
         """See :meth:`SegmentationDataModule.files`."""
         list_name = {"train": "imageLists/train.txt", "val": "imageLists/test.txt"}[split]
@@ -206,3 +214,18 @@ root/
         labels = self.tree.named("annotations", (".png",)) | self.tree.named("annotations", (".mat",))
         images, listed = ({name: files[name] for name in names if name in files} for files in (found, labels))
         return self.tree.pairs(images, listed, "images", "annotations", names)
+
+
+def _of_the_other(
+    pixels: np.ndarray, void: tuple[int, ...], release: str, module: type[SegmentationDataModule]
+) -> list[str]:
+    """That values occur of the 11 things without masks, which no published label has; the first of void is unlabeled."""
+    found = [value for value in void[1:] if pixels[value]]
+    if not found:
+        return []
+    return [
+        (
+            f"the labels have the values {', '.join(map(str, found))}, of things that the published labels do not have: these look "
+            f"like labels of COCO-Stuff {release}; use {module.__name__} for them"
+        )
+    ]
