@@ -1,28 +1,25 @@
 """``cpg check-data``: what is in a dataset, and what is wrong with it."""
 
-import io
 import os
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import cv2
 import numpy as np
 import yaml
 from jsonargparse import SUPPRESS, ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
-from PIL import Image
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from cpg_lightning.data import SegmentationDataModule
-from cpg_lightning.data.base import FileDataset, SegmentationDataset, Split, one_thread
-from cpg_lightning.data.class_table import UNKNOWN
+from cpg_lightning.data.base import Split, one_thread
+from cpg_lightning.data.dataset import SegmentationDataset
 from cpg_lightning.data.sampling import Draw
-from cpg_lightning.pictures import boundary_band, contact_sheet
+from cpg_lightning.inspection import Findings, Inspection, summed
+from cpg_lightning.pictures import contact_sheet
 
 Weighting = Literal["inverse_log", "median_frequency"]
 FORMULAS = {
@@ -30,7 +27,8 @@ FORMULAS = {
     "median_frequency": "median of the frequencies / frequency in the images that have the class",
 }
 
-MOST_PROBLEMS = 20  # shown of a split; all are counted
+LABELLED = ("train", "val")  # splits that are of no use without labels
+MOST_NAMES = 10  # of classes in a note
 CROPS = 16  # on the contact sheet
 CHUNK = 8  # images that a worker looks at in one go
 
@@ -41,6 +39,10 @@ def check_data(args: Sequence[str] | None = None) -> int:
     Prints, for each split, the number of images against the published one, their sizes and modes, the share of pixels and
     the number of images of each class, the share of each class's pixels that are next to another class, label values that
     the dataset does not have, and files that are missing, broken or do not match. Draws a sheet of training crops.
+
+    All of it is found in one run: a file without a partner does not keep the others from being looked at. Something is
+    wrong, or suspicious, which is a likely reading of the numbers and counts as wrong too, or a note, which does not:
+    such as a class that no label of the split has.
 
     Args:
         args: The command's arguments after its name, ``sys.argv`` by default.
@@ -68,65 +70,16 @@ def check_data(args: Sequence[str] | None = None) -> int:
     return int(problems > 0)
 
 
-@dataclass
-class Findings:
-    """What is in some images, and what is wrong with them.
-
-    Attributes:
-        images: Number of images.
-        pixels: Pixels of each label value, int64 (256).
-        images_with: Images that have each label value, int64 (256).
-        pixels_beside: Labelled pixels of the images that have each label value, int64 (256).
-        boundary: Pixels of each label value next to another class, int64 (256).
-        heights: Smallest and largest height in pixels.
-        widths: Smallest and largest width in pixels.
-        modes: Number of files of each mode.
-        problems: How often something is wrong.
-        messages: What is wrong, the first so many.
-    """
-
-    images: int = 0
-    pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    images_with: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    pixels_beside: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    boundary: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    heights: tuple[int, int] = (2**31, 0)
-    widths: tuple[int, int] = (2**31, 0)
-    modes: Counter[str] = field(default_factory=Counter)
-    problems: int = 0
-    messages: list[str] = field(default_factory=list)
-
-    def add(self, other: "Findings") -> None:
-        """Add what is in other images."""
-        self.images += other.images
-        self.pixels += other.pixels
-        self.images_with += other.images_with
-        self.pixels_beside += other.pixels_beside
-        self.boundary += other.boundary
-        self.heights = min(self.heights[0], other.heights[0]), max(self.heights[1], other.heights[1])
-        self.widths = min(self.widths[0], other.widths[0]), max(self.widths[1], other.widths[1])
-        self.modes += other.modes
-        self.problems += other.problems
-        self.messages = (self.messages + other.messages)[:MOST_PROBLEMS]
-
-    def wrong(self, message: str) -> None:
-        """Add something that is wrong."""
-        self.add(Findings(problems=1, messages=[message]))
-
-
 def look(data: SegmentationDataModule, split: Split, workers: int, console: Console) -> Findings:
     """Look at every file of a split, with so many worker processes."""
-    total = Findings()
-    try:
-        dataset = data.dataset(split, training=False)
-    except (OSError, ValueError) as error:
-        total.wrong(str(error))
+    total, dataset = found(data, split, training=False)
+    if dataset is None or not len(dataset):
         return total
     loader = DataLoader(
-        _Inspection(dataset, data.ignore_index),
+        Inspection(dataset, data.ignore_index),
         batch_size=CHUNK,
         num_workers=min(workers, len(dataset)),
-        collate_fn=_sum,
+        collate_fn=summed,
         worker_init_fn=one_thread,
     )
     with Progress(console=console, transient=True) as progress:
@@ -137,7 +90,43 @@ def look(data: SegmentationDataModule, split: Split, workers: int, console: Cons
     published = data.official_counts.get(split)
     if published not in (None, total.images):
         total.wrong(f"expected the {published} images of the {split} split as published, got {total.images}")
+    if not dataset.labelled and split in LABELLED:
+        total.wrong(
+            f"expected labels for the {split} split, got none for its {total.images} images. {data.why_no_labels(split)}"
+        )
+    if total.pixels.any():
+        _look_at_all(data, split, total)
     return total
+
+
+def found(data: SegmentationDataModule, split: Split, training: bool) -> tuple[Findings, SegmentationDataset | None]:
+    """The dataset of a split, of what is there and has its partner, and what is wrong with the rest."""
+    findings, dataset = Findings(), None
+    data.tree.problems, data.tree.notes = [], []
+    try:
+        dataset = data.dataset(split, training)
+    except (OSError, ValueError) as error:
+        data.tree.problems.append(str(error))
+    for message in data.tree.problems:
+        findings.wrong(message)
+    findings.notes = data.tree.notes
+    data.tree.problems = None
+    return findings, dataset
+
+
+def _look_at_all(data: SegmentationDataModule, split: Split, total: Findings) -> None:
+    """What is wrong with the labels of a split taken together."""
+    absent = [name for name, value in zip(data.class_names, data.label_values, strict=True) if not total.pixels[value]]
+    known = total.pixels[[*data.label_values, *data.void_values]].sum()
+    if len(absent) == data.num_classes and known == total.pixels.sum():
+        total.wrong(f"expected labelled pixels, got none: each pixel of the {split} labels has a value that is ignored")
+    elif absent:
+        names = ", ".join(absent[:MOST_NAMES]) + (
+            f" and {len(absent) - MOST_NAMES} more" if len(absent) > MOST_NAMES else ""
+        )
+        total.notes.append(f"no label of the {split} split has {names}")
+    for suspicion in data.suspicions(total.pixels):
+        total.suspicious(suspicion)
 
 
 def class_weights(data: SegmentationDataModule, findings: Findings, weighting: Weighting) -> list[float]:
@@ -181,56 +170,6 @@ def write_class_weights(
     )
 
 
-class _Inspection(Dataset[Findings]):
-    """What is in each image of a dataset."""
-
-    def __init__(self, dataset: SegmentationDataset, ignore_index: int) -> None:
-        self.dataset = dataset
-        self.ignore_index = ignore_index
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Findings:
-        findings = Findings(images=1)
-        try:
-            image, label, _ = self.dataset.read(index)
-            findings.modes = self._modes(index)
-        except (OSError, ValueError) as error:
-            findings.wrong(str(error))
-            return findings
-        findings.heights, findings.widths = (image.shape[0],) * 2, (image.shape[1],) * 2
-        if label is None:
-            return findings
-        mask = cv2.LUT(label, self.dataset.label_table)
-        if (mask == UNKNOWN).any():
-            findings.wrong(self.dataset.unknown(index, label))
-        mask[mask == UNKNOWN] = self.ignore_index
-        findings.pixels = np.bincount(label.ravel(), minlength=256)
-        findings.images_with = (findings.pixels > 0).astype(np.int64)
-        findings.pixels_beside = findings.images_with * int((mask != self.ignore_index).sum())
-        band = boundary_band(mask, radius=1, ignore_index=self.ignore_index)
-        findings.boundary = np.bincount(label[band], minlength=256)
-        return findings
-
-    def _modes(self, index: int) -> Counter[str]:
-        if not isinstance(self.dataset, FileDataset):
-            return Counter()
-        modes: Counter[str] = Counter()
-        for what, path in zip(("image", "label"), self.dataset.files[index], strict=True):
-            if path is not None and path.suffix != ".mat":
-                with Image.open(io.BytesIO(self.dataset.tree.read(path))) as opened:  # the header alone
-                    modes[f"{what} {opened.mode}"] += 1
-        return modes
-
-
-def _sum(findings: list[Findings]) -> Findings:
-    total = Findings()
-    for each in findings:
-        total.add(each)
-    return total
-
-
 def _show(data: SegmentationDataModule, split: Split, findings: Findings, console: Console) -> None:
     """Print what was found in a split."""
     published = data.official_counts.get(split)
@@ -245,9 +184,13 @@ def _show(data: SegmentationDataModule, split: Split, findings: Findings, consol
     if findings.pixels.any():
         console.print(_class_table(data, findings))
     for message in findings.messages:
-        console.print(f"[red]wrong:[/red] {message}", soft_wrap=True, highlight=False)
-    if findings.problems > len(findings.messages):
-        console.print(f"[red]and {findings.problems - len(findings.messages)} more")
+        console.print(f"[red]wrong:[/red] {escape(message)}", soft_wrap=True, highlight=False)
+    hidden = findings.problems - len(findings.messages) - len(findings.suspicions)
+    if hidden:
+        console.print(f"[red]and {hidden} more")
+    for kind, messages in (("[red]suspicious:[/red]", findings.suspicions), ("note:", findings.notes)):
+        for message in messages:
+            console.print(f"{kind} {escape(message)}", soft_wrap=True, highlight=False)
 
 
 def _class_table(data: SegmentationDataModule, findings: Findings) -> Table:
@@ -273,9 +216,8 @@ def _class_table(data: SegmentationDataModule, findings: Findings) -> Table:
 
 def _draw_crops(data: SegmentationDataModule, path: Path, seed: int, console: Console) -> None:
     """A sheet of random training crops with their labels; those that cannot be read are left out."""
-    try:
-        dataset = data.dataset("train", training=True)
-    except (OSError, ValueError):
+    _, dataset = found(data, "train", training=True)
+    if dataset is None or not len(dataset) or not dataset.labelled:
         return  # it was said already
     crops: list[tuple[np.ndarray, np.ndarray]] = []
     for index in np.random.default_rng(seed).choice(len(dataset), CROPS, replace=len(dataset) < CROPS):

@@ -4,12 +4,11 @@ import copy
 from collections.abc import Collection
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
 
-from cpg_lightning.data.base import SegmentationDataModule
+from cpg_lightning.data.decoding import read_image
 from cpg_lightning.data.transforms import evaluation_pipeline
 from cpg_lightning.inference import Inference
 from cpg_lightning.module import SegmentationModule
@@ -83,13 +82,4 @@ class Predictor:
 
 
 def _pixels(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
-    if isinstance(image, str | Path):
-        path = Path(image)
-        if not path.is_file():
-            raise FileNotFoundError(f"expected an image file, got none: {path}")
-        return SegmentationDataModule.decode_image(path.read_bytes(), path)
-    if isinstance(image, Image.Image):
-        return np.array(image.convert("RGB"))
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-        raise ValueError(f"expected an image as uint8 (H, W, 3), got {image.dtype} {image.shape}")
-    return image if image.ndim == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    return read_image(image)

@@ -91,3 +91,34 @@ def zipped(folder: Path, archive: Path, prefix: str = "", method: int = zipfile.
         for path in sorted(folder.rglob("*")):
             file.write(path, Path(prefix, path.relative_to(folder)))
     folder.rename(folder.with_name(f"{folder.name} was here"))
+
+
+def write_cvat(root: Path) -> Path:
+    """What CVAT 2 exports of a project as "Segmentation mask 1.1" with its images, whose subsets are Train and Validation."""
+    colours = {"background": (0, 0, 0), "crack": (220, 80, 110), "moss": (61, 245, 61)}
+    lines = [f"{name}:{','.join(map(str, colour))}::" for name, colour in colours.items()]
+    for folder in ("ImageSets/Segmentation", "SegmentationClass", "SegmentationObject", "JPEGImages"):
+        (root / folder).mkdir(parents=True)
+    (root / "labelmap.txt").write_text("# label:color_rgb:parts:actions\n" + "\n".join(lines) + "\n")
+    palette = np.array([*colours.values()], dtype=np.uint8)
+    for subset, number in (("Train", 4), ("Validation", 2)):
+        names = [f"{subset.lower()}_{index}" for index in range(number)]
+        (root / "ImageSets" / "Segmentation" / f"{subset}.txt").write_text("\n".join(names) + "\n")
+        for seed, name in enumerate(names):
+            blocks = np.random.default_rng(seed).integers(0, 3, (3, 4)).repeat(12, axis=0).repeat(12, axis=1)
+            Image.fromarray(palette[blocks]).save(root / "JPEGImages" / f"{name}.jpg", quality=95)
+            for kind in ("SegmentationClass", "SegmentationObject"):
+                Image.fromarray(palette[blocks]).save(root / kind / f"{name}.png")
+    return root
+
+
+def write_roboflow(root: Path) -> Path:
+    """What Roboflow exports as "Semantic Segmentation Masks"."""
+    for folder, number in (("train", 4), ("valid", 2), ("test", 1)):
+        (root / folder).mkdir(parents=True)
+        (root / folder / "_classes.csv").write_text("Pixel Value, Class\n0, background\n1, crack\n2, moss\n")
+        for index in range(number):
+            name = f"wall-{index}_jpg.rf.{index:032x}"
+            write_pair(root / folder / f"{name}.jpg", root / folder / f"{name}_mask.png", [0, 1, 2], index)
+    (root / "README.dataset.txt").write_text("Exported.\n")
+    return root

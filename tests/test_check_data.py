@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 import yaml
-from layouts import write_ade20k, write_cityscapes, write_folder
+from layouts import write_ade20k, write_cityscapes, write_coco_stuff, write_coco_stuff_10k, write_folder
 from PIL import Image
 from rich.console import Console
 from test_experiments import EXPERIMENTS
 
 from cpg_lightning.check_data import check_data, class_weights, look
 from cpg_lightning.cli import command, main
-from cpg_lightning.data import CityscapesDataModule, FolderDataModule
+from cpg_lightning.data import CityscapesDataModule, COCOStuff10kDataModule, COCOStuffDataModule, FolderDataModule
 
 
 @pytest.fixture
@@ -134,6 +134,136 @@ class TestProblems:
         before = {path for path in tmp_path.rglob("*")}
         checked(folder, capsys)
         assert {path.name for path in tmp_path.rglob("*")} - {path.name for path in before} == {"check-data.png"}
+
+
+class TestOneReport:
+    """All that is wrong is said in one run."""
+
+    def test_partners_jpegs_and_values_do_not_hide_each_other(self, folder, capsys):
+        images, labels = folder / "images" / "train", folder / "labels" / "train"
+        (labels / "train0.png").rename(labels / "train0.jpg")
+        Image.open(labels / "train1.png").save(labels / "train1.png", format="JPEG")
+        ramp = np.arange(48, dtype=np.uint8)[None].repeat(36, axis=0)
+        Image.fromarray(ramp).save(labels / "train2.png")
+        (images / "extra.heic").write_bytes(b"")
+        status, shown = checked(folder, capsys)
+        assert status == 1
+        for expected in (
+            "got none for 1, e.g. ",
+            "train0.jpg is a JPEG, which changes label values: export PNG",
+            "expected a label as PNG, got another format (JPEG)",
+            "train2.png; values between the classes come from a JPEG",
+            "note: not read in ",
+            "1 .heic, e.g. ",
+            "3 problems",
+            "training crops: check-data.png",
+        ):
+            assert expected in shown
+
+    @pytest.mark.parametrize("split", ["train", "val"])
+    @pytest.mark.parametrize(
+        ("change", "expected"),
+        [
+            (
+                lambda labels: [path.rename(path.with_suffix(".jpg")) for path in labels.iterdir()],
+                " .jpg files; a label is a PNG",
+            ),
+            (lambda labels: labels.rename(labels.with_name("other")), "--data.labels 'masks/{split}/{name}.png'"),
+            (
+                lambda labels: labels.parent.rename(labels.parent.with_name("masks")),
+                "with classes.csv, images, masks in it",
+            ),
+            (lambda labels: [path.unlink() for path in labels.iterdir()], "no files of these names"),
+        ],
+    )
+    def test_a_split_without_a_label_says_what_there_is_instead(self, change, expected, split, folder, capsys):
+        change(folder / "labels" / split)
+        status, shown = checked(folder, capsys)
+        assert status == 1
+        assert f"expected labels for the {split} split, got none for its" in shown
+        assert f"labels/{split}/{{name}}.png: " in shown
+        assert expected in shown
+
+    def test_training_on_it_says_the_same(self, folder):
+        (folder / "labels").rename(folder / "masks")
+        with pytest.raises(
+            ValueError,
+            match=r"labels to fit with, .*labels/train/\{name\}\.png: got .* with classes\.csv, images, masks",
+        ):
+            FolderDataModule(folder, crop_size=(20, 28)).setup("fit")
+
+    def test_labels_that_are_all_ignored_are_wrong(self, folder, capsys):
+        for path in (folder / "labels" / "val").iterdir():
+            Image.new("L", (48, 36), 255).save(path)
+        status, shown = checked(folder, capsys)
+        assert (status, "each pixel of the val labels has a value that is ignored" in shown) == (1, True)
+
+    def test_a_class_that_no_label_has_is_a_note(self, folder, capsys):
+        (folder / "classes.csv").write_text((folder / "classes.csv").read_text() + "9,moss [wet],#00ff00\n")
+        status, shown = checked(folder, capsys)
+        assert (status, "note: no label of the train split has moss [wet]" in shown) == (0, True)
+
+    def test_damage_that_the_decoder_sees_has_the_files_name(self, folder, capfd):
+        path = folder / "images" / "train" / "train2.jpg"
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (36, 48, 3), np.uint8)).save(path)
+        content = bytearray(path.read_bytes())
+        content[-600:-2] = bytes(598)
+        path.write_bytes(content)
+        data = ["--data", "FolderDataModule", "--data.root", str(folder), "--data.crop_size", "[20, 28]"]
+        assert check_data([*data, "--num_workers", "0", "--crops", ""]) == 1
+        shown = capfd.readouterr()
+        assert "whose decoder says 'Corrupt JPEG data: " in shown.out
+        assert "train2.jpg; replace it" in shown.out
+        assert "Corrupt" not in shown.err
+
+    def test_all_that_is_shown_turned_is_named(self, folder, capsys):
+        for name in ("train0", "train3"):
+            image = Image.open(folder / "images" / "train" / f"{name}.jpg")
+            exif = image.getexif()
+            exif[0x0112] = 6
+            image.save(folder / "images" / "train" / f"{name}.jpg", exif=exif)
+        shown = checked(folder, capsys)[1]
+        assert shown.count("got EXIF orientation 6") == 2
+
+    def test_train_ids_are_suspected(self, tmp_path, capsys):
+        root = write_cityscapes(tmp_path / "c")
+        for path in root.rglob("*_labelIds.png"):
+            Image.fromarray(np.array(Image.open(path)) % 19).save(path)
+        options = ["--data", "CityscapesDataModule", "--data.root", str(root), "--data.crop_size", "[20, 28]"]
+        assert check_data([*options, "--splits", "[val]", "--num_workers", "0"]) == 1
+        assert "suspicious: all label values are from 0 to 18: these look like train IDs" in " ".join(
+            capsys.readouterr().out.split()
+        )
+
+    @pytest.mark.parametrize(
+        ("module", "write", "value", "other"),
+        [
+            (
+                COCOStuffDataModule,
+                write_coco_stuff,
+                44,
+                "COCO-Stuff 10k, whose values are one more; use COCOStuff10kDataModule",
+            ),
+            (
+                COCOStuff10kDataModule,
+                write_coco_stuff_10k,
+                45,
+                "COCO-Stuff 164k, whose values are one less; use COCOStuffDataModule",
+            ),
+        ],
+    )
+    def test_labels_of_the_other_release_are_suspected(self, module, write, value, other, tmp_path):
+        data = module(write(tmp_path), crop_size=(20, 28))
+        known = np.zeros(256, np.int64)
+        known[[*data.label_values, data.void_values[0]]] = 1
+        assert data.suspicions(known) == []
+        known[value] = 1
+        assert other in data.suspicions(known)[0]
+
+    def test_the_crops_are_drawn_of_what_can_be_read(self, folder, tmp_path, capsys):
+        (folder / "labels" / "train" / "train0.png").unlink()
+        checked(folder, capsys)
+        assert (tmp_path / "check-data.png").is_file()
 
 
 class TestPictures:

@@ -526,7 +526,7 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("content", "message"),
         [
-            ("value,name,color\n", "from 1 to 254 classes, got 0"),
+            ("value,name,color\n", "2 or more classes, got 0"),
             ("value,name,color\n300,a,#000000\n", r"got line 2 \(value 300\)"),
             ("value,name,color\nx,a,#000000\n", r"got line 2 \(invalid literal"),
             ("value,name,color\n0,a,red\n", r"got line 2 \(colour 'red' instead of #rrggbb"),

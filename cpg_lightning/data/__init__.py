@@ -6,10 +6,11 @@ import os
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 from cpg_lightning.data.ade20k import ADE20KDataModule
-from cpg_lightning.data.base import SegmentationDataModule, SegmentationDataset
+from cpg_lightning.data.base import SegmentationDataModule
 from cpg_lightning.data.camvid import CamVidDataModule
 from cpg_lightning.data.cityscapes import CityscapesDataModule
 from cpg_lightning.data.coco_stuff import COCOStuff10kDataModule, COCOStuffDataModule
+from cpg_lightning.data.dataset import SegmentationDataset
 from cpg_lightning.data.folder import FolderDataModule
 from cpg_lightning.data.shapes import ShapesDataModule
 

@@ -27,7 +27,7 @@ class ADE20KDataModule(SegmentationDataModule):
     color150.mat (CSAILVision/sceneparsing).
     """
 
-    class_names, palette, label_values, void_values = official("ade20k")
+    class_names, palette, label_values, void_values = official("ade20k")[:4]
     num_classes = len(class_names)
     layout = """\
 ADEChallengeData2016/  (the root)

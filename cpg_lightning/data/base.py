@@ -1,9 +1,8 @@
-"""What a dataset and a data module of segmentation are."""
+"""What a data module of segmentation is."""
 
 import os
-import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -13,179 +12,18 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
-from torch.utils.data import Dataset
 
-from cpg_lightning.data.class_table import UNKNOWN, label_table
-from cpg_lightning.data.decoding import decode_image, decode_label
+from cpg_lightning.data.class_table import label_table
+from cpg_lightning.data.dataset import FileDataset, SegmentationDataset
+from cpg_lightning.data.decoding import MOST_PIXELS, decode_image, decode_label
 from cpg_lightning.data.files import FileTree, images_at, names_below
 from cpg_lightning.data.loading import SegmentationLoader, TrainingLoader, collate, with_int64_masks
-from cpg_lightning.data.sampling import Draw, EvaluationSampler, TrainingSampler
+from cpg_lightning.data.options import check_size_option, check_whole, is_number, is_scale
+from cpg_lightning.data.paths import expanded
+from cpg_lightning.data.sampling import EvaluationSampler, TrainingSampler
 from cpg_lightning.data.transforms import RandomScaleCrop, evaluation_pipeline, steps, training_pipeline
 
 Split = Literal["train", "val", "test"]
-
-
-class SegmentationDataset(Dataset[dict[str, Any]], ABC):
-    """Images with labels; a subclass knows how many there are and reads them.
-
-    In training an item is augmented by the pipeline, image and label together, which also turns label values into
-    classes; in evaluation the pipeline sees the image alone and the mask keeps the label's own size.
-
-    Args:
-        pipeline: What is done to an image.
-        training: Whether items are for training.
-        label_table: The class, ``ignore_index`` or ``UNKNOWN`` for each of the 256 label values, uint8 (256).
-    """
-
-    labelled = True  # whether every image has a label
-    unknown_hint = ""
-    skip_broken = False  # whether an image that cannot be read is a sample that says so, rather than an error
-
-    def __init__(self, pipeline: A.Compose, training: bool, label_table: np.ndarray) -> None:
-        self.pipeline = pipeline
-        self.training = training
-        self.label_table = label_table
-
-    @abstractmethod
-    def __len__(self) -> int: ...
-
-    @abstractmethod
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None, str]:
-        """The image, uint8 (H, W, 3) RGB, its label values, uint8 (H, W), if it has a label, and the image's name."""
-
-    def where(self, index: int) -> str:
-        """Where the label is, for messages."""
-        return f"label {index}"
-
-    def __getitem__(self, item: int | Draw) -> dict[str, Any]:
-        """One image, uint8 (3, H, W), its mask, uint8 (H, W), if it has a label, and its name.
-
-        In evaluation also its ``size``, int64 (2), height and width as they are before the pipeline.
-
-        Args:
-            item: The index, in training with the seed of its augmentation, which is otherwise always the same.
-
-        Raises:
-            ValueError: For a label value that the dataset does not have; see also :meth:`read`.
-        """
-        draw = item if isinstance(item, Draw) else Draw(item, ())
-        try:
-            image, label, name = self.read(draw.index)
-        except (OSError, ValueError) as error:
-            if not self.skip_broken:
-                raise
-            return {"broken": str(error)}
-        sample: dict[str, Any] = {"name": name}
-        mask = None
-        if self.training:
-            # A stream of its own for each sample: the crops depend neither on the worker nor on the number of workers.
-            # The 1 keeps it apart from the sampler's: NumPy takes a seed as if zeros followed.
-            generator = np.random.default_rng([*draw.seed, draw.index, 1])
-            self.pipeline.set_random_state(generator, random.Random(int(generator.integers(2**63))))
-            image, mask = self.pipeline(image=image, mask=label).values()
-        else:
-            sample["size"] = torch.tensor(image.shape[:2])
-            image = self.pipeline(image=image)["image"]
-            mask = None if label is None else cv2.LUT(label, self.label_table)
-        # A view of (H, W, 3), the order that the networks calculate in; the loader keeps it.
-        sample["image"] = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-        if mask is not None:
-            if label is not None and (mask == UNKNOWN).any():
-                raise ValueError(self.unknown(draw.index, label))
-            sample["mask"] = torch.from_numpy(mask)
-        return sample
-
-    def unknown(self, index: int, label: np.ndarray) -> str:
-        """What is wrong with a label that has values which the dataset does not have."""
-        known = np.flatnonzero(self.label_table != UNKNOWN)
-        values = np.unique(label)
-        return (
-            f"expected label values {spans(known)}, got {values[self.label_table[values] == UNKNOWN][:10].tolist()}: "
-            f"{self.where(index)}; {self.unknown_hint}"
-        )
-
-
-class FileDataset(SegmentationDataset):
-    """Image files with label files.
-
-    Args:
-        tree: What reads the files.
-        files: Path of each image with that of its label, if it has one.
-        decode_image: An image, uint8 (H, W, 3) RGB, from its file's content and path.
-        decode_label: Label values, uint8 (H, W), from a label file's content and path.
-        unknown_hint: What to do about an unknown label value.
-        pipeline: See :class:`SegmentationDataset`.
-        training: See :class:`SegmentationDataset`.
-        label_table: See :class:`SegmentationDataset`.
-    """
-
-    def __init__(
-        self,
-        tree: FileTree,
-        files: Sequence[tuple[Path, Path | None]],
-        decode_image: Callable[[bytes, Path], np.ndarray],
-        decode_label: Callable[[bytes, Path], np.ndarray],
-        unknown_hint: str,
-        pipeline: A.Compose,
-        training: bool,
-        label_table: np.ndarray,
-    ) -> None:
-        super().__init__(pipeline, training, label_table)
-        self.tree = tree
-        self.files = files
-        self.decode_image = decode_image
-        self.decode_label = decode_label
-        self.unknown_hint = unknown_hint
-        self.labelled = all(label is not None for _, label in files)
-        # Names are of files alone, unless that would make two the same; then with their folders, and if need be suffixes.
-        unique = len({image.stem for image, _ in files}) == len(files)
-        self.folder = None if unique else Path(os.path.commonpath([image.parent for image, _ in files]))
-        self.suffixes = len({image.with_suffix("") for image, _ in files}) < len(files)
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def name(self, image: Path) -> str:
-        """What an image is called: the stem of its file, and the folders that distinguish it."""
-        if self.folder is None:
-            return image.stem
-        path = image.relative_to(self.folder)
-        return (path if self.suffixes else path.with_suffix("")).as_posix()
-
-    def where(self, index: int) -> str:
-        """The label's path."""
-        return str(self.files[index][1])
-
-    def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None, str]:
-        """See :meth:`SegmentationDataset.read`.
-
-        Raises:
-            ValueError: For a file that cannot be read, a label that is no 8-bit image of one channel or of another
-                size than its image.
-        """
-        image_path, label_path = self.files[index]
-        image = self.decode_image(self.tree.read(image_path), image_path)
-        name = self.name(image_path)
-        if label_path is None:
-            return image, None, name
-        label = self.decode_label(self.tree.read(label_path), label_path)
-        if label.shape != image.shape[:2]:
-            raise ValueError(
-                f"expected the label to have its image's size, {image.shape[0]}x{image.shape[1]} pixels (height x width), "
-                f"got {label.shape[0]}x{label.shape[1]}: {label_path} for {image_path}"
-            )
-        return image, label, name
-
-
-def spans(values: np.ndarray) -> str:
-    """Numbers in ascending order as ranges.
-
-    Example:
-        >>> spans(np.array([0, 1, 2, 5, 255]))
-        '0..2, 5, 255'
-    """
-    groups = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
-    return ", ".join(str(group[0]) if len(group) == 1 else f"{group[0]}..{group[-1]}" for group in groups)
 
 
 class SegmentationDataModule(L.LightningDataModule, ABC):
@@ -218,6 +56,10 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         predict_split: Split that ``predict`` takes; the test split where there is one, else the validation split.
         predict_images: Images that ``predict`` takes instead: a folder, a file, or a text file with a path a line.
         predict_done: Folders of predictions: an image whose name is in all of them is left out.
+        max_pixels: Pixels that an image or a label may have, and an image that is resized in evaluation.
+
+    In paths, ``~`` and environment variables are filled in. An image that its file says to turn (EXIF, or TIFF's tag) is
+    predicted as it is shown; with a label it is an error.
 
     Attributes:
         num_classes: Number of classes.
@@ -274,40 +116,46 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         predict_split: Split | None = None,
         predict_images: str | None = None,
         predict_done: list[str] | None = None,
+        max_pixels: int = MOST_PIXELS,
     ) -> None:
         super().__init__()
-        for name, size in (("crop_size", crop_size), ("image_size", image_size)):
-            if name == "image_size" and isinstance(size, int | None):
-                continue
-            if (
-                not isinstance(size, tuple | list)
-                or len(size) != 2
-                or any(side != int(side) or side < 1 for side in size)
-            ):
-                raise ValueError(f"expected {name} to be a height and a width of 1 or more pixels, got {size}")
-        if len(scale) != 2 or not 0 < scale[0] <= scale[1]:
-            raise ValueError(f"expected scale to be two positive numbers, the smaller one first, got {scale}")
-        if scale_step is not None and not (scale_step > 0 and steps(scale, scale_step)):
-            raise ValueError(
-                f"expected scale_step to be positive and to fit between the scales {scale}, got {scale_step}"
-            )
-        if not 0 <= horizontal_flip <= 1:
-            raise ValueError(f"expected horizontal_flip to be a probability, got {horizontal_flip}")
-        if not 0 < max_class_share <= 1:
-            raise ValueError(f"expected max_class_share to be above 0 and at most 1, got {max_class_share}")
-        for name, number, smallest in (
-            ("image_size", image_size if isinstance(image_size, int) else 1, 1),
-            ("long_side", 1 if long_side is None else long_side, 1),
+        check_whole("max_pixels", max_pixels, 1)
+        check_size_option("crop_size", crop_size, max_pixels)
+        if isinstance(image_size, tuple | list):
+            check_size_option("image_size", image_size, max_pixels)
+        elif image_size is not None:
+            check_whole("image_size", image_size, 1)
+        if long_side is not None:
+            check_whole("long_side", long_side, 1)
+        for name, value, smallest in (
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
             ("num_workers", num_workers, 0),
         ):
-            if number < smallest:
-                raise ValueError(f"expected {name} to be {smallest} or more, got {number}")
+            check_whole(name, value, smallest)
+        if (
+            not isinstance(scale, tuple | list)
+            or len(scale) != 2
+            or not all(map(is_scale, scale))
+            or scale[0] > scale[1]
+        ):
+            raise ValueError(f"expected scale to be two positive numbers, the smaller one first, got {scale}")
+        if scale_step is not None and not (is_scale(scale_step) and steps(scale, scale_step)):
+            raise ValueError(
+                f"expected scale_step to be positive and to fit between the scales {scale}, got {scale_step}"
+            )
+        if not is_number(horizontal_flip) or not 0 <= horizontal_flip <= 1:
+            raise ValueError(f"expected horizontal_flip to be a probability, got {horizontal_flip}")
+        if not is_number(max_class_share) or not 0 < max_class_share <= 1:
+            raise ValueError(f"expected max_class_share to be above 0 and at most 1, got {max_class_share}")
         # Of images to predict a process may have none; the loaders of the other stages look for themselves.
         self.allow_zero_length_dataloader_with_multiple_devices = True
-        self.root = Path(root)
+        self.root = expanded(root)
         self.find_facts()
+        if not 2 <= self.num_classes:
+            raise ValueError(
+                f"expected 2 or more classes, got {self.num_classes}: {type(self).__name__}; name the background as a class"
+            )
         for name, split in (("test_split", test_split), ("predict_split", predict_split)):
             if split is not None and split not in self.splits:
                 raise ValueError(f"expected {name} to be {' or '.join(self.splits)}, got {split!r}")
@@ -327,7 +175,8 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         self.predict_split: Split = predict_split or self.splits[-1]
         self.predict_images = predict_images
         self.predict_done = predict_done
-        self.tree = FileTree(self.root, self.layout, self.archives)
+        self.max_pixels = max_pixels
+        self.tree = FileTree(self.root, self.layout, self.archives, max_pixels)
         self.datasets: dict[str, SegmentationDataset] = {}
 
     def find_facts(self) -> None:
@@ -372,7 +221,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
 
     @staticmethod
     def decode_image(data: bytes, path: Path) -> np.ndarray:
-        """An image, uint8 (H, W, 3) RGB, from its file's content; ``path`` is for messages."""
+        """An image, uint8 (H, W, 3) RGB, as it is shown, from its file's content; ``path`` is for messages."""
         return decode_image(data, path)
 
     @staticmethod
@@ -399,12 +248,29 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
             self.tree,
             files,
             self.decode_image,
-            self.decode_label,
+            self.label_decoder(),
             self.unknown_hint,
             self.pipeline(training),
             training,
             self.label_table(),
+            self.max_pixels,
         )
+
+    def label_decoder(self) -> Callable[[bytes, Path], np.ndarray]:
+        """What turns a label file's content and path into label values: ``decode_label``, unless it needs to know more."""
+        return self.decode_label
+
+    def why_no_labels(self, split: Split) -> str:
+        """What there is in place of the labels of a split that has none, and a likely cause, where it can be said."""
+        return ""
+
+    def suspicions(self, pixels: np.ndarray) -> list[str]:
+        """What in the labels of a split looks as if they were of another kind than the dataset's; none by default.
+
+        Args:
+            pixels: Pixels of each label value, int64 (256).
+        """
+        return []
 
     def unlabelled(self, split: Split) -> SegmentationDataset:
         """The images to predict: ``predict_images``, or those of a split; what cannot be read is said in its sample.
@@ -416,7 +282,9 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         if self.predict_images is None:
             dataset = self.dataset(split, training=False)
         else:
-            files: list[tuple[Path, Path | None]] = [(path, None) for path in images_at(Path(self.predict_images))]
+            files: list[tuple[Path, Path | None]] = [
+                (path, None) for path in images_at(expanded(self.predict_images), self.max_pixels)
+            ]
             dataset = self._of_files(files, training=False)
         dataset.skip_broken = True
         if isinstance(dataset, FileDataset):
@@ -453,14 +321,15 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
                 if loader != "predict" and not dataset.labelled:
                     raise ValueError(
                         f"expected images with labels to {TrainerFn(stage).value} with, got the {split} split of {type(self).__name__} in "
-                        f"{self.root}, which has none; its images can be predicted. Expected layout:\n{self.layout}"
+                        f"{self.root}, which has none; its images can be predicted. {self.why_no_labels(split)}"
+                        f"Expected layout:\n{self.layout}"
                     )
                 self.datasets[loader] = dataset
 
     def pipeline(self, training: bool) -> A.Compose:
         """What is done to the images."""
         if not training:
-            return evaluation_pipeline(self.image_size)
+            return evaluation_pipeline(self.image_size, self.max_pixels)
         crop = RandomScaleCrop(
             self.crop_size,
             self.label_table(),

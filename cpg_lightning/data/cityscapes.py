@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
+
 from cpg_lightning.data.base import SegmentationDataModule, Split
 from cpg_lightning.data.class_table import official
 
@@ -31,7 +33,7 @@ class CityscapesDataModule(SegmentationDataModule):
     of cityscapesscripts/helpers/labels.py.
     """
 
-    class_names, palette, label_values, void_values = official("cityscapes")
+    class_names, palette, label_values, void_values = official("cityscapes")[:4]
     num_classes = len(class_names)
     layout = f"""\
 root/
@@ -45,6 +47,18 @@ root/
     dilation_ratio = 0.005
     default_test_split = "val"
     official_counts: ClassVar[dict[Split, int]] = {"train": 2975, "val": 500, "test": 1525}
+
+    def suspicions(self, pixels: np.ndarray) -> list[str]:
+        """See :meth:`SegmentationDataModule.suspicions`: values that are all train IDs."""
+        values = pixels[:255].nonzero()[0]
+        if not values.size or values.max() >= self.num_classes:
+            return []
+        return [
+            (
+                "all label values are from 0 to 18: these look like train IDs; the labels are read as the published label IDs, "
+                "0 to 33, from files named *_gtFine_labelIds.png"
+            )
+        ]
 
     def files(self, split: Split) -> list[tuple[Path, Path | None]]:
         """See :meth:`SegmentationDataModule.files`."""

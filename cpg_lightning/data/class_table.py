@@ -1,16 +1,20 @@
 """The classes of a dataset, from a small file."""
 
+import colorsys
 import csv
+import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-COLUMNS = ["value", "name", "color"]
+COLUMNS = {"value": ("value", "pixel value"), "name": ("name", "class"), "color": ("color",)}  # as tools write them
 MOST_CLASSES = 254  # the two other values of a byte are UNKNOWN and ignore_index
 UNKNOWN = 254  # in a label table: a value that the dataset does not have
 
 EXAMPLE = "value,name,color\n0,background,#464650\n1,crack,#dc506e\n255,,"
+Colour = tuple[int, int, int]
 
 
 class ClassTable(NamedTuple):
@@ -21,66 +25,85 @@ class ClassTable(NamedTuple):
         palette: Colour of each class, RGB.
         values: The value of each class in label files.
         void: The values in label files that are ignored.
+        void_palette: The colour of each of those, where it has one.
     """
 
     names: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
+    palette: tuple[Colour, ...]
     values: tuple[int, ...]
     void: tuple[int, ...]
+    void_palette: tuple[Colour | None, ...] = ()
 
 
-def read_classes(path: Path) -> ClassTable:
-    """Read a CSV file with a line for each value that label files may have, the classes in their order.
+class Row(NamedTuple):
+    """A line of such a file: one without a name is a value to ignore."""
 
-    ::
+    line: int
+    value: int | None
+    name: str
+    colour: Colour | None
 
-        value,name,color
-        0,background,#464650
-        1,crack,#dc506e
+
+def read_classes(path: Path, colours: bool = False) -> ClassTable:
+    """Read a file with a line for each value, or colour, that label files may have, the classes in their order.
+
+    A CSV file, or the ``labelmap.txt`` of CVAT's segmentation masks::
+
+        value,name,color            Pixel Value, Class            # label:color_rgb:parts:actions
+        0,background,#464650        0, background                 background:0,0,0::
+        1,crack,#dc506e             1, crack                      crack:220,80,110::
         255,,
 
-    A line without a name is a value to ignore.
+    A line without a name is a value, or a colour, to ignore. Classes without a colour get one.
+
+    Args:
+        path: The file; one that ends in .txt is a labelmap.
+        colours: Whether labels have the classes' colours: then each line needs one, and values may be left out, which are
+            then numbers from 0 in the order of the lines.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If a line of it is wrong, a value or a name occurs twice, or there are no classes or over 254.
+        ValueError: If a line of it is wrong, a value, a name or such a colour occurs twice, or there are fewer than 2 classes
+            or over 254.
     """
     if not path.is_file():
         raise FileNotFoundError(f"expected the file of classes {path}, got none; for example:\n{EXAMPLE}")
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True, strict=True)
-            rows, columns = list(reader), reader.fieldnames
+        text = path.read_bytes().decode("utf-8-sig")
+        if "\0" in text:
+            raise csv.Error("UTF-16 or no text")
+        rows = list(_labelmap(text, path) if path.suffix.lower() == ".txt" else _csv(text, path, colours))
     except (UnicodeDecodeError, csv.Error) as error:
+        reason = "UTF-16" if path.read_bytes()[:2] in (b"\xff\xfe", b"\xfe\xff") else error
         raise ValueError(
-            f"expected comma-separated values in UTF-8, got {error}: {path}; for example:\n{EXAMPLE}"
+            f"expected comma-separated values in UTF-8, got {reason}: {path}; for example:\n{EXAMPLE}"
         ) from error
-    if columns != COLUMNS:
+    if colours:
+        rows = [row._replace(value=number if row.value is None else row.value) for number, row in enumerate(rows)]
+        without = [str(row.line) for row in rows if row.colour is None and row.name]
+        if without:
+            raise ValueError(f"expected a colour of each class, got none in line {', '.join(without)}: {path}")
+    elif any(row.value is None for row in rows):
         raise ValueError(
-            f"expected the first line to be {','.join(COLUMNS)}, got {','.join(columns or [])}: {path}; for example:\n{EXAMPLE}"
+            f"expected the value of each class in the labels, got a file without values: {path}; for labels in the classes' "
+            "colours set --data.label_colors true"
         )
-    classes: list[tuple[int, str, tuple[int, int, int]]] = []
-    void: list[int] = []
-    for number, row in enumerate(rows, start=2):
-        try:
-            value, name, colour = _parsed(row)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"expected each line to be a value from 0 to 255, a name and a colour, got line {number} ({error}): "
-                f"{path}; for example:\n{EXAMPLE}"
-            ) from error
-        if name:
-            classes.append((value, name, colour))
-        else:
-            void.append(value)
-    names, values = [name for _, name, _ in classes], [value for value, _, _ in classes]
-    for what, entries in (("value", [str(value) for value in values + void]), ("name", names)):
-        twice = sorted(entry for entry in set(entries) if entries.count(entry) > 1)
-        if twice:
-            raise ValueError(f"expected each {what} once, got {', '.join(twice)} more than once: {path}")
-    if not 0 < len(classes) <= MOST_CLASSES:
-        raise ValueError(f"expected from 1 to {MOST_CLASSES} classes, got {len(classes)}: {path}")
-    return ClassTable(tuple(names), tuple(colour for _, _, colour in classes), tuple(values), tuple(void))
+    _check_once("value", [(str(row.value), row.line) for row in rows], path)
+    _check_once("name", [(row.name, row.line) for row in rows if row.name], path)
+    if colours:
+        _check_once("colour", [(hexadecimal(row.colour), row.line) for row in rows if row.colour], path)
+    classes, void = [row for row in rows if row.name], [row for row in rows if not row.name]
+    if not 2 <= len(classes) <= MOST_CLASSES:
+        advice = "; name the background as a class" if len(classes) == 1 else ""
+        expected = f"at most {MOST_CLASSES}" if len(classes) > 2 else "2 or more"
+        raise ValueError(f"expected {expected} classes, got {len(classes)}: {path}{advice}")
+    return ClassTable(
+        tuple(row.name for row in classes),
+        tuple(row.colour or distinct(number) for number, row in enumerate(classes)),
+        tuple(row.value or 0 for row in classes),
+        tuple(row.value or 0 for row in void),
+        tuple(row.colour for row in void),
+    )
 
 
 def official(dataset: str) -> ClassTable:
@@ -96,12 +119,91 @@ def label_table(values: tuple[int, ...] | range, void: tuple[int, ...], ignore_i
     return table
 
 
-def _parsed(row: dict[str, str]) -> tuple[int, str, tuple[int, int, int]]:
-    """Value, name and colour of a line."""
-    value, name, colour = int(row["value"]), row["name"].strip(), row["color"].strip().removeprefix("#")
-    if not 0 <= value <= 255:
-        raise ValueError(f"value {value}")
-    if name and len(colour) != 6:
-        raise ValueError(f"colour {row['color']!r} instead of #rrggbb")
-    red, green, blue = bytes.fromhex(colour or "000000")
-    return value, name, (red, green, blue)
+def distinct(number: int) -> Colour:
+    """A colour for the class of a number that has none: hues a golden angle apart."""
+    red, green, blue = colorsys.hsv_to_rgb((0.6 + 0.618034 * number) % 1, 0.75, 0.95)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def hexadecimal(colour: Colour) -> str:
+    """A colour as it is written in a file of classes.
+
+    Example:
+        >>> hexadecimal((220, 80, 110))
+        '#dc506e'
+    """
+    return "#" + bytes(colour).hex()
+
+
+def _check_once(what: str, entries: list[tuple[str, int]], path: Path) -> None:
+    """Refuse an entry that two lines have."""
+    lines: dict[str, list[int]] = {}
+    for entry, line in entries:
+        lines.setdefault(entry, []).append(line)
+    twice = [
+        f"{entry} more than once, in lines {', '.join(map(str, at))}" for entry, at in lines.items() if len(at) > 1
+    ]
+    if twice:
+        raise ValueError(f"expected each {what} once, got {'; '.join(twice)}: {path}")
+
+
+def _csv(text: str, path: Path, colours: bool) -> Iterator[Row]:
+    """The lines of a CSV file after the first, which names the columns."""
+    reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
+    header = [column.strip().lower() for column in next(reader, [])]
+    place = {column: header.index(name) for column, names in COLUMNS.items() for name in names if name in header}
+    if not {"name", "color" if colours else "value"} <= place.keys():
+        first = ",".join(header)
+        separator = next(
+            (f"; its values are separated by {each!r}: save it with commas" for each in ";\t|" if each in first), ""
+        )
+        raise ValueError(
+            f"expected the first line to be value,name,color, got {first}: {path}{separator}; for example:\n{EXAMPLE}"
+        )
+    for cells in reader:
+        if not cells:
+            continue
+        try:
+            if not any(cell.strip() for cell in cells):
+                raise ValueError("nothing but commas: remove the line")
+            if len(cells) != len(header):
+                raise ValueError(f"{len(cells)} values for {len(header)} columns")
+            row = {column: cells[position].strip() for column, position in place.items()}
+            value = int(row["value"]) if "value" in row else None
+            if value is not None and not 0 <= value <= 255:
+                raise ValueError(f"value {value}")
+            colour = _hexadecimal(row.get("color", ""), needed=bool(row["name"]) and "color" in row)
+        except ValueError as error:
+            raise ValueError(
+                f"expected each line to be a value from 0 to 255, a name and a colour, got line {reader.line_num} ({error}): "
+                f"{path}; for example:\n{EXAMPLE}"
+            ) from error
+        yield Row(reader.line_num, value, row["name"], colour)
+
+
+def _hexadecimal(text: str, needed: bool) -> Colour | None:
+    """A colour #rrggbb, which may be left out where it is not needed."""
+    digits = text.removeprefix("#")
+    try:
+        red, green, blue = bytes.fromhex(digits)
+    except ValueError as error:
+        if not digits and not needed:
+            return None
+        raise ValueError(f"colour {text!r} instead of #rrggbb") from error
+    return red, green, blue
+
+
+def _labelmap(text: str, path: Path) -> Iterator[Row]:
+    """The lines of a labelmap: a label, its colour as three numbers, its parts and its actions."""
+    for number, line in enumerate(text.splitlines(), start=1):
+        if not line.strip() or line.startswith("#"):
+            continue
+        try:
+            name, colour, _, _ = line.rsplit(":", 3)
+            red, green, blue = (int(each) for each in colour.split(","))
+            bytes((red, green, blue))
+        except ValueError as error:
+            raise ValueError(
+                f"expected each line to be label:red,green,blue:parts:actions, got line {number} ({line.strip()}): {path}"
+            ) from error
+        yield Row(number, None, name.strip(), (red, green, blue))

@@ -2,15 +2,16 @@
 
 import io
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from scipy.io import loadmat
+from scipy.io import loadmat, whosmat
 
 from cpg_lightning.data.base import SegmentationDataModule, Split
 from cpg_lightning.data.class_table import official
-from cpg_lightning.data.decoding import decode_label
+from cpg_lightning.data.decoding import MOST_PIXELS, decode_label
 from cpg_lightning.data.files import IMAGE_SUFFIXES
 
 OFFICIAL_IDS = 182  # of things and stuff, 11 of which have no masks; 0 is unlabeled
@@ -51,12 +52,13 @@ class COCOStuffDataModule(SegmentationDataModule):
         predict_split: See there.
         predict_images: See there.
         predict_done: See there.
+        max_pixels: See there.
 
     Source: Caesar et al., "COCO-Stuff: Thing and Stuff Classes in Context", 2018; ids and names of labels.txt
     (nightrome/cocostuff).
     """
 
-    class_names, palette, label_values, void_values = official("coco_stuff")
+    class_names, palette, label_values, void_values = official("coco_stuff")[:4]
     num_classes = len(class_names)
     layout = """\
 root/
@@ -91,6 +93,7 @@ root/
         predict_split: Split | None = None,
         predict_images: str | None = None,
         predict_done: list[str] | None = None,
+        max_pixels: int = MOST_PIXELS,
     ) -> None:
         self.label_folder = label_folder
         self.archives = {
@@ -116,7 +119,12 @@ root/
             predict_split,
             predict_images,
             predict_done,
+            max_pixels,
         )
+
+    def suspicions(self, pixels: np.ndarray) -> list[str]:
+        """See :meth:`SegmentationDataModule.suspicions`: values of the other release."""
+        return _of_the_other(pixels, self.void_values, "10k, whose values are one more", COCOStuff10kDataModule)
 
     def files(self, split: Split) -> list[tuple[Path, Path | None]]:
         """See :meth:`SegmentationDataModule.files`."""
@@ -173,6 +181,9 @@ root/
         if path.suffix.lower() != ".mat":
             return decode_label(data, path)
         try:
+            for name, shape, _ in whosmat(io.BytesIO(data)):  # before what it says is inflated
+                if name in ("S", "names") and prod(shape) > MOST_PIXELS:
+                    raise ValueError(f"{name} of {prod(shape)} values, more than {MOST_PIXELS}")
             content = loadmat(io.BytesIO(data), variable_names=["S", "names"])
             label, names = content["S"], content["names"]
         except Exception as error:  # SciPy lets every error of its parser through
@@ -191,10 +202,30 @@ root/
             )
         return np.ascontiguousarray(values, dtype=np.uint8)
 
+    def suspicions(self, pixels: np.ndarray) -> list[str]:
+        """See :meth:`SegmentationDataModule.suspicions`: values of the other release."""
+        return _of_the_other(pixels, self.void_values, "164k, whose values are one less", COCOStuffDataModule)
+
     def files(self, split: Split) -> list[tuple[Path, Path | None]]:
         """See :meth:`SegmentationDataModule.files`."""
         list_name = {"train": "imageLists/train.txt", "val": "imageLists/test.txt"}[split]
-        images = self.tree.listed(list_name, self.tree.named("images", IMAGE_SUFFIXES), "images")
+        found = self.tree.named("images", IMAGE_SUFFIXES)
+        names = self.tree.listed(list_name, found, "images", repeated=split == "train")
         labels = self.tree.named("annotations", (".png",)) | self.tree.named("annotations", (".mat",))
-        listed = {name: path for name, path in labels.items() if name in images}
-        return self.tree.pairs(images, listed, "images", "annotations")
+        images, listed = ({name: files[name] for name in names if name in files} for files in (found, labels))
+        return self.tree.pairs(images, listed, "images", "annotations", names)
+
+
+def _of_the_other(
+    pixels: np.ndarray, void: tuple[int, ...], release: str, module: type[SegmentationDataModule]
+) -> list[str]:
+    """That values occur of the 11 things without masks, which no published label has; the first of void is unlabeled."""
+    found = [value for value in void[1:] if pixels[value]]
+    if not found:
+        return []
+    return [
+        (
+            f"the labels have the values {', '.join(map(str, found))}, of things that the published labels do not have: these look "
+            f"like labels of COCO-Stuff {release}; use {module.__name__} for them"
+        )
+    ]

@@ -1,41 +1,71 @@
 """Decoding image and label files, with an error that names the file."""
 
 import io
+import re
 import struct
+import warnings
 import zlib
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
+from PIL.ImageFile import ImageFile
+from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-# Not torchvision.io: as fast, but a PNG with a flipped bit brings the process down (0.29, measured).
-AS_IT_IS = cv2.IMREAD_IGNORE_ORIENTATION  # labels know nothing of EXIF
+from cpg_lightning.data.header import (
+    CMYK,
+    GREY,
+    PALETTE,
+    PNG,
+    RGB,
+    WITH_ALPHA,
+    Header,
+    channels_of,
+    jpeg_segments,
+    opened,
+    orientation_of,
+    png_chunks,
+    read_header,
+)
 
-_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
-_GREY, _PALETTE = 0, 3
-_TIFF_BITS = 258  # the tag of the bits a channel
-_COLOUR_TYPES = {_GREY: "grey", 2: "RGB", _PALETTE: "palette", 4: "grey and alpha", 6: "RGBA"}
+# Not torchvision.io: as fast, but a PNG with a flipped bit brings the process down (0.29, measured).
+AS_IT_IS = cv2.IMREAD_IGNORE_ORIENTATION  # images are turned here, and labels never
+
+MOST_PIXELS = 178_956_970  # Pillow's own limit, a quarter of a GiB of labels and half a GiB of RGB
+READ = "grey, RGB, palette or CMYK, with or without alpha"
+
+# How an image is turned by its EXIF orientation: transposed or not, then mirrored as by cv2.flip (0: upside down,
+# 1: left to right, -1: both).
+TURNS = {2: (False, 1), 3: (False, -1), 4: (False, 0), 5: (True, None), 6: (True, 1), 7: (True, -1), 8: (True, 0)}
 
 
 def decode_image(data: bytes, path: Path) -> np.ndarray:
-    """An image file's content as uint8 (H, W, 3) RGB, whatever its colour model; ``path`` is for messages.
+    """An image file's content as uint8 (H, W, 3) RGB, the way up that viewers show it.
+
+    Grey, RGB, palette and CMYK of at most 8 bits a channel are read from every container; alpha is dropped, which is
+    said once. Of an animation or of several pages the first is read.
+
+    Args:
+        data: The file's content.
+        path: For messages.
 
     Raises:
-        ValueError: If it cannot be decoded, is damaged, or has more than 8 bits a channel, which would be clipped.
+        ValueError: If it cannot be decoded, is damaged, or has more than 8 bits a channel or other channels.
     """
-    if data.startswith(_PNG):
-        depth, _ = _checked_header(data, path)
-        if depth == 16:
-            raise ValueError(f"expected an image of 8 bits a channel, got 16: {path}; convert it")
-    if data.startswith((_PNG, _JPEG)):
-        return _decoded(data, cv2.IMREAD_COLOR_RGB, path)
-    image = _opened(data, path)
-    bits = image.tag_v2.get(_TIFF_BITS, 8) if isinstance(image, TiffImageFile) else 8
-    if image.mode.startswith(("I", "F")) or np.max(bits) > 8:
-        raise ValueError(f"expected an image of 8 bits a channel, got mode {image.mode}: {path}; convert it")
-    return np.array(image.convert("RGB"))
+    header = read_header(data)
+    if header is None:
+        raise _no_header(data, path)
+    _check_channels(header.bits, header.layout, str(path))
+    if header.kind == "PNG":
+        check_png(data, path)
+    if header.kind == "JPEG":
+        check_jpeg(data, path)
+    if header.kind in ("PNG", "JPEG"):
+        return turned(_decoded(data, cv2.IMREAD_COLOR_RGB, path), header.orientation)
+    pixels = np.array(_loaded(data, path).convert("RGB"))
+    return pixels if header.kind == "TIFF" else turned(pixels, header.orientation)  # Pillow turns a TIFF itself
 
 
 def decode_label(data: bytes, path: Path) -> np.ndarray:
@@ -44,52 +74,204 @@ def decode_label(data: bytes, path: Path) -> np.ndarray:
     Raises:
         ValueError: If it cannot be decoded, is damaged, or is no PNG of one 8-bit channel.
     """
-    if not data.startswith(_PNG):
-        _opened(data, path)
-        raise ValueError(f"expected a label as PNG, got another format, which may have changed its values: {path}")
-    depth, kind = _checked_header(data, path)
-    if kind == _PALETTE:
-        return np.array(_opened(data, path))
-    if kind != _GREY or depth != 8:
+    header = label_header(data, path)
+    if header.layout in (PALETTE, WITH_ALPHA[PALETTE]):
+        return np.array(_loaded(data, path))
+    if not (header.layout == GREY or (header.layout == WITH_ALPHA[GREY] and data[25] == 0)) or header.bits != 8:
         raise ValueError(
-            f"expected a label of one 8-bit channel with a class in each pixel, got a PNG of {depth} bits a channel and "
-            f"colour type {_COLOUR_TYPES.get(kind, kind)}: {path}; write the classes, not their colours, as 8-bit grey"
+            f"expected a label of one 8-bit channel with a class in each pixel, got a PNG of {header.bits} bits a channel "
+            f"and colour type {header.layout}: {path}; write the classes, not their colours, as 8-bit grey"
         )
     return _decoded(data, cv2.IMREAD_GRAYSCALE, path)
 
 
-def _checked_header(png: bytes, path: Path) -> tuple[int, int]:
-    """Bit depth and colour type of a PNG, all of whose checksums are right: decoders let some damage pass."""
-    position = len(_PNG)
-    while position + 12 <= len(png):
-        length, name = struct.unpack_from(">I4s", png, position)
-        end = position + 8 + length
-        if end + 4 > len(png) or zlib.crc32(png[position + 4 : end]) != int.from_bytes(png[end : end + 4], "big"):
+def decode_colors(data: bytes, path: Path) -> np.ndarray:
+    """A label PNG's colours, uint8 (H, W, 3) RGB: of RGB, and of grey and palette, in which other tools save them too.
+
+    Raises:
+        ValueError: If it cannot be decoded, is damaged, has more than 8 bits a channel, or is no PNG.
+    """
+    header = label_header(data, path)
+    if header.bits > 8:
+        raise ValueError(
+            f"expected a label in the classes' colours, 8 bits a channel, got {header.bits} bits: {path}; convert it"
+        )
+    return _decoded(data, cv2.IMREAD_COLOR_RGB, path)
+
+
+def label_header(data: bytes, path: Path) -> Header:
+    """The header of a label, which is a PNG all of whose checksums are right.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    header = read_header(data)
+    if not data.startswith(PNG):
+        if header is None:
+            raise _no_header(data, path)
+        raise ValueError(
+            f"expected a label as PNG, got another format ({header.kind}), which may have changed its values: {path}; "
+            "export the labels as PNG"
+        )
+    check_png(data, path)
+    if header is None:
+        raise _no_header(data, path)
+    return header
+
+
+def read_image(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+    """What is to be predicted as uint8 (H, W, 3) RGB, the way up that viewers show it, by the rules of ``decode_image``.
+
+    Args:
+        image: A file, a picture of Pillow's, or values, uint8 (H, W, 3) in RGB, (H, W, 1) or (H, W). An array of four
+            channels is refused: it does not say what the fourth is. Of a picture that was 16 bits a channel and was
+            already loaded as 8 by Pillow, nothing is left to see.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read, has more than ``MOST_PIXELS``, more than 8 bits a channel or other channels.
+    """
+    if isinstance(image, str | Path):
+        path = Path(image)
+        if not path.is_file():
+            raise FileNotFoundError(f"expected an image file, got none: {path}")
+        data = path.read_bytes()
+        check_size(read_header(data), path)
+        return decode_image(data, path)
+    if isinstance(image, Image.Image):
+        return _of_picture(image)
+    shape = image.shape
+    if (
+        image.dtype != np.uint8
+        or image.ndim not in (2, 3)
+        or (image.ndim == 3 and shape[2] not in (1, 3))
+        or not image.size
+    ):
+        raise ValueError(
+            f"expected an image as uint8 (H, W, 3), got {image.dtype} {shape}; grey is (H, W) or (H, W, 1), and alpha and "
+            "other channels are to be left out"
+        )
+    return image if image.ndim == 3 and shape[2] == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+
+
+def check_size(header: Header | None, path: Path, max_pixels: int = MOST_PIXELS) -> None:
+    """Refuse an image or a label of too many pixels, before it is decoded.
+
+    Raises:
+        ValueError: If it has more than ``max_pixels``.
+    """
+    if header is not None and header.width * header.height > max_pixels:
+        raise ValueError(
+            f"expected at most max_pixels={max_pixels} pixels, got {header.height}x{header.width} (height x width): {path}; "
+            "remove it, or set a larger max_pixels if it is what it says"
+        )
+
+
+def check_png(data: bytes, path: Path) -> None:
+    """Refuse a PNG with a wrong checksum: decoders let some damage pass.
+
+    Raises:
+        ValueError: If one is wrong, or its end is missing.
+    """
+    for name, start, end in png_chunks(data):
+        if end + 4 > len(data) or zlib.crc32(data[start - 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
             break
         if name == b"IEND":
-            return png[24], png[25]
-        position = end + 4
-    raise _unreadable("a truncated or damaged PNG", path)
+            return
+    raise unreadable("a truncated or damaged PNG", path)
+
+
+def check_jpeg(data: bytes, path: Path) -> None:
+    """Refuse a JPEG without an end: one that was cut off, or whose last part was overwritten by zeros.
+
+    A JPEG has no checksums. What else its decoder notices it says on the standard error stream; see
+    :func:`~cpg_lightning.check_data.check_data`.
+
+    Raises:
+        ValueError: If there is no end after the beginning of the pixels.
+    """
+    scan = max(end for _, _, end in jpeg_segments(data))
+    if data.rfind(b"\xff\xd9", scan) < 0:
+        raise unreadable("a JPEG without its end, cut off or overwritten", path)
+
+
+def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Stored pixels (H, W, C) the way up that their EXIF orientation says."""
+    if orientation == 1:
+        return pixels
+    transposed, mirrored = TURNS[orientation]
+    pixels = cv2.transpose(pixels) if transposed else pixels
+    return pixels if mirrored is None else cv2.flip(pixels, mirrored)
+
+
+def unreadable(reason: str, path: Path | str) -> ValueError:
+    """The error of a file that is no image, or not any more."""
+    return ValueError(f"expected a readable image file, got {reason}: {path}; replace or remove it")
+
+
+def _no_header(data: bytes, path: Path) -> ValueError:
+    return unreadable("no image" if data else "an empty file", path)
+
+
+def _of_picture(picture: Image.Image) -> np.ndarray:
+    """A picture of Pillow's as an image."""
+    what = f"a picture of {picture.width}x{picture.height} pixels"
+    bits, layout = channels_of(picture)
+    _check_channels(bits, layout, what)
+    if picture.width * picture.height > MOST_PIXELS or not picture.width * picture.height:
+        raise ValueError(f"expected from 1 to {MOST_PIXELS} pixels, got {what}")
+    pixels = np.array(picture.convert("RGB"))  # which loads it; a TIFF is turned by that
+    is_tiff = isinstance(picture, TiffImageFile)
+    return pixels if is_tiff else turned(pixels, orientation_of(picture.info.get("exif", b"")))
+
+
+def _check_channels(bits: int, layout: str, what: str) -> None:
+    """Refuse what could only be shown by clipping or guessing; say once that alpha is dropped."""
+    if bits > 8:
+        channels = {GREY: "1 channel", RGB: "3 channels"}.get(layout, layout)
+        raise ValueError(
+            f"expected an image of at most 8 bits a channel, got {bits}: {channels} of {bits} bits in {what}; convert it"
+        )
+    if layout not in (GREY, RGB, PALETTE, CMYK, *WITH_ALPHA.values()):
+        raise ValueError(
+            f"expected an image in {READ}, got {layout} of {bits} bits: {what}; say which of them are the colours by "
+            "converting it to RGB"
+        )
+    if layout in WITH_ALPHA.values():
+        # Without the file's name, so that Python shows it once a process.
+        warnings.warn(
+            "images have an alpha channel, which is dropped: what is transparent keeps its colour", stacklevel=2
+        )
 
 
 def _decoded(data: bytes, flags: int, path: Path) -> np.ndarray:
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | AS_IT_IS)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags | AS_IT_IS)
+    except cv2.error as error:  # its own limits
+        reason = re.sub(r"\s+", " ", error.err or str(error)).strip()
+        raise unreadable(f"one that OpenCV refuses ({reason})", path) from error
     if pixels is None:
-        _opened(data, path)  # which may know why
-        raise _unreadable("one that is damaged", path)
+        raise unreadable("one that is damaged", path)
     return pixels
 
 
-def _opened(data: bytes, path: Path) -> Image.Image:
+def _loaded(data: bytes, path: Path) -> Image.Image:
+    """Pillow's image of a file's content, read."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.load()
-            return image
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:  # Pillow raises each of them
-        # Without the buffer's address, in which it names no file.
-        reason = "no image" if "cannot identify" in str(error) else str(error)
-        raise _unreadable(reason or "nothing", path) from error
-
-
-def _unreadable(reason: str, path: Path) -> ValueError:
-    return ValueError(f"expected a readable image file, got {reason}: {path}; replace or remove it")
+        image: ImageFile | None = PngImageFile(io.BytesIO(data)) if data.startswith(PNG) else opened(data)
+        if image is None:
+            raise ValueError("no image")
+        image.load()
+    except (
+        ArithmeticError,
+        LookupError,
+        MemoryError,
+        OSError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+        struct.error,
+    ) as error:
+        # Pillow raises each of them. Without a buffer's address, in which an error names no file.
+        raise unreadable(re.sub(r"<_io\.BytesIO[^>]*>", "it", str(error)) or "one that is damaged", path) from error
+    return image

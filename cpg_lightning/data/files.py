@@ -1,68 +1,23 @@
 """Finding the files of a dataset, in folders or in the zip files that its owners publish."""
 
 import os
-import struct
-import zipfile
-import zlib
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
 
-LOCAL_HEADER = struct.Struct("<26x2H")  # of a zip file's entry: the lengths of its name and extra field
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp")
+from cpg_lightning.data.archive import Archive, bytes_of
+from cpg_lightning.data.decoding import MOST_PIXELS
+from cpg_lightning.data.paths import composed, lines_of, nearest, walked
 
-
-class Archive:
-    """A zip file that any number of processes and threads read from: nothing is shared but where its entries are.
-
-    Args:
-        path: The zip file.
-
-    Raises:
-        ValueError: If it cannot be read, is encrypted, or compressed by other means than deflate.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.entries: dict[str, tuple[int, int, int, int]] = {}  # offset, compressed size, method, checksum
-        try:
-            with zipfile.ZipFile(path) as file:
-                entries = file.infolist()
-        except (OSError, zipfile.BadZipFile) as error:
-            raise ValueError(f"expected a readable zip file, got {error}: {path}; download it again") from error
-        for entry in entries:
-            if entry.is_dir() or "__MACOSX" in entry.filename:
-                continue
-            if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-                raise ValueError(
-                    f"expected a zip file without a password, stored or deflated, got another (method "
-                    f"{entry.compress_type}): {path}; pack it again"
-                )
-            self.entries[entry.filename] = (entry.header_offset, entry.compress_size, entry.compress_type, entry.CRC)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Archive, (self.path,)  # a spawned process reads the index itself: quicker than sending it
-
-    def read(self, name: str) -> bytes:
-        """The content of an entry.
-
-        Raises:
-            ValueError: If it is damaged.
-        """
-        offset, size, method, checksum = self.entries[name]
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            header = file.read(LOCAL_HEADER.size)
-            if len(header) == LOCAL_HEADER.size:
-                file.seek(sum(LOCAL_HEADER.unpack(header)), os.SEEK_CUR)  # its name and extra field
-            content = file.read(size)
-        try:
-            content = zlib.decompress(content, -zlib.MAX_WBITS) if method == zipfile.ZIP_DEFLATED else content
-        except zlib.error:
-            content = b""
-        if zlib.crc32(content) != checksum:
-            raise ValueError(f"expected a readable file in the zip file, got one that is damaged: {self.path}/{name}")
-        return content
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"),
+    *(".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k", ".avif"),
+)
+# Images that are not read: they are mentioned where they are passed over.
+OTHER_SUFFIXES = (
+    *(".heic", ".heif", ".jxl", ".svg", ".psd", ".tga", ".exr", ".hdr", ".ico", ".pcx", ".eps", ".pdf", ".npy", ".npz"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw", ".mp4", ".mov", ".avi"),
+)
 
 
 class FileTree:
@@ -75,17 +30,45 @@ class FileTree:
         root: Folder of the dataset or of its zip files, or a zip file.
         layout: The dataset's folders, drawn as a tree, for the errors.
         archives: Name of each official zip file, with a folder in it and the folder below the root that this stands for.
+        max_pixels: Pixels of the largest image: larger files are not read.
+
+    Attributes:
+        problems: What is wrong with the files that were found, where it is collected; None where it is raised at once.
+        notes: What else there is to say of them.
+        passed_over: The files below each folder that are none of those that were asked for.
     """
 
-    def __init__(self, root: str | Path, layout: str, archives: Mapping[str, tuple[str, str]] | None = None) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        layout: str,
+        archives: Mapping[str, tuple[str, str]] | None = None,
+        max_pixels: int = MOST_PIXELS,
+    ) -> None:
         self.root = Path(root)
         self.layout = layout
         self.archives = archives or {}
+        self.max_pixels = max_pixels
+        self.problems: list[str] | None = None
+        self.notes: list[str] = []
+        self.passed_over: dict[Path, list[Path]] = {}
         self.zips: dict[Path, Archive] = {}
         self.zipped: dict[Path, tuple[Archive, str]] = {}
 
-    def below(self, folder: str) -> list[Path]:
+    def wrong(self, message: str) -> None:
+        """Raise what is wrong with the files, or collect it.
+
+        Raises:
+            ValueError: Unless it is collected.
+        """
+        if self.problems is None:
+            raise ValueError(message)
+        self.problems.append(message)
+
+    def below(self, folder: str, suffixes: Collection[str] = ()) -> list[Path]:
         """Every file below a folder of the root, at any depth, sorted; hidden ones are left out.
+
+        A folder whose name ends in one of some suffixes counts as a file, which cannot be read.
 
         Raises:
             FileNotFoundError: If neither the folder nor a zip file with it is there.
@@ -93,7 +76,7 @@ class FileTree:
         """
         path = self.root / folder
         if path.is_dir():
-            found = [Path(parent, name) for parent, _, names in os.walk(path, followlinks=True) for name in names]
+            found = list(walked(path, tuple(suffixes)))
         else:
             entries = self._entries(path)
             self.zipped |= entries
@@ -102,86 +85,134 @@ class FileTree:
                 raise FileNotFoundError(self._missing(folder))
         return sorted(file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts))
 
-    def named(self, folder: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
-        """The files below a folder that end in one of some suffixes, by their path below it without the suffix.
+    def named(
+        self, folder: str, suffixes: Sequence[str], prefix: str = "", besides: Collection[Path] = ()
+    ) -> dict[str, Path]:
+        """The files below a folder that begin with a prefix and end in one of some suffixes, by their name.
+
+        The name is the path below the folder between the two, with composed characters (Unicode's NFC), as other systems
+        may have decomposed them.
+
+        Args:
+            folder: The folder, below the root.
+            suffixes: What files end in, in small or capital letters.
+            prefix: What their path below the folder begins with.
+            besides: Files that are left out.
 
         Raises:
             FileNotFoundError: See :meth:`below`.
             ValueError: See :meth:`below`, and if two files have the same name.
         """
         found: dict[str, Path] = {}
-        for path in self.below(folder):
-            suffix = next((suffix for suffix in suffixes if path.name.lower().endswith(suffix.lower())), None)
-            if suffix is None:
+        others = self.passed_over[self.root / folder] = []
+        for path in self.below(folder, suffixes):
+            inside = path.relative_to(self.root / folder).as_posix()
+            suffix = next((suffix for suffix in suffixes if inside.lower().endswith(suffix.lower())), None)
+            if path in besides:
                 continue
-            name = path.relative_to(self.root / folder).as_posix()[: -len(suffix)]
+            if suffix is None or not inside.startswith(prefix):
+                others.append(path)
+                continue
+            name = composed(inside[len(prefix) : -len(suffix)])
             if name in found:
-                raise ValueError(f"expected one file a name, got both {found[name]} and {path}; remove one")
-            found[name] = path
+                self.wrong(f"expected one file a name, got both {found[name]} and {path}; remove one")
+            found.setdefault(name, path)
+        if suffixes == IMAGE_SUFFIXES:
+            strays = [path for path in others if path.suffix.lower() in OTHER_SUFFIXES]
+            kinds = Counter(path.suffix.lower() for path in strays)
+            counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
+            if strays:
+                self.notes.append(
+                    f"not read in {self.root / folder}: {counts}, e.g. {strays[0]}; convert what you want used"
+                )
         return found
 
     def read(self, path: Path) -> bytes:
         """The content of a file.
 
         Raises:
-            ValueError: If a zip file, or what it has of the file, cannot be read.
+            ValueError: If it is not there, is no file or too large, or a zip file, or what it has of it, cannot be read.
         """
         if path not in self.zipped:
-            return path.read_bytes()
+            return bytes_of(path, self.max_pixels)
         archive, name = self.zipped[path]
-        return archive.read(name)
+        return archive.read(name, self.max_pixels)
 
     def pairs(
-        self, images: Mapping[str, Path], labels: Mapping[str, Path], image_folder: str, label_folder: str
+        self,
+        images: Mapping[str, Path],
+        labels: Mapping[str, Path],
+        image_folder: str,
+        label_folder: str,
+        names: Iterable[str] | None = None,
+        looked_for: str = "",
     ) -> list[tuple[Path, Path | None]]:
         """Images and labels of the same name, sorted by it.
+
+        Args:
+            images: Images by their name.
+            labels: Labels by their name.
+            image_folder: Where the images are, for messages.
+            label_folder: Where the labels are, for messages.
+            names: Those to take, as often as they are here; each image once by default.
+            looked_for: The pattern of the labels' paths, for messages.
 
         Raises:
             ValueError: If there are no images, images without labels, or labels without images.
         """
+        names = list(images if names is None else names)
         self.unpaired(images, image_folder)
         places = self.root / image_folder, self.root / label_folder
         for here, there, place, other in ((images, labels, *places), (labels, images, *places[::-1])):
             alone = sorted(here.keys() - there.keys())
             if alone:
-                raise ValueError(
+                pattern = f"; labels are looked for as {looked_for}" if looked_for and here is images else ""
+                self.wrong(
                     f"expected a partner in {other} for each of the {len(here)} files in {place}, "
-                    f"got none for {len(alone)}, e.g. {here[alone[0]]}. Expected layout:\n{self.layout}"
+                    f"got none for {len(alone)}, e.g. {', '.join(str(here[name]) for name in alone[:3])}"
+                    f"{pattern}{self._instead(other, alone)}. Expected layout:\n{self.layout}"
                 )
-        return [(images[name], labels[name]) for name in sorted(images)]
+        return [(images[name], labels[name]) for name in sorted(names) if name in images and name in labels]
 
-    def unpaired(self, images: Mapping[str, Path], image_folder: str) -> list[tuple[Path, Path | None]]:
-        """Images without labels, sorted by their name.
+    def unpaired(
+        self, images: Mapping[str, Path], image_folder: str, names: Iterable[str] | None = None
+    ) -> list[tuple[Path, Path | None]]:
+        """Images without labels, sorted by their name, as often as they are in ``names``.
 
         Raises:
             ValueError: If there are none.
         """
         if not images:
-            raise ValueError(
-                f"expected images in {self.root / image_folder}, got none. Expected layout:\n{self.layout}"
-            )
-        return [(images[name], None) for name in sorted(images)]
+            self.wrong(f"expected images in {self.root / image_folder}, got none. Expected layout:\n{self.layout}")
+        return [(images[name], None) for name in sorted(images if names is None else names) if name in images]
 
-    def listed(self, name: str, images: Mapping[str, Path], image_folder: str) -> dict[str, Path]:
-        """Those images that a text file lists by their names, a line each.
+    def listed(self, name: str, images: Mapping[str, Path], image_folder: str, repeated: bool = False) -> list[str]:
+        """The names of images that a text file lists, a line each.
 
         Args:
             name: The text file, below the root.
             images: Images by their name.
             image_folder: Where they are, for messages.
+            repeated: Whether a name may be there more than once, to be a sample as often.
 
         Raises:
             FileNotFoundError: If the text file is not there.
-            ValueError: If an image of it is not.
+            ValueError: If an image of it is not, or is there more than once and must not be.
         """
         names = self.lines(name)
-        missing = [each for each in names if each not in images]
+        missing = [each for each in dict.fromkeys(names) if each not in images]
         if missing:
-            raise ValueError(
-                f"expected an image in {self.root / image_folder} for each of the {len(names)} names in {self.root / name}, "
-                f"got none for {len(missing)}, e.g. {missing[0]!r}; names are without a suffix"
+            self.wrong(
+                f"expected an image in {self.root / image_folder} for each of the {len(set(names))} names in "
+                f"{self.root / name}, got none for {len(missing)}, e.g. {missing[0]!r}; names are without a suffix"
             )
-        return {each: images[each] for each in names}
+        twice = [each for each, count in Counter(names).items() if count > 1]
+        if twice and not repeated:
+            self.wrong(
+                f"expected each name once in {self.root / name}, as an evaluation counts each image once, got {len(twice)} "
+                f"more than once, e.g. {twice[0]}"
+            )
+        return [each for each in (names if repeated else dict.fromkeys(names)) if each in images]
 
     def lines(self, name: str) -> list[str]:
         """The lines of a text file below the root, in UTF-8, without those that are empty.
@@ -193,13 +224,17 @@ class FileTree:
         path = self.root / name
         if not path.is_file() and path not in self.below(str(PurePosixPath(name).parent)):
             raise FileNotFoundError(f"expected the list {path}, {nearest(path)}. Expected layout:\n{self.layout}")
-        try:
-            lines = [line.strip() for line in self.read(path).decode("utf-8-sig").splitlines() if line.strip()]
-        except UnicodeDecodeError as error:
-            raise ValueError(f"expected a list in UTF-8, got another encoding: {path}; save it anew") from error
-        if not lines:
-            raise ValueError(f"expected a name a line, got an empty list: {path}")
-        return lines
+        return [composed(line) for line in lines_of(self.read(path), path)]
+
+    def _instead(self, folder: Path, names: Sequence[str]) -> str:
+        """What there is in a folder, of another suffix, in place of files of some names."""
+        wanted = set(names)
+        for path in self.passed_over.get(folder, []):
+            if composed(path.relative_to(folder).with_suffix("").as_posix()) in wanted:
+                jpeg = path.suffix.lower() in (".jpg", ".jpeg", ".jpe", ".jfif")
+                reason = "is a JPEG, which changes label values: export PNG" if jpeg else "is of another kind"
+                return f"; {path} {reason}"
+        return ""
 
     def _missing(self, folder: str) -> str:
         """That a folder is neither there nor in a zip file."""
@@ -246,21 +281,24 @@ class FileTree:
                 yield self.zips[place], inside, self.root / below
 
 
-def images_at(place: Path) -> list[Path]:
+def images_at(place: Path, max_pixels: int = MOST_PIXELS) -> list[Path]:
     """The images of a folder, at any depth, an image, or the images that a text file lists, a path a line.
 
+    What is there but is no file, such as a link to nothing, is among them: it is an image that cannot be read.
+
     Raises:
-        FileNotFoundError: If there is nothing there, or a listed file is not.
-        ValueError: If there are no images.
+        FileNotFoundError: If there is nothing there, or at a listed path.
+        ValueError: If there are no images, or the list cannot be read.
     """
     if place.suffix.lower() == ".txt" and place.is_file():
-        paths = [Path(line.strip()) for line in place.read_text("utf-8-sig").splitlines() if line.strip()]
+        paths = [Path(line) for line in lines_of(bytes_of(place, max_pixels), place)]
     elif place.is_dir():
-        paths = sorted(path for path in FileTree(place, "").below(".") if path.suffix.lower() in IMAGE_SUFFIXES)
+        below = FileTree(place, "").below(".", IMAGE_SUFFIXES)
+        paths = [path for path in below if path.suffix.lower() in IMAGE_SUFFIXES]
     else:
         paths = [place]
-    paths = [Path(os.path.abspath(path)) for path in paths]
-    missing = [path for path in paths if not path.is_file()]
+    paths = [Path(os.path.abspath(path)) for path in dict.fromkeys(paths)]
+    missing = [path for path in paths if not os.path.lexists(path)]
     if missing:
         raise FileNotFoundError(f"expected images to predict, got no file {missing[0]}, {nearest(missing[0])}")
     if not paths:
@@ -273,13 +311,3 @@ def names_below(folder: Path) -> set[str]:
     if not folder.is_dir():
         return set()
     return {path.relative_to(folder).with_suffix("").as_posix() for path in FileTree(folder, "").below(".")}
-
-
-def nearest(folder: Path) -> str:
-    """What there is instead of a missing folder."""
-    parent = next(parent for parent in folder.absolute().parents if parent.exists())
-    if not parent.is_dir():
-        return f"got a file in its way: {parent}"
-    names = sorted(path.name for path in parent.iterdir())
-    found = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    return f"got {parent} with {found or 'nothing'} in it"

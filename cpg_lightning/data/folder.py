@@ -1,18 +1,21 @@
 """A folder of images and labels of one's own."""
 
-import io
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
 
 from cpg_lightning.data.base import SegmentationDataModule, Split
 from cpg_lightning.data.class_table import EXAMPLE, read_classes
-from cpg_lightning.data.decoding import decode_image
-from cpg_lightning.data.files import IMAGE_SUFFIXES, nearest
+from cpg_lightning.data.color_labels import ColorLabels
+from cpg_lightning.data.decoding import MOST_PIXELS
+from cpg_lightning.data.files import IMAGE_SUFFIXES
+from cpg_lightning.data.paths import composed, expanded, nearest
 
-EXIF_WITHIN = 1 << 16  # bytes: where a JPEG's EXIF is, if it has one
+IMAGES, LABELS, LISTS = "images/{split}/{name}.*", "labels/{split}/{name}.png", "{split}.txt"
 
 
 class FolderDataModule(SegmentationDataModule):
@@ -33,14 +36,45 @@ class FolderDataModule(SegmentationDataModule):
         255,,
 
     Instead of split folders, ``train.txt``, ``val.txt`` and ``test.txt`` beside it may list the names of each split, a
-    line each. There may be subfolders, the same for images and labels. A test split is not needed unless it is asked for,
-    and images to be predicted need no labels: a split none of whose images has one.
+    line each; a training image that is listed more than once is as many samples. There may be subfolders, the same for
+    images and labels. A test split is not needed unless it is asked for, and images to be predicted need no labels: a
+    split none of whose images has one.
 
-    Arguments as in :class:`~cpg_lightning.data.SegmentationDataModule`.
+    Other layouts, as annotation tools export them, are said by patterns. ``{name}`` is what an image and its label have
+    in common, and may have subfolders in it; all else is taken as it is, but for ``.*`` at the end: any suffix of an
+    image. What the pattern of the labels fits is no image.
+
+    Args:
+        root: See :class:`~cpg_lightning.data.SegmentationDataModule`.
+        crop_size: See there.
+        images: Pattern of the images' paths below the root.
+        labels: Pattern of the labels' paths, e.g. ``{split}/{name}_mask.png``.
+        split_names: What a split is called in folders and lists where it is not by its own name, e.g.
+            ``{"val": ["val", "valid", "validation"]}``: the one that is there.
+        lists: Pattern of the lists' paths. Where the list of a split is there, ``{split}/`` is left out of the two others.
+        classes: The file of classes, below the root or anywhere: see
+            :func:`~cpg_lightning.data.class_table.read_classes`, also for how tools write it.
+        label_colors: Whether labels are RGB PNGs in the colours of the classes, rather than their values.
+        image_size: See :class:`~cpg_lightning.data.SegmentationDataModule`.
+        long_side: See there.
+        scale: See there.
+        scale_step: See there.
+        horizontal_flip: See there.
+        photometric: See there.
+        max_class_share: See there.
+        train_with_val: See there.
+        batch_size: See there.
+        eval_batch_size: See there.
+        num_workers: See there.
+        test_split: See there.
+        predict_split: See there.
+        predict_images: See there.
+        predict_done: See there.
+        max_pixels: See there.
 
     Raises:
-        FileNotFoundError: If there is no ``classes.csv``.
-        ValueError: If it is wrong; see :func:`~cpg_lightning.data.class_table.read_classes`.
+        FileNotFoundError: If there is no file of classes.
+        ValueError: If it is wrong, or a pattern is.
     """
 
     layout = """\
@@ -52,54 +86,182 @@ root/
 
     unknown_hint = "give the value a line in classes.csv, without a name if it is to be ignored"
 
+    def __init__(
+        self,
+        root: str | Path,
+        crop_size: tuple[int, int],
+        images: str = IMAGES,
+        labels: str = LABELS,
+        split_names: dict[str, list[str]] | None = None,
+        lists: str = LISTS,
+        classes: str = "classes.csv",
+        label_colors: bool = False,
+        image_size: int | tuple[int, int] | None = None,
+        long_side: int | None = None,
+        scale: tuple[float, float] = (0.5, 2.0),
+        scale_step: float | None = None,
+        horizontal_flip: float = 0.5,
+        photometric: bool = False,
+        max_class_share: float = 1.0,
+        train_with_val: bool = False,
+        batch_size: int = 8,
+        eval_batch_size: int = 1,
+        num_workers: int = 2,
+        test_split: Split | None = None,
+        predict_split: Split | None = None,
+        predict_images: str | None = None,
+        predict_done: list[str] | None = None,
+        max_pixels: int = MOST_PIXELS,
+    ) -> None:
+        for option, pattern in (("images", images), ("labels", labels)):
+            if pattern.count("{name}") != 1 or re.search(r"\{(?!name\}|split\})", pattern):
+                raise ValueError(
+                    f"expected {option} to be a path with {{name}} once, and {{split}} where that is part of it, e.g. "
+                    f"{IMAGES}, got {pattern}"
+                )
+        if images == labels:
+            raise ValueError(f"expected labels to be another pattern than images, got {labels} for both")
+        if lists.count("{split}") != 1 or "{name}" in lists:
+            raise ValueError(f"expected lists to be a path with {{split}} once, e.g. {LISTS}, got {lists}")
+        if set(split_names or {}) - {"train", "val", "test"} or not all((split_names or {"val": ["val"]}).values()):
+            raise ValueError(
+                f"expected split_names to give train, val or test a list of names, e.g. {{val: [val, valid]}}, got {split_names}"
+            )
+        self.images, self.labels, self.lists = images, labels, lists
+        self.split_names = split_names or {}
+        self.classes = classes
+        self.label_colors = label_colors
+        super().__init__(
+            root,
+            crop_size,
+            image_size,
+            long_side,
+            scale,
+            scale_step,
+            horizontal_flip,
+            photometric,
+            max_class_share,
+            train_with_val,
+            batch_size,
+            eval_batch_size,
+            num_workers,
+            test_split,
+            predict_split,
+            predict_images,
+            predict_done,
+            max_pixels,
+        )
+
     def find_facts(self) -> None:
         """Read the classes, and look which splits there are."""
-        path = self.root / "classes.csv"
+        if (self.images, self.labels, self.lists) != (IMAGES, LABELS, LISTS):
+            self.layout = f"root/\n    {self.images}\n    {self.labels}\n    (or with a list of names {self.lists})"
+        path = self.root / expanded(self.classes)
         if not path.is_file():
             raise FileNotFoundError(
                 f"expected the file of classes {path}, {nearest(path)}. Expected layout:\n{self.layout}\n"
                 f"with, for example, this classes.csv:\n{EXAMPLE}"
             )
-        self.class_names, self.palette, self.label_values, self.void_values = read_classes(path)
+        self.class_table = read_classes(path, self.label_colors)
+        self.class_names, self.palette, self.label_values, self.void_values, _ = self.class_table
         self.num_classes = len(self.class_names)
-        if not (self._listed("test") or (self.root / "images" / "test").is_dir()):
+        self.unknown_hint = self.unknown_hint.replace("classes.csv", path.name)
+        if not self._called("test"):
             self.splits = ("train", "val")
 
-    @staticmethod
-    def decode_image(data: bytes, path: Path) -> np.ndarray:
-        """As for other datasets, but an image that is shown rotated is refused: who knows what was labelled."""
-        if b"Exif" in data[:EXIF_WITHIN]:
-            with Image.open(io.BytesIO(data)) as image:
-                orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-            if orientation != 1:
-                raise ValueError(
-                    f"expected an image that is stored as it is shown, got EXIF orientation {orientation}: {path}; save it "
-                    "as it was labelled, without that"
-                )
-        return decode_image(data, path)
+    def label_decoder(self) -> Callable[[bytes, Path], np.ndarray]:
+        """See :meth:`SegmentationDataModule.label_decoder`."""
+        return ColorLabels(self.class_table) if self.label_colors else super().label_decoder()
 
     def files(self, split: Split) -> list[tuple[Path, Path | None]]:
         """See :meth:`SegmentationDataModule.files`."""
-        listed = self._listed(split)
-        folders = ("images", "labels") if listed else (f"images/{split}", f"labels/{split}")
-        images = self.tree.named(folders[0], IMAGE_SUFFIXES)
-        labels = self.tree.named(folders[1], (".png",)) if (self.root / folders[1]).is_dir() else {}
+        image_pattern, label_pattern = self._patterns(split)
+        label_folder = _folder(label_pattern)
+        labels = self._matching(label_pattern) if (self.root / label_folder).is_dir() else {}
+        images = self._matching(image_pattern, set(labels.values()))
+        names = None
+        listed = self._list(split)
         if listed:
             self._check_lists()
-            images = self.tree.listed(f"{split}.txt", images, folders[0])
-            labels = {name: path for name, path in labels.items() if name in images}
-        return self.tree.pairs(images, labels, *folders) if labels else self.tree.unpaired(images, folders[0])
+            names = self.tree.listed(listed, images, _folder(image_pattern), repeated=split == "train")
+            images, labels = ({name: files[name] for name in names if name in files} for files in (images, labels))
+        if not labels:
+            return self.tree.unpaired(images, _folder(image_pattern), names)
+        return self.tree.pairs(images, labels, _folder(image_pattern), label_folder, names, label_pattern)
 
-    def _listed(self, split: Split) -> bool:
-        return (self.root / f"{split}.txt").is_file()
+    def why_no_labels(self, split: Split) -> str:
+        """See :meth:`SegmentationDataModule.why_no_labels`."""
+        pattern = self._patterns(split)[1]
+        folder = self.root / _folder(pattern)
+        looked = f"Labels are looked for as {self.root / pattern}: "
+        if not folder.is_dir():
+            others = f"'{self.labels.replace(self.labels.split('/')[0], 'masks', 1)}'"
+            return f"{looked}{nearest(folder)}; where they lie elsewhere, say so, e.g. --data.labels {others}. "
+        kinds = Counter(path.suffix.lower() for path in self.tree.passed_over.get(folder, []))
+        counts = ", ".join(f"{count} {kind or 'without a suffix'}" for kind, count in kinds.most_common(4))
+        reason = "; a label is a PNG: a JPEG changes the values" if kinds.keys() & {".jpg", ".jpeg"} else ""
+        return f"{looked}{folder} has {counts + ' files' if counts else 'no files of these names'}{reason}. "
+
+    def _matching(self, pattern: str, besides: Collection[Path] = ()) -> Mapping[str, Path]:
+        """The files that a pattern fits, by their name."""
+        before, after = pattern.split("{name}")
+        suffixes = IMAGE_SUFFIXES if after == ".*" else (after,)
+        return self.tree.named(_folder(pattern), suffixes, before.rpartition("/")[2], besides)
+
+    def _patterns(self, split: Split) -> tuple[str, str]:
+        """The patterns of the images and the labels of a split.
+
+        Raises:
+            FileNotFoundError: If they are the same for each split, and there is no list of its names.
+        """
+        called = self._called(split) or self.split_names.get(split, [split])[0]
+        if self._list(split):
+            return self.images.replace("{split}/", ""), self.labels.replace("{split}/", "")
+        if "{split}" not in self.images:
+            path = self.root / self.lists.replace("{split}", called)
+            raise FileNotFoundError(
+                f"expected the list {path}, as images={self.images} has no {{split}}, {nearest(path)}. Expected layout:\n{self.layout}"
+            )
+        return self.images.replace("{split}", called), self.labels.replace("{split}", called)
+
+    def _called(self, split: Split) -> str | None:
+        """Which of its names a split has here; None if none.
+
+        Raises:
+            ValueError: If it is two of them.
+        """
+        names = self.split_names.get(split, [split])
+        there = [name for name in names if self._is_list(name) or self._has_folder(name)]
+        if len(there) > 1:
+            raise ValueError(
+                f"expected one of {', '.join(names)} for the {split} split in {self.root}, got {', '.join(there)}"
+            )
+        return there[0] if there else None
+
+    def _list(self, split: Split) -> str:
+        """The path below the root of the list of a split; empty if there is none."""
+        called = self._called(split)
+        return self.lists.replace("{split}", called) if called and self._is_list(called) else ""
+
+    def _is_list(self, name: str) -> bool:
+        return (self.root / self.lists.replace("{split}", name)).is_file()
+
+    def _has_folder(self, name: str) -> bool:
+        return "{split}" in self.images and (self.root / _folder(self.images.replace("{split}", name))).is_dir()
 
     def _check_lists(self) -> None:
         """Refuse an image that is in two splits."""
-        names = {split: set(self.tree.lines(f"{split}.txt")) for split in self.splits if self._listed(split)}
+        lists = [self._list(split) for split in self.splits if self._list(split)]
+        names = {each: {composed(line) for line in self.tree.lines(each)} for each in lists}
         for one, other in combinations(names, 2):
             both = sorted(names[one] & names[other])
             if both:
-                raise ValueError(
-                    f"expected each image in one split, got {len(both)} both in {one}.txt and in {other}.txt of {self.root}, "
+                self.tree.wrong(
+                    f"expected each image in one split, got {len(both)} both in {one} and in {other} of {self.root}, "
                     f"e.g. {both[0]}"
                 )
+
+
+def _folder(pattern: str) -> str:
+    """The folder in which the files that a pattern fits are looked for."""
+    return pattern.split("{name}")[0].rpartition("/")[0] or "."

@@ -6,7 +6,10 @@ import albumentations as A
 import cv2
 import numpy as np
 
-from cpg_lightning.data.base import SegmentationDataModule, SegmentationDataset, Split
+from cpg_lightning.data.base import SegmentationDataModule, Split
+from cpg_lightning.data.dataset import SegmentationDataset
+from cpg_lightning.data.decoding import MOST_PIXELS
+from cpg_lightning.data.options import check_whole
 
 
 class ShapesDataset(SegmentationDataset):
@@ -64,6 +67,7 @@ class ShapesDataModule(SegmentationDataModule):
         predict_split: See there.
         predict_images: See there.
         predict_done: See there; drawn images are never left out.
+        max_pixels: See there.
 
     Example:
         >>> data = ShapesDataModule(train_images=16, batch_size=4, num_workers=0)
@@ -93,6 +97,7 @@ class ShapesDataModule(SegmentationDataModule):
         predict_split: Split | None = None,
         predict_images: str | None = None,
         predict_done: list[str] | None = None,
+        max_pixels: int = MOST_PIXELS,
     ) -> None:
         super().__init__(
             root="",
@@ -107,10 +112,10 @@ class ShapesDataModule(SegmentationDataModule):
             predict_split=predict_split,
             predict_images=predict_images,
             predict_done=predict_done,
+            max_pixels=max_pixels,
         )
-        for name, number in (("train_images", train_images), ("val_images", val_images)):
-            if number < 1:
-                raise ValueError(f"expected {name} to be 1 or more, got {number}")
+        check_whole("train_images", train_images, 1)
+        check_whole("val_images", val_images, 1)
         self.train_images = train_images
         self.val_images = val_images
 

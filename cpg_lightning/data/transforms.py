@@ -1,10 +1,13 @@
 """The albumentations pipelines of training and evaluation."""
 
+from functools import partial
 from typing import Any
 
 import albumentations as A
 import cv2
 import numpy as np
+
+from cpg_lightning.data.decoding import MOST_PIXELS
 
 CROP_TRIES = 10  # for a window in which no class has more than its share, as in mmsegmentation
 
@@ -132,10 +135,25 @@ def training_pipeline(
     return A.Compose(transforms)
 
 
-def evaluation_pipeline(image_size: int | tuple[int, int] | None) -> A.Compose:
-    """Resize images to (height, width) in pixels or to a shorter side, bilinearly. Labels are never given to it."""
+def evaluation_pipeline(image_size: int | tuple[int, int] | None, max_pixels: int = MOST_PIXELS) -> A.Compose:
+    """Resize images to (height, width) in pixels or to a shorter side, bilinearly. Labels are never given to it.
+
+    It raises a ValueError for an image that would have more than ``max_pixels`` then.
+    """
     if image_size is None:
         return A.Compose([])
     if isinstance(image_size, int):
-        return A.Compose([A.SmallestMaxSize(image_size, interpolation=cv2.INTER_LINEAR)])
+        within = A.Lambda(image=partial(_within, image_size, max_pixels), name="within")
+        return A.Compose([within, A.SmallestMaxSize(image_size, interpolation=cv2.INTER_LINEAR)])
     return A.Compose([A.Resize(*image_size, interpolation=cv2.INTER_LINEAR)])
+
+
+def _within(image_size: int, max_pixels: int, image: np.ndarray, **params: Any) -> np.ndarray:
+    """An image as it is, unless it would be too large when resized."""
+    height, width = (round(side) for side in resized((image.shape[0], image.shape[1]), image_size))
+    if height * width > max_pixels:
+        raise ValueError(
+            f"expected at most max_pixels={max_pixels} pixels, got {height}x{width} (height x width), an image of "
+            f"{image.shape[0]}x{image.shape[1]} resized to image_size={image_size}"
+        )
+    return image

@@ -27,7 +27,8 @@ from torchvision.transforms import v2
 
 import cpg_lightning.data
 from cpg_lightning.data import SegmentationDataModule
-from cpg_lightning.data.base import FileDataset, one_thread
+from cpg_lightning.data.base import one_thread
+from cpg_lightning.data.dataset import FileDataset
 from cpg_lightning.data.loading import SegmentationLoader, collate
 from cpg_lightning.data.sampling import Draw
 

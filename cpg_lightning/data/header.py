@@ -1,0 +1,227 @@
+"""What an image file says of itself: its size, depth, channels and orientation, read without decoding it."""
+
+import io
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from PIL import Image
+from PIL.AvifImagePlugin import AvifImageFile
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
+from PIL.ImageFile import ImageFile
+from PIL.Jpeg2KImagePlugin import Jpeg2KImageFile
+from PIL.PpmImagePlugin import PpmImageFile
+from PIL.TiffImagePlugin import TiffImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+TIFF = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}  # the last two: BigTIFF
+# Of what Pillow reads, the formats that are read here: some of the others run programs. Not Image.open, which also has a
+# limit of its own, for the whole process.
+OTHERS: dict[str, tuple[tuple[bytes, ...], type[ImageFile]]] = {
+    "TIFF": (tuple(TIFF), TiffImageFile),
+    "BMP": ((b"BM",), BmpImageFile),
+    "GIF": ((b"GIF87a", b"GIF89a"), GifImageFile),
+    "WebP": ((b"RIFF",), WebPImageFile),
+    "PNM": (tuple(b"P%d" % number for number in range(1, 7)), PpmImageFile),
+    "JPEG 2000": ((b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP"), Jpeg2KImageFile),
+    "AVIF": (tuple(b"\x00\x00\x00%cftypavi" % size for size in range(0x10, 0x40, 4)), AvifImageFile),
+}
+
+GREY, RGB, PALETTE, CMYK = "grey", "RGB", "palette", "CMYK"
+WITH_ALPHA = {GREY: "grey and alpha", RGB: "RGBA", PALETTE: "palette and alpha"}
+LAYOUTS = {  # of Pillow's modes; those that there are not, such as RGBX, cannot be shown as RGB without a guess
+    "1": GREY,
+    "L": GREY,
+    "LA": WITH_ALPHA[GREY],
+    "P": PALETTE,
+    "PA": WITH_ALPHA[PALETTE],
+    "RGB": RGB,
+    "RGBA": WITH_ALPHA[RGB],
+    "YCbCr": RGB,
+    "CMYK": CMYK,
+}
+DEPTHS = {"1": 1, "I": 32, "F": 32} | {mode: 16 for mode in ("I;16", "I;16L", "I;16B", "I;16N")}  # else 8
+
+_PNG_LAYOUTS = {0: GREY, 2: RGB, 3: PALETTE, 4: WITH_ALPHA[GREY], 6: WITH_ALPHA[RGB]}
+_ORIENTATION = 0x0112
+_RAW_PROFILE = b"Raw profile type exif\0"  # what ImageMagick writes in place of a PNG's eXIf
+_MOST_TEXT = 1 << 20  # bytes that such a text may inflate to
+
+
+class Header(NamedTuple):
+    """What an image file says of itself.
+
+    Attributes:
+        kind: Its format.
+        width: Pixels in a row, as stored.
+        height: Rows, as stored.
+        bits: Bits of a channel.
+        layout: Its channels, e.g. ``"RGB"``.
+        orientation: EXIF's number from 1 to 8: how it is turned to be shown; 1 is not at all.
+    """
+
+    kind: str
+    width: int
+    height: int
+    bits: int
+    layout: str
+    orientation: int
+
+
+def read_header(data: bytes) -> Header | None:
+    """The header of an image file's content; None if it is no image, or its header cannot be read.
+
+    It takes some microseconds for a PNG, a JPEG and a TIFF.
+    """
+    try:
+        if data.startswith(PNG):
+            return _png(data)
+        if data.startswith(JPEG):
+            return _jpeg(data)
+        if data[:4] in TIFF:
+            return _tiff(data)
+        image = opened(data)
+        if image is None:
+            return None
+        return Header(
+            image.format or "image",
+            *image.size,
+            DEPTHS.get(image.mode, 8),
+            LAYOUTS.get(image.mode, _bands(image)),
+            orientation_of(image.info.get("exif", b"")),
+        )
+    except (ArithmeticError, LookupError, OSError, SyntaxError, ValueError, struct.error, zlib.error):
+        return None  # the decoder says what is wrong
+
+
+def opened(data: bytes) -> ImageFile | None:
+    """Pillow's image of a file's content, whose pixels it has not read yet; None if it is none of the ``OTHERS``."""
+    for starts, reader in OTHERS.values():
+        if data.startswith(starts):
+            return reader(io.BytesIO(data))
+    return None
+
+
+def orientation_of(exif: bytes) -> int:
+    """The orientation in a block of EXIF, 1 where there is none or what there is cannot be read."""
+    try:
+        value = _tags(exif.removeprefix(b"Exif\0\0")).get(_ORIENTATION, (1,))[0]
+    except (LookupError, ValueError, struct.error):
+        return 1
+    return value if 1 <= value <= 8 else 1
+
+
+def channels_of(image: Image.Image) -> tuple[int, str]:
+    """Bits of a channel and layout of a picture of Pillow's, as they were in its file as far as that can be seen."""
+    bits = DEPTHS.get(image.mode, 8)
+    if isinstance(image, TiffImageFile):
+        bits = max(bits, *image.tag_v2.get(258, (8,)))
+        channels = image.tag_v2.get(277, 1)
+        if channels > len(image.getbands()):  # Pillow has left some out
+            return bits, f"{channels} channels"
+    if isinstance(image, ImageFile) and any("16" in str(tile[3]) for tile in image.tile):
+        bits = 16  # Pillow reads colours of 16 bits as 8 without a word
+    return bits, LAYOUTS.get(image.mode, _bands(image))
+
+
+def _bands(image: Image.Image) -> str:
+    """The channels of a picture of Pillow's in a mode that is not read."""
+    number = len(image.getbands())
+    return f"{number} channel{'s'[: number > 1]} ({image.mode})"
+
+
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Name of each chunk of a PNG, and where its content begins and ends; the last one may reach beyond the file."""
+    position = len(PNG)
+    while position + 12 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, position)
+        yield name, position + 8, position + 8 + length
+        position += 12 + length
+
+
+def _png(data: bytes) -> Header:
+    width, height, bits, kind = struct.unpack_from(">IIBB", data, 16)
+    layout, orientation = _PNG_LAYOUTS.get(kind, f"colour type {kind}"), 1
+    for name, start, end in png_chunks(data):
+        if name == b"IDAT":
+            continue
+        if name == b"tRNS":
+            layout = WITH_ALPHA.get(layout, layout)
+        elif name == b"eXIf":
+            orientation = orientation_of(data[start:end])
+        elif name in (b"zTXt", b"tEXt") and data.startswith(_RAW_PROFILE, start):
+            text = data[start + len(_RAW_PROFILE) : end]
+            text = zlib.decompressobj().decompress(text[1:], _MOST_TEXT) if name == b"zTXt" else text
+            orientation = orientation_of(bytes.fromhex("".join(text.decode("ascii").split()[2:])))
+    return Header("PNG", width, height, bits, layout, orientation)
+
+
+def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Marker of each segment of a JPEG up to the first scan, and where its content begins and ends."""
+    position = len(JPEG)
+    while True:
+        if data[position] != 0xFF:
+            raise ValueError("no marker where one should be")
+        marker = data[position + 1]
+        if marker == 0xFF:  # a filling byte
+            position += 1
+            continue
+        length = int.from_bytes(data[position + 2 : position + 4], "big")
+        yield marker, position + 4, position + 2 + length
+        if marker == 0xDA:
+            return
+        position += 2 + max(2, length)
+
+
+def _jpeg(data: bytes) -> Header | None:
+    header, orientation = None, 1
+    for marker, start, end in jpeg_segments(data):
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            bits, height, width, channels = struct.unpack_from(">BHHB", data, start)
+            layout = {1: GREY, 3: RGB, 4: CMYK}.get(channels, f"{channels} channels")
+            header = Header("JPEG", width, height, bits, layout, 1)
+        elif marker == 0xE1 and data.startswith(b"Exif\0\0", start):
+            orientation = orientation_of(data[start:end])
+    return header and header._replace(orientation=orientation)
+
+
+def _tiff(data: bytes) -> Header:
+    tags = _tags(data)
+    (width,), (height,) = tags[256][:1], tags[257][:1]
+    bits, channels, photometric = max(tags.get(258, (1,))), tags.get(277, (1,))[0], tags.get(262, (1,))[0]
+    colours, layout = {0: (1, GREY), 1: (1, GREY), 2: (3, RGB), 3: (1, PALETTE), 5: (4, CMYK), 6: (3, RGB)}.get(
+        photometric, (0, "")
+    )
+    if channels == colours + 1 and tags.get(338, (0,))[0] in (1, 2):  # the extra one is said to be alpha
+        layout = WITH_ALPHA.get(layout, "")
+    elif channels != colours:
+        layout = ""
+    if max(tags.get(339, (1,))) in (2, 3):
+        layout = ""  # signed or floating
+    orientation = tags.get(_ORIENTATION, (1,))[0]
+    layout = layout or f"{channels} channel{'s'[: channels > 1]}"
+    return Header("TIFF", width, height, bits, layout, orientation if 1 <= orientation <= 8 else 1)
+
+
+def _tags(tiff: bytes) -> dict[int, tuple[int, ...]]:
+    """The whole numbers in the first directory of a TIFF, or of EXIF, which is one: at most 16 of each tag."""
+    order, big = TIFF[tiff[:4]], tiff[2:4] in (b"+\0", b"\0+")
+    (first,) = struct.unpack_from(order + ("Q" if big else "I"), tiff, 8 if big else 4)
+    (entries,) = struct.unpack_from(order + ("Q" if big else "H"), tiff, first)
+    first, size, entry = (first + 8, 20, "HHQ") if big else (first + 2, 12, "HHI")
+    tags = {}
+    for position in range(first, first + size * min(entries, 4096), size):
+        tag, kind, count = struct.unpack_from(order + entry, tiff, position)
+        letter = {1: "B", 3: "H", 4: "I", 16: "Q"}.get(kind)
+        if letter is None:
+            continue
+        values = f"{order}{min(count, 16)}{letter}"
+        place = position + (12 if big else 8)
+        if count * struct.calcsize(letter) > (8 if big else 4):
+            (place,) = struct.unpack_from(order + ("Q" if big else "I"), tiff, place)
+        if count:
+            tags[tag] = struct.unpack_from(values, tiff, place)
+    return tags

@@ -1,0 +1,90 @@
+"""Paths and names as people give them and systems write them."""
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+
+def walked(folder: Path, suffixes: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Every file below a folder, and the folders whose names end in one of some suffixes, which are not entered.
+
+    Links to folders are followed. Each folder is entered once, by its own path before any link to it, and those that the
+    first one lies in never.
+
+    Raises:
+        ValueError: If a folder cannot be read.
+    """
+    start = os.path.realpath(folder)
+    entered = {start, *(str(parent) for parent in Path(start).parents)}
+    starts = [folder]
+    while starts:
+        links: list[Path] = []
+        for parent, folders, names in os.walk(starts.pop(0), onerror=_refused):
+            yield from (Path(parent, name) for name in names)
+            for name in sorted(folders):
+                path = Path(parent, name)
+                target = os.path.realpath(path)
+                if suffixes and name.lower().endswith(suffixes):
+                    yield path
+                    folders.remove(name)
+                elif path.is_symlink():
+                    links.append(path)
+                elif target in entered:
+                    folders.remove(name)
+                else:
+                    entered.add(target)
+        for link in links:
+            target = os.path.realpath(link)
+            if target not in entered:
+                entered.add(target)
+                starts.append(link)
+
+
+def _refused(error: OSError) -> None:
+    """Name a folder that cannot be listed, which ``os.walk`` would leave out."""
+    raise ValueError(f"expected a folder that can be read, got {error.strerror}: {error.filename}") from error
+
+
+def composed(name: str) -> str:
+    """A name with composed characters, as it is shown: some systems write an ö as an o and its dots."""
+    return unicodedata.normalize("NFC", name)
+
+
+def expanded(path: str | Path) -> Path:
+    """A path with ``~`` and environment variables filled in, as a shell would.
+
+    Raises:
+        ValueError: If a variable is not set.
+    """
+    filled = os.path.expanduser(os.path.expandvars(str(path)))
+    unset = re.findall(r"\$\{?(\w+)", filled)
+    if unset and not os.path.lexists(filled):
+        raise ValueError(f"expected the environment variable {unset[0]} to be set, got none, for the path {path}")
+    return Path(filled)
+
+
+def lines_of(content: bytes, path: Path) -> list[str]:
+    """The lines of a list in UTF-8, without those that are empty.
+
+    Raises:
+        ValueError: If it is in another encoding, or has none.
+    """
+    try:
+        lines = [line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"expected a list in UTF-8, got another encoding: {path}; save it anew") from error
+    if not lines or any("\0" in line for line in lines):
+        raise ValueError(f"expected a name a line, got {'no text' if lines else 'an empty list'}: {path}")
+    return lines
+
+
+def nearest(folder: Path) -> str:
+    """What there is instead of a missing folder."""
+    parent = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not parent.is_dir():
+        return f"got a file in its way: {parent}"
+    names = sorted(path.name for path in parent.iterdir())
+    found = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return f"got {parent} with {found or 'nothing'} in it"
