@@ -168,6 +168,13 @@ def test_layers_that_differ_in_more_than_classes_are_never_renewed(layer):
     assert "new_classifier" not in str(error.value)
 
 
+def test_a_number_is_no_layer_of_classes():
+    network = nn.Module()
+    network.scale = nn.Parameter(torch.tensor(1.0))
+    with pytest.raises(ValueError, match=r"1 of another shape: scale \(3,\) instead of \(\)$"):
+        fill(network, {"scale": torch.ones(3)}, new_classifier=True)
+
+
 def test_fine_tuning_starts_from_a_checkpoint_of_the_package(tmp_path):
     trained = SegmentationModule(LRASPP(5), CrossEntropyCPGLoss(), 5)
     checkpoint = {"pytorch-lightning_version": "2.6.6", "state_dict": trained.state_dict()}

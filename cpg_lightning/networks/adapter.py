@@ -75,7 +75,7 @@ class Adapter(SegmentationNetwork):
         self.align_corners = align_corners
         self.mean, self.std = mean, std
         self.min_size = 1 if min_size is None else min_size
-        self.fixed_size = fixed_size
+        self.fixed_size = None if fixed_size is None else (fixed_size[0], fixed_size[1])
         self.square = False
         if next(network.parameters(), None) is not None:
             if min_size is None and fixed_size is None:

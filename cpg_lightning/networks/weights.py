@@ -124,12 +124,14 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], new_classifier: bool
         ValueError: If weights are missing or of another shape; the error names up to three of each, and nothing has
             been copied.
     """
-    own = network.state_dict()
+    own = {name: weight for name, weight in network.state_dict().items() if isinstance(weight, Tensor)}
     found, rest = _assigned(list(own), weights)
     missing = [name for name in own if name not in found and not name.endswith(COUNTER)]
     reshaped = [name for name, weight in found.items() if own[name].shape != weight.shape]
     counts = {(found[name].shape[:1], own[name].shape[:1]) for name in reshaped}
-    only_classes = len(counts) == 1 and all(found[name].shape[1:] == own[name].shape[1:] for name in reshaped)
+    only_classes = len(counts) == 1 and all(
+        found[name].ndim == own[name].ndim > 0 and found[name].shape[1:] == own[name].shape[1:] for name in reshaped
+    )
     if missing or (reshaped and not (only_classes and new_classifier)):
         shapes = [f"{name} {tuple(found[name].shape)} instead of {tuple(own[name].shape)}" for name in reshaped]
         problems = [("missing", missing), ("of another shape", shapes), ("unexpected", rest)]
