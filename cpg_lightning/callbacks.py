@@ -19,6 +19,7 @@ from rich.table import Table
 from torch import Tensor
 
 from cpg_lightning.data import SegmentationDataModule
+from cpg_lightning.data.predicted import PredictionRecord
 from cpg_lightning.metrics import ImageScores, image_scores
 from cpg_lightning.module import Scores, SegmentationModule
 from cpg_lightning.pictures import (
@@ -260,6 +261,7 @@ class PredictionWriter(BasePredictionWriter):
         super().__init__(write_interval="batch")
         self.folder = folder
         self.kinds = [kind for kind, wanted in zip(KINDS, (palette, labels, overlay), strict=True) if wanted]
+        self.record: PredictionRecord | None = None  # what `cpg predict --output` has predicted
         self.broken: list[str] = []
         self.place = Path()
 
@@ -293,6 +295,8 @@ class PredictionWriter(BasePredictionWriter):
         data = getattr(trainer, "datamodule", None)
         for index, name in enumerate(batch["name"]):
             mask = classes[index].astype(np.uint8)
+            if self.record is not None:
+                self.record.add(name, "begun", trainer.global_rank)
             if probabilities is not None:
                 self._save("probabilities", f"{name}.npz", functools.partial(_save_array, probabilities[index]))
             if "overlay" in self.kinds:
@@ -305,6 +309,8 @@ class PredictionWriter(BasePredictionWriter):
             if "labels" in self.kinds:
                 values = data.to_label_values(mask) if isinstance(data, SegmentationDataModule) else mask
                 self._save("labels", f"{name}.png", Image.fromarray(values).save)
+            if self.record is not None:
+                self.record.add(name, "done", trainer.global_rank)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say where the predictions are."""

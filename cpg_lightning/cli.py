@@ -1,9 +1,11 @@
 """The cpg command: LightningCLI with links from the data to the model, and runs that name and record themselves."""
 
+import json
 import os
 import secrets
 import sys
 import traceback
+from hashlib import sha256
 from netrc import NetrcParseError, netrc
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,15 +18,17 @@ from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 import cpg_lightning
 
 # Imported classes are those that the command line knows by their short names.
-from cpg_lightning.callbacks import KINDS, EvaluationReport, PredictionWriter  # noqa: F401
+from cpg_lightning.callbacks import EvaluationReport, PredictionWriter  # noqa: F401
 from cpg_lightning.check_data import check_data
 from cpg_lightning.checkpoints import check_weights, read_checkpoint, run_of
 from cpg_lightning.data import SegmentationDataModule
+from cpg_lightning.data.paths import expanded
+from cpg_lightning.data.predicted import PredictionRecord, file_digest
 from cpg_lightning.losses import SegmentationCriterion
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.networks import SegmentationNetwork
@@ -101,7 +105,13 @@ class SegmentationCLI(LightningCLI):
         parser.add_argument(
             "--output",
             type=str | None,
-            help="where predict writes, leaving out what is there; a folder of the run by default",
+            help="where predict writes, leaving out the images that are predicted there; a folder of the run by default",
+        )
+        parser.add_argument(
+            "--overwrite",
+            type=bool,
+            default=False,
+            help="whether predict predicts all images again, and writes over files",
         )
         parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
         parser.link_arguments("data.ignore_index", "model.criterion.init_args.ignore_index", apply_on="instantiate")
@@ -120,8 +130,8 @@ class SegmentationCLI(LightningCLI):
             _drop_pretrained(config.model)
         if self.subcommand == "predict" and config.return_predictions is None:
             config.return_predictions = False  # they are written, not collected
-        if config.output is not None:
-            self._send_predictions(config)
+        if config.output is not None or config.overwrite:
+            self._check_output(config)
 
         loggers = _wandb_loggers(config.trainer)
         name, run_id = self._name(config, loggers)
@@ -176,6 +186,8 @@ class SegmentationCLI(LightningCLI):
             self.checkpoint = None  # its weights have been looked at: the Trainer reads the file itself
         elif self.subcommand != "fit":
             rank_zero_warn(f"without --ckpt_path, {self.subcommand} takes the weights that the network is built with")
+        if self.config[self.subcommand].output is not None:
+            self._record_predictions()
         self.datamodule.setup(self.subcommand)
         rank_zero_only(_make)(Path(self.trainer.default_root_dir))
 
@@ -185,6 +197,14 @@ class SegmentationCLI(LightningCLI):
         Raises:
             ValueError: If the state in a checkpoint cannot be restored.
         """
+        done = self.datamodule.predicted
+        if done is not None and done.left_out:
+            rank_zero_info(
+                f"{done.left_out} images are predicted in {done.folder} already and left out; --overwrite true predicts them "
+                "again"
+            )
+            if not done.identities:
+                return
         try:
             super()._run_subcommand(subcommand)
         except (AttributeError, IndexError, KeyError, TypeError) as error:
@@ -199,18 +219,32 @@ class SegmentationCLI(LightningCLI):
                 f"({type(error).__name__}: {error}): {self._get(self.config, 'ckpt_path')}"
             ) from error
 
-    def _send_predictions(self, config: Namespace) -> None:
-        """Let predictions be written to ``--output``, and those that are there be left out."""
+    def _check_output(self, config: Namespace) -> None:
         writers = [each for each in config.trainer.callbacks or [] if each.class_path.endswith(".PredictionWriter")]
-        if self.subcommand != "predict" or not writers:
+        if self.subcommand != "predict" or len(writers) != 1:
             raise ValueError(
-                "expected --output with predict and a PredictionWriter among its callbacks, got it without"
+                "expected --output and --overwrite with predict and one PredictionWriter among its callbacks, got them without"
             )
-        for writer in writers:
-            writer.init_args.folder = config.output
-            kinds = [kind for kind in KINDS if writer.init_args.get(kind, True)]
-            kinds += ["probabilities"] if config.model.predict_probabilities else []
-            config.data.init_args.predict_done = [str(Path(config.output, kind)) for kind in kinds]
+        if config.output is not None:
+            writers[0].init_args.folder = str(expanded(config.output))
+
+    def _record_predictions(self) -> None:
+        """Let the images that are predicted in ``--output`` already be left out."""
+        config = self.config[self.subcommand]
+        (writer,) = (each for each in self.trainer.callbacks if isinstance(each, PredictionWriter))  # type: ignore[attr-defined]
+        kinds = [*writer.kinds, *(["probabilities"] if self.model.predict_probabilities else [])]
+        record = PredictionRecord(writer.folder or "", self._prediction_settings(kinds), kinds, config.overwrite)
+        writer.record = self.datamodule.predicted = record
+
+    def _prediction_settings(self, kinds: list[str]) -> str:
+        """A digest of all that decides a prediction besides the image."""
+        config = yaml.safe_load(self.parser.dump(self.config))[self.subcommand]
+        path = config.get("ckpt_path")
+        weights = config["seed_everything"] if path is None else file_digest(path)
+        model = {name: config["model"].get(name) for name in ("network", "weights", "inference")}
+        facts = [self.datamodule.class_names, self.datamodule.palette, self.datamodule.label_values]
+        parts = [weights, model, self.model.image_size, facts, kinds, config["trainer"].get("precision")]
+        return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
     def _name(self, config: Namespace, loggers: list[Namespace]) -> tuple[str, str]:
         """The name and the id of the run: those of the run that is continued, else the user's, else new ones."""

@@ -70,7 +70,7 @@ class Predictor:
             FileNotFoundError: If there is no such file.
             ValueError: If it cannot be read, or is no RGB image of 8 bits.
         """
-        pixels = _pixels(image)
+        pixels = read_image(image)
         resized = self.pipeline(image=pixels)["image"]
         batch = {
             "image": torch.from_numpy(np.ascontiguousarray(resized)).permute(2, 0, 1)[None].to(self.device),
@@ -79,7 +79,3 @@ class Predictor:
         with torch.inference_mode():
             classes: np.ndarray = self.module.classes(batch)[0].cpu().numpy().astype(np.uint8)
         return classes
-
-
-def _pixels(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
-    return read_image(image)

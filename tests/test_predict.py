@@ -1,7 +1,8 @@
 """Predictions: of splits and of any images, their files, what is broken or finished, and Predictor."""
 
-import os
+import shutil
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import lightning as L
@@ -72,13 +73,23 @@ class TestFiles:
         written = {str(path.relative_to(labels)) for path in labels.rglob("*.png")}
         assert written == {"b.png.png", *(f"photographs/{name}.png" for name in ("a.jpg", "a.png", "b.png"))}
 
-    def test_what_was_written_is_not_predicted(self, photographs, tmp_path):
-        out = photographs / "out"
-        (out / "labels").mkdir(parents=True)
-        Image.new("L", (9, 9)).save(out / "labels" / "z.png")
-        data = data_of(tmp_path, predict_images=str(photographs), predict_done=[str(out / "labels")])
-        data.setup("predict")
+    def test_other_files_in_the_folder_are_counted(self, photographs, tmp_path):
+        for name in ("a.heic", "b.HEIC", "notes.md", "LICENSE"):
+            (photographs / name).write_text("")
+        data = data_of(tmp_path, predict_images=str(photographs))
+        with pytest.warns(UserWarning, match=r"not predicted in .*photographs.*: 2 \.heic, 1 without a suffix, 1 \.md"):
+            data.setup("predict")
         assert len(data.datasets["predict"]) == 3
+
+    def test_a_split_needs_no_labels(self, camvid, tmp_path):
+        shutil.rmtree(camvid / "testannot")
+        (camvid / "valannot" / "val_000.png").unlink()
+        for split, images in (("test", 2), ("val", 3)):
+            data = CamVidDataModule(camvid, crop_size=(24, 32), num_workers=0, predict_split=split)
+            data.setup("predict")
+            assert len(data.datasets["predict"]) == images
+        with pytest.raises(FileNotFoundError, match="testannot"):
+            data.setup("test")
 
     def test_several_sizes_in_a_batch_are_refused(self, photographs, tmp_path):
         data = data_of(tmp_path, predict_images=str(photographs), eval_batch_size=3)
@@ -114,21 +125,6 @@ class TestFiles:
         assert (labels == probabilities.argmax(axis=0)).mean() > 0.99
         assert not (tmp_path / "out" / "overlay").exists()
 
-    def test_finished_images_are_left_out(self, photographs, tmp_path):
-        done = [str(tmp_path / "out" / kind) for kind in ("palette", "labels", "overlay")]
-        options = {"predict_images": str(photographs), "predict_done": done}
-        predict(data_of(tmp_path, **options), tmp_path)
-        path = tmp_path / "out" / "labels" / "b.png"
-        other = tmp_path / "out" / "labels" / "a.png"
-        path.unlink(), os.utime(other, (0, 0))
-        predict(data_of(tmp_path, **options), tmp_path)
-        assert path.is_file()
-        assert other.stat().st_mtime == 0
-        data = data_of(tmp_path, **options)
-        data.setup("predict")
-        assert len(data.datasets["predict"]) == 0
-        predict(data, tmp_path)
-
     @pytest.mark.parametrize("workers", [0, 1])
     def test_broken_images_are_left_out_and_an_error_at_the_end(self, photographs, tmp_path, workers):
         (photographs / "b.png").write_bytes(b"no image")
@@ -156,8 +152,82 @@ class TestFiles:
             data_of(tmp_path, predict_images=str(tmp_path / place)).setup("predict")
 
 
+class TestOutput:
+    """``cpg predict --output`` into a folder where predictions are already."""
+
+    @pytest.fixture
+    def predicted(self, camvid, photographs, tmp_path, capsys):
+        """Runs the command; the names of the label files that it wrote, and what it printed."""
+
+        def run(*options, images=photographs, output="out"):
+            written = {path: path.stat().st_mtime_ns for path in Path(output).rglob("labels/**/*.png")}
+            main(
+                [
+                    *("predict", *ARGUMENTS, "--trainer.logger=false", "--trainer.callbacks.overlay=false"),
+                    *("--data.predict_images", str(images), "--output", output, *options),
+                ]
+            )
+            now = {path: path.stat().st_mtime_ns for path in Path(output).rglob("labels/**/*.png")}
+            new = [path for path, time in now.items() if written.get(path) != time]
+            return sorted(path.relative_to(Path(output, "labels")).as_posix() for path in new), capsys.readouterr()
+
+        return run
+
+    def test_images_that_are_predicted_are_left_out_and_counted(self, predicted, photographs, caplog):
+        assert predicted()[0] == ["a.png", "b.png", "more/a.png"]
+        assert predicted()[0] == []
+        assert "3 images are predicted in out already and left out; --overwrite true predicts them again" in caplog.text
+        Image.new("RGB", (12, 12)).save(photographs / "c.png")
+        assert predicted()[0] == ["c.png"]
+
+    @pytest.mark.parametrize(
+        "option",
+        ["--seed_everything=1", "--model.inference=Inference --model.inference.flip=true", "--data.image_size=[24,32]"],
+    )
+    def test_not_those_by_other_weights_inference_or_size(self, predicted, option):
+        predicted()
+        assert predicted(*option.split())[0] == ["a.png", "b.png", "more/a.png"]
+
+    def test_not_another_folders_image_of_the_same_name(self, predicted, photographs):
+        predicted()
+        shutil.copytree(photographs, "others")
+        assert predicted(images="others")[0] == ["a.png", "b.png", "more/a.png"]
+        assert predicted()[0] == ["a.png", "b.png", "more/a.png"]  # the files are the others' now
+
+    def test_not_an_image_that_has_changed_or_whose_files_are_gone(self, predicted, photographs):
+        predicted()
+        Image.new("RGB", (31, 25)).save(photographs / "b.png")
+        Path("out/palette/a.png").unlink()
+        assert predicted()[0] == ["a.png", "b.png"]
+
+    def test_overwrite_predicts_all_again(self, predicted):
+        predicted()
+        assert predicted("--overwrite=true")[0] == ["a.png", "b.png", "more/a.png"]
+
+    def test_a_run_that_was_cut_off_goes_on(self, predicted):
+        predicted()
+        (record,) = Path("out").glob("predicted-*.csv")
+        record.write_text(record.read_text()[:-7])  # the last line, cut off
+        assert len(predicted()[0]) == 1
+
+    def test_files_that_it_did_not_write_are_not_written_over(self, predicted):
+        Path("out/labels").mkdir(parents=True)
+        Path("out/labels/b.png").write_text("precious")
+        with pytest.raises(ValueError, match=r"got out/labels/b\.png, which it did not write; choose another --output"):
+            predicted()
+        assert Path("out/labels/b.png").read_text() == "precious"
+        assert predicted("--overwrite=true")[0] == ["a.png", "b.png", "more/a.png"]
+
+    @pytest.mark.parametrize("output", [".", "photographs", "photographs/out"])
+    def test_it_may_be_above_in_or_below_the_folder_of_images(self, predicted, output):
+        assert predicted(output=output)[0] == ["a.png", "b.png", "more/a.png"]
+        assert predicted(output=output)[0] == []
+
+
 class TestCommand:
-    def test_output_says_where_and_what_is_there_is_left_out(self, camvid, photographs, tmp_path, monkeypatch, capsys):
+    def test_a_broken_image_is_named_each_time_until_it_is_gone(
+        self, camvid, photographs, tmp_path, monkeypatch, capsys
+    ):
         (photographs / "broken.png").write_bytes(b"")
         options = ["--data.predict_images", str(photographs), "--output", "out", "--trainer.logger=false"]
         monkeypatch.setattr(sys, "argv", ["cpg", "predict", *ARGUMENTS, *options])
@@ -172,7 +242,7 @@ class TestCommand:
         assert (tmp_path / "out" / "labels" / "a.png").stat().st_mtime_ns == before
 
     def test_output_is_for_predict_alone(self, camvid):
-        with pytest.raises(ValueError, match="expected --output with predict"):
+        with pytest.raises(ValueError, match="expected --output and --overwrite with predict"):
             main(["validate", *ARGUMENTS, "--output", "out"])
 
     def test_inference_on_the_command_line_beats_the_checkpoint(self, camvid, tmp_path):

@@ -44,5 +44,5 @@ ADEChallengeData2016/  (the root)
         """See :meth:`SegmentationDataModule.files`."""
         folder = {"train": "training", "val": "validation"}[split]
         images = self.tree.named(f"images/{folder}", IMAGE_SUFFIXES)
-        labels = self.tree.named(f"annotations/{folder}", (".png",))
+        labels = self.tree.labels(f"annotations/{folder}", (".png",))
         return self.tree.pairs(images, labels, f"images/{folder}", f"annotations/{folder}")

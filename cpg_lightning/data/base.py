@@ -12,14 +12,16 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
+from lightning.pytorch.utilities import rank_zero_warn
 
 from cpg_lightning.data.class_table import label_table
 from cpg_lightning.data.dataset import FileDataset, SegmentationDataset
 from cpg_lightning.data.decoding import MOST_PIXELS, decode_image, decode_label
-from cpg_lightning.data.files import FileTree, images_at, names_below
+from cpg_lightning.data.files import FileTree, counted, images_at
 from cpg_lightning.data.loading import SegmentationLoader, TrainingLoader, collate, with_int64_masks
 from cpg_lightning.data.options import check_size_option, check_whole, is_number, is_scale
 from cpg_lightning.data.paths import expanded
+from cpg_lightning.data.predicted import PredictionRecord, identity_of
 from cpg_lightning.data.sampling import EvaluationSampler, TrainingSampler
 from cpg_lightning.data.transforms import RandomScaleCrop, evaluation_pipeline, steps, training_pipeline
 
@@ -55,13 +57,13 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         test_split: Split that ``test`` takes; ``default_test_split`` by default.
         predict_split: Split that ``predict`` takes; the test split where there is one, else the validation split.
         predict_images: Images that ``predict`` takes instead: a folder, a file, or a text file with a path a line.
-        predict_done: Folders of predictions: an image whose name is in all of them is left out.
         max_pixels: Pixels that an image or a label may have, and an image that is resized in evaluation.
 
     In paths, ``~`` and environment variables are filled in. An image that its file says to turn (EXIF, or TIFF's tag) is
     predicted as it is shown; with a label it is an error.
 
     Attributes:
+        predicted: What has been predicted already and is left out; None for nothing.
         num_classes: Number of classes.
         ignore_index: Mask value that is no class.
         class_names: Name of each class.
@@ -115,7 +117,6 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         test_split: Split | None = None,
         predict_split: Split | None = None,
         predict_images: str | None = None,
-        predict_done: list[str] | None = None,
         max_pixels: int = MOST_PIXELS,
     ) -> None:
         super().__init__()
@@ -174,7 +175,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         self.test_split: Split = test_split or self.default_test_split
         self.predict_split: Split = predict_split or self.splits[-1]
         self.predict_images = predict_images
-        self.predict_done = predict_done
+        self.predicted: PredictionRecord | None = None
         self.max_pixels = max_pixels
         self.tree = FileTree(self.root, self.layout, self.archives, max_pixels)
         self.datasets: dict[str, SegmentationDataset] = {}
@@ -280,24 +281,24 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
             ValueError: See :meth:`files`.
         """
         if self.predict_images is None:
-            dataset = self.dataset(split, training=False)
+            self.tree.with_labels = False
+            try:
+                dataset = self.dataset(split, training=False)
+            finally:
+                self.tree.with_labels = True
         else:
-            files: list[tuple[Path, Path | None]] = [
-                (path, None) for path in images_at(expanded(self.predict_images), self.max_pixels)
-            ]
-            dataset = self._of_files(files, training=False)
+            place = expanded(self.predict_images)
+            images, others = images_at(place, self.max_pixels)
+            if others:
+                rank_zero_warn(f"not predicted in {place}, as they are no images that are read: {counted(others)}")
+            dataset = self._of_files([(path, None) for path in images], training=False)
         dataset.skip_broken = True
         if isinstance(dataset, FileDataset):
-            dataset.files = [(image, None) for image, _ in dataset.files]
-            done = [names_below(Path(folder)) for folder in self.predict_done or []]
-            if done:
-                finished = set.intersection(*done)
-                outputs = {Path(os.path.abspath(folder)).parent for folder in self.predict_done or []}
-                dataset.files = [
-                    (image, None)
-                    for image, _ in dataset.files
-                    if dataset.name(image) not in finished and not outputs & set(image.absolute().parents)
-                ]
+            images = [image for image, _ in dataset.files]
+            if self.predicted is not None:
+                named = ((dataset.name(path), identity_of(path, self.tree.stored_in(path)), path) for path in images)
+                images = self.predicted.remaining(named)
+            dataset.files = [(image, None) for image in images]
         return dataset
 
     def setup(self, stage: str) -> None:

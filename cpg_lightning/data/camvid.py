@@ -64,5 +64,5 @@ root/
 
     def files(self, split: Split) -> list[tuple[Path, Path | None]]:
         """See :meth:`SegmentationDataModule.files`."""
-        images, labels = self.tree.named(split, IMAGE_SUFFIXES), self.tree.named(f"{split}annot", (".png",))
+        images, labels = self.tree.named(split, IMAGE_SUFFIXES), self.tree.labels(f"{split}annot", (".png",))
         return self.tree.pairs(images, labels, split, f"{split}annot")

@@ -65,5 +65,5 @@ root/
         images = self.tree.named(f"leftImg8bit/{split}", (IMAGE,))
         if split == "test":  # never look at the dummies in gtFine/test
             return self.tree.unpaired(images, f"leftImg8bit/{split}")
-        labels = self.tree.named(f"gtFine/{split}", (LABEL,))
+        labels = self.tree.labels(f"gtFine/{split}", (LABEL,))
         return self.tree.pairs(images, labels, f"leftImg8bit/{split}", f"gtFine/{split}")

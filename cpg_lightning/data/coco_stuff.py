@@ -51,7 +51,6 @@ class COCOStuffDataModule(SegmentationDataModule):
         test_split: See there.
         predict_split: See there.
         predict_images: See there.
-        predict_done: See there.
         max_pixels: See there.
 
     Source: Caesar et al., "COCO-Stuff: Thing and Stuff Classes in Context", 2018; ids and names of labels.txt
@@ -92,7 +91,6 @@ root/
         test_split: Split | None = None,
         predict_split: Split | None = None,
         predict_images: str | None = None,
-        predict_done: list[str] | None = None,
         max_pixels: int = MOST_PIXELS,
     ) -> None:
         self.label_folder = label_folder
@@ -118,7 +116,6 @@ root/
             test_split,
             predict_split,
             predict_images,
-            predict_done,
             max_pixels,
         )
 
@@ -129,7 +126,7 @@ root/
     def files(self, split: Split) -> list[tuple[Path, Path | None]]:
         """See :meth:`SegmentationDataModule.files`."""
         folders = f"images/{split}2017", f"{self.label_folder}/{split}2017"
-        labels = self.tree.named(folders[1], (".png",))
+        labels = self.tree.labels(folders[1], (".png",))
         published = {name: path for name, path in labels.items() if not name.endswith(CONVERTED)}
         return self.tree.pairs(self.tree.named(folders[0], IMAGE_SUFFIXES), published, *folders)
 
@@ -211,7 +208,7 @@ root/
         list_name = {"train": "imageLists/train.txt", "val": "imageLists/test.txt"}[split]
         found = self.tree.named("images", IMAGE_SUFFIXES)
         names = self.tree.listed(list_name, found, "images", repeated=split == "train")
-        labels = self.tree.named("annotations", (".png",)) | self.tree.named("annotations", (".mat",))
+        labels = self.tree.labels("annotations", (".png",)) | self.tree.labels("annotations", (".mat",))
         images, listed = ({name: files[name] for name in names if name in files} for files in (found, labels))
         return self.tree.pairs(images, listed, "images", "annotations", names)
 

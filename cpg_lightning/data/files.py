@@ -36,6 +36,7 @@ class FileTree:
         problems: What is wrong with the files that were found, where it is collected; None where it is raised at once.
         notes: What else there is to say of them.
         passed_over: The files below each folder that are none of those that were asked for.
+        with_labels: Whether labels are looked for; images that are only to be predicted need none.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class FileTree:
         self.problems: list[str] | None = None
         self.notes: list[str] = []
         self.passed_over: dict[Path, list[Path]] = {}
+        self.with_labels = True
         self.zips: dict[Path, Archive] = {}
         self.zipped: dict[Path, tuple[Archive, str]] = {}
 
@@ -127,6 +129,14 @@ class FileTree:
                 )
         return found
 
+    def labels(self, folder: str, suffixes: Sequence[str]) -> dict[str, Path]:
+        """The label files below a folder by their name, as :meth:`named`; none where labels are not looked for."""
+        return self.named(folder, suffixes) if self.with_labels else {}
+
+    def stored_in(self, path: Path) -> Path | None:
+        """The zip file that a file is read from, if it is."""
+        return self.zipped[path][0].path if path in self.zipped else None
+
     def read(self, path: Path) -> bytes:
         """The content of a file.
 
@@ -147,7 +157,7 @@ class FileTree:
         names: Iterable[str] | None = None,
         looked_for: str = "",
     ) -> list[tuple[Path, Path | None]]:
-        """Images and labels of the same name, sorted by it.
+        """Images and labels of the same name, sorted by it; the images alone where labels are not looked for.
 
         Args:
             images: Images by their name.
@@ -161,7 +171,9 @@ class FileTree:
             ValueError: If there are no images, images without labels, or labels without images.
         """
         names = list(images if names is None else names)
-        self.unpaired(images, image_folder)
+        unpaired = self.unpaired(images, image_folder, names)
+        if not self.with_labels:
+            return unpaired
         places = self.root / image_folder, self.root / label_folder
         for here, there, place, other in ((images, labels, *places), (labels, images, *places[::-1])):
             alone = sorted(here.keys() - there.keys())
@@ -281,20 +293,25 @@ class FileTree:
                 yield self.zips[place], inside, self.root / below
 
 
-def images_at(place: Path, max_pixels: int = MOST_PIXELS) -> list[Path]:
+def images_at(place: Path, max_pixels: int = MOST_PIXELS) -> tuple[list[Path], Counter[str]]:
     """The images of a folder, at any depth, an image, or the images that a text file lists, a path a line.
 
     What is there but is no file, such as a link to nothing, is among them: it is an image that cannot be read.
+
+    Returns:
+        The images, and how many other files of each suffix the folder has.
 
     Raises:
         FileNotFoundError: If there is nothing there, or at a listed path.
         ValueError: If there are no images, or the list cannot be read.
     """
+    others: Counter[str] = Counter()
     if place.suffix.lower() == ".txt" and place.is_file():
         paths = [Path(line) for line in lines_of(bytes_of(place, max_pixels), place)]
     elif place.is_dir():
         below = FileTree(place, "").below(".", IMAGE_SUFFIXES)
         paths = [path for path in below if path.suffix.lower() in IMAGE_SUFFIXES]
+        others.update(path.suffix.lower() for path in below if path.suffix.lower() not in IMAGE_SUFFIXES)
     else:
         paths = [place]
     paths = [Path(os.path.abspath(path)) for path in dict.fromkeys(paths)]
@@ -302,12 +319,17 @@ def images_at(place: Path, max_pixels: int = MOST_PIXELS) -> list[Path]:
     if missing:
         raise FileNotFoundError(f"expected images to predict, got no file {missing[0]}, {nearest(missing[0])}")
     if not paths:
-        raise ValueError(f"expected images ({', '.join(IMAGE_SUFFIXES)}) to predict in {place}, got none")
-    return paths
+        raise ValueError(
+            f"expected images ({', '.join(IMAGE_SUFFIXES)}) to predict in {place}, got {counted(others) or 'none'}"
+        )
+    return paths, others
 
 
-def names_below(folder: Path) -> set[str]:
-    """The files below a folder by their path without the suffix, hidden ones left out; none if it is not there."""
-    if not folder.is_dir():
-        return set()
-    return {path.relative_to(folder).with_suffix("").as_posix() for path in FileTree(folder, "").below(".")}
+def counted(suffixes: Counter[str]) -> str:
+    """Numbers of files by their suffix, as text.
+
+    Example:
+        >>> counted(Counter({".heic": 2, "": 1}))
+        '2 .heic, 1 without a suffix'
+    """
+    return ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in suffixes.most_common())

@@ -69,7 +69,6 @@ class FolderDataModule(SegmentationDataModule):
         test_split: See there.
         predict_split: See there.
         predict_images: See there.
-        predict_done: See there.
         max_pixels: See there.
 
     Raises:
@@ -110,7 +109,6 @@ root/
         test_split: Split | None = None,
         predict_split: Split | None = None,
         predict_images: str | None = None,
-        predict_done: list[str] | None = None,
         max_pixels: int = MOST_PIXELS,
     ) -> None:
         for option, pattern in (("images", images), ("labels", labels)):
@@ -148,7 +146,6 @@ root/
             test_split,
             predict_split,
             predict_images,
-            predict_done,
             max_pixels,
         )
 

@@ -66,7 +66,6 @@ class ShapesDataModule(SegmentationDataModule):
         test_split: See there.
         predict_split: See there.
         predict_images: See there.
-        predict_done: See there; drawn images are never left out.
         max_pixels: See there.
 
     Example:
@@ -96,7 +95,6 @@ class ShapesDataModule(SegmentationDataModule):
         test_split: Split | None = None,
         predict_split: Split | None = None,
         predict_images: str | None = None,
-        predict_done: list[str] | None = None,
         max_pixels: int = MOST_PIXELS,
     ) -> None:
         super().__init__(
@@ -111,7 +109,6 @@ class ShapesDataModule(SegmentationDataModule):
             test_split=test_split,
             predict_split=predict_split,
             predict_images=predict_images,
-            predict_done=predict_done,
             max_pixels=max_pixels,
         )
         check_whole("train_images", train_images, 1)

@@ -1,0 +1,132 @@
+"""Which images have been predicted, kept in files beside their predictions."""
+
+import csv
+import hashlib
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+SUFFIXES = {"palette": ".png", "labels": ".png", "overlay": ".png", "probabilities": ".npz"}  # of each kind's files
+
+
+class Entry(NamedTuple):
+    """A line of the record: before the first file of an image is written (``begun``), or after the last (``done``)."""
+
+    time: float
+    state: str
+    settings: str
+    identity: str
+    name: str
+
+
+class PredictionRecord:
+    """Remembers the predictions in a folder, so that a second run leaves out the images that are done.
+
+    An image is done if the last prediction of its name was of the same file, by the same settings, and all its files are
+    there. Each process appends to a file of its own, ``predicted-<rank>.csv``.
+
+    Args:
+        folder: Folder of the predictions, with a folder for each kind in it.
+        settings: Digest of all that decides a prediction besides the image.
+        kinds: The kinds of predictions that are written, some of ``palette``, ``labels``, ``overlay``, ``probabilities``.
+        overwrite: Whether to predict everything again, also over files that are not in the record.
+
+    Attributes:
+        left_out: Number of images that were done, after :meth:`remaining`.
+    """
+
+    def __init__(self, folder: str | Path, settings: str, kinds: Iterable[str], overwrite: bool = False) -> None:
+        self.folder = Path(folder)
+        self.settings = settings
+        self.kinds = list(kinds)
+        self.overwrite = overwrite
+        self.left_out = 0
+        self.identities: dict[str, str] = {}
+
+    def remaining(self, images: Iterable[tuple[str, str, Path]]) -> list[Path]:
+        """The images that are to be predicted.
+
+        Args:
+            images: Name, identity (see :func:`identity_of`) and path of each image.
+
+        Raises:
+            ValueError: If a prediction would be written over a file that this record does not know.
+        """
+        entries = self._entries()
+        remaining = []
+        for name, identity, path in images:
+            if self._is_prediction(path, entries):
+                continue
+            entry = entries.get(name)
+            done = entry is not None and entry[1:4] == ("done", self.settings, identity)
+            if done and not self.overwrite and all(self.path(kind, name).is_file() for kind in self.kinds):
+                self.left_out += 1
+                continue
+            if entry is None and not self.overwrite:
+                self._check_free(name)
+            self.identities[name] = identity
+            remaining.append(path)
+        return remaining
+
+    def path(self, kind: str, name: str) -> Path:
+        """The file of a prediction."""
+        return self.folder / kind / f"{name}{SUFFIXES[kind]}"
+
+    def add(self, name: str, state: Literal["begun", "done"], rank: int = 0) -> None:
+        """Note that the files of an image are about to be written, or all are."""
+        if name in self.identities:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with (self.folder / f"predicted-{rank}.csv").open("a", newline="", encoding="utf-8") as file:
+                csv.writer(file).writerow([time.time(), state, self.settings, self.identities[name], name])
+
+    def _entries(self) -> dict[str, Entry]:
+        """The last entry of each name. Lines that were cut off are left out."""
+        last: dict[str, Entry] = {}
+        for path in sorted(self.folder.glob("predicted-*.csv")):
+            with path.open(newline="", encoding="utf-8", errors="replace") as file:
+                for row in csv.reader(line.replace("\0", "") for line in file):
+                    try:
+                        entry = Entry(float(row[0]), *row[1:])
+                    except (IndexError, TypeError, ValueError):
+                        continue
+                    if entry.name not in last or last[entry.name].time <= entry.time:
+                        last[entry.name] = entry
+        return last
+
+    def _is_prediction(self, path: Path, entries: dict[str, Entry]) -> bool:
+        """Whether an image is an earlier prediction in this folder."""
+        for kind in SUFFIXES:
+            place = Path(os.path.abspath(self.folder / kind))
+            if path.is_relative_to(place) and path.relative_to(place).with_suffix("").as_posix() in entries:
+                return True
+        return False
+
+    def _check_free(self, name: str) -> None:
+        taken = next((path for path in (self.path(kind, name) for kind in self.kinds) if os.path.lexists(path)), None)
+        if taken is not None:
+            raise ValueError(
+                f"expected to write over predictions of this command alone, got {taken}, which it did not write; choose "
+                "another --output, or give --overwrite true"
+            )
+
+
+def identity_of(path: Path, stored_in: Path | None = None) -> str:
+    """A digest of an image file's path, size and time of change; of its zip file's, for one that is stored in one.
+
+    Args:
+        path: The image file.
+        stored_in: The zip file.
+    """
+    try:
+        state = (stored_in or path).stat()
+    except OSError:
+        return ""  # it cannot be read, and so is never done
+    return hashlib.sha256(f"{os.path.abspath(path)} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:32]
+
+
+def file_digest(path: str | Path) -> str:
+    """The SHA-256 digest of a file's content."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
