@@ -52,7 +52,10 @@ def check_data(args: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options = parser.parse_args(args)
-    data = parser.instantiate_classes(options).data
+    try:
+        data = parser.instantiate_classes(options).data
+    except ValueError as error:
+        raise constructor_error(error) from None
     console = Console()
     cores = os.cpu_count() or 1
     workers = cores if options.num_workers is None else options.num_workers
@@ -230,6 +233,11 @@ def _draw_crops(data: SegmentationDataModule, path: Path, seed: int, console: Co
         path.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(crops, data.palette, data.class_names, data.ignore_index).save(path)
         console.print(f"training crops: {path}", soft_wrap=True, highlight=False)
+
+
+def constructor_error(error: ValueError) -> BaseException:
+    """What a constructor has raised, out of jsonargparse's list of all that it has tried."""
+    return error.__cause__ if error.__cause__ and "Union subtypes" in str(error) else error
 
 
 def _parser() -> ArgumentParser:

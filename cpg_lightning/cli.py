@@ -22,7 +22,7 @@ import cpg_lightning
 
 # Imported classes are those that the command line knows by their short names.
 from cpg_lightning.callbacks import KINDS, EvaluationReport, PredictionWriter  # noqa: F401
-from cpg_lightning.check_data import check_data
+from cpg_lightning.check_data import check_data, constructor_error
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.losses import SegmentationCriterion
 from cpg_lightning.module import SegmentationModule
@@ -65,6 +65,8 @@ def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
             args=args,
             run=run,
         )
+    except ValueError as error:
+        raise constructor_error(error) from error.__cause__
     finally:
         if run and wandb.run is not None:  # or the next run of this process would be logged into this one
             wandb.finish(exit_code=int(sys.exc_info()[0] is not None))
