@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 import yaml
-from jsonargparse import SUPPRESS, ActionConfigFile, ArgumentParser  # type: ignore[attr-defined]
+from jsonargparse import SUPPRESS, ActionConfigFile  # type: ignore[attr-defined]
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
@@ -19,6 +19,7 @@ from cpg_lightning.data.base import Split, one_thread
 from cpg_lightning.data.dataset import SegmentationDataset
 from cpg_lightning.data.sampling import Draw
 from cpg_lightning.inspection import Findings, Inspection, summed
+from cpg_lightning.parsing import YAML, Parser, raised_first
 from cpg_lightning.pictures import contact_sheet
 
 Weighting = Literal["inverse_log", "median_frequency"]
@@ -52,7 +53,10 @@ def check_data(args: Sequence[str] | None = None) -> int:
     """
     parser = _parser()
     options = parser.parse_args(args)
-    data = parser.instantiate_classes(options).data
+    try:
+        data = parser.instantiate_classes(options).data
+    except ValueError as error:
+        raise raised_first(error) from None
     console = Console()
     cores = os.cpu_count() or 1
     workers = cores if options.num_workers is None else options.num_workers
@@ -232,9 +236,10 @@ def _draw_crops(data: SegmentationDataModule, path: Path, seed: int, console: Co
         console.print(f"training crops: {path}", soft_wrap=True, highlight=False)
 
 
-def _parser() -> ArgumentParser:
-    parser = ArgumentParser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="cpg check-data",
+        parser_mode=YAML,
         description="Look at every file of a dataset, and say what is in it and what is wrong with it.",
         usage="cpg check-data --config FILE [options]",
     )

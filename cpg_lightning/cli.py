@@ -32,7 +32,16 @@ from cpg_lightning.data.predicted import PredictionRecord, file_digest
 from cpg_lightning.losses import SegmentationCriterion
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.networks import SegmentationNetwork
-from cpg_lightning.parsing import YAML, Parser, check_callables, check_trainer, imported, message_of, subclasses
+from cpg_lightning.parsing import (
+    YAML,
+    Parser,
+    check_callables,
+    check_trainer,
+    imported,
+    message_of,
+    raised_first,
+    subclasses,
+)
 
 EVALUATION_FACTS = ("absent_classes", "dilation_ratio", "image_size")
 
@@ -76,6 +85,11 @@ def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
             args=args,
             run=run,
         )
+    except ValueError as error:
+        first = raised_first(error)
+        if first is error:
+            raise
+        raise first from None
     finally:
         # Or the next run of this process would be logged into this one. A run of the caller's stays open.
         if run and wandb.run is not None and wandb.run is not opened_before:

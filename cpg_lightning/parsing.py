@@ -152,17 +152,22 @@ set_loader(YAML, load_yaml, (yaml.YAMLError,))
 set_dumper(YAML, dump_yaml)
 
 
-def message_of(error: BaseException) -> str:
-    """The message of whoever raised first, without what jsonargparse and a worker process put around it."""
-    reported, each = error, error
+def raised_first(error: BaseException) -> BaseException:
+    """The error of whoever raised first, out of what jsonargparse puts around it."""
     library = Path(jsonargparse.__file__).parent
+    each: BaseException | None = error
     while each is not None:
-        reported = each
         frames = traceback.extract_tb(each.__traceback__)
         if not frames or library not in Path(frames[-1].filename).parents:
-            break
-        each = each.__cause__ or each.__context__  # type: ignore[assignment]
-    return str(reported).rsplit(f"{type(reported).__name__}: ", maxsplit=1)[-1].strip()
+            return each
+        each = each.__cause__ or each.__context__
+    return error
+
+
+def message_of(error: BaseException) -> str:
+    """The message of an error; from a worker process it arrives after the worker's traceback."""
+    first = raised_first(error)
+    return str(first).rsplit(f"{type(first).__name__}: ", maxsplit=1)[-1].strip()
 
 
 def _count_nodes(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:

@@ -1,11 +1,13 @@
 """Folders as other tools write them: patterns of paths, names of splits, files of classes, labels in colours."""
 
 import pickle
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from bad_inputs import README
 from layouts import write_cvat, write_folder, write_roboflow
 from PIL import Image
 
@@ -58,6 +60,19 @@ class TestExports:
         root = ["--data", "FolderDataModule", "--data.root", str(write(tmp_path / "x")), "--data.crop_size", "[20, 28]"]
         assert check_data([*root, *arguments, "--num_workers", "0"]) == 0
         assert "nothing is wrong" in capsys.readouterr().out
+
+
+def commands():
+    """The commands that the README shows for other tools' exports."""
+    section = README.read_text().split("### Other tools' exports")[1].split("\n### ")[0]
+    return [shlex.split(block.split("```")[0].replace("\\\n", "")) for block in section.split("```sh\n")[1:]]
+
+
+@pytest.mark.parametrize(("number", "write"), [(0, write_cvat), (1, write_roboflow)])
+def test_the_commands_of_the_readme_work(number, write, tmp_path, monkeypatch, capsys):
+    write(tmp_path / "export")
+    command = [str(tmp_path / "export") if part == "path/to/export" else part for part in commands()[number]]
+    assert check_data([*command[2:], "--num_workers", "0"]) == 0
 
 
 class TestPatterns:

@@ -10,7 +10,9 @@ import argparse
 import os
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import cpg_lightning.data
-from cpg_lightning.data import SegmentationDataModule
+from cpg_lightning.data import CamVidDataModule, FolderDataModule, SegmentationDataModule
 from cpg_lightning.data.base import one_thread
 from cpg_lightning.data.dataset import FileDataset
 from cpg_lightning.data.loading import SegmentationLoader, collate
@@ -34,6 +36,7 @@ from cpg_lightning.data.sampling import Draw
 
 EXPERIMENTS = Path(__file__).parents[1]
 WORKERS = (0, 1, 2)
+FILES = 60  # of those whose labels are written in colours
 ROUNDS = {"cityscapes": 8, "coco_stuff": 40, "ade20k": 150}  # one to two seconds each
 
 
@@ -144,16 +147,60 @@ def measure(name: str, root: str, repetitions: int) -> None:
         )
 
 
+def measure_colours(root: str, repetitions: int) -> None:
+    """What labels in colours cost, of a dataset in CamVid's layout: its images once with each kind of label."""
+    camvid = CamVidDataModule(root, crop_size=(360, 480))
+    with tempfile.TemporaryDirectory() as folder:
+        colours = [*camvid.palette, (0, 0, 0)]
+        lines = [f"{value},{value},#{bytes(colour).hex()}" for value, colour in enumerate(colours[:-1])]
+        (Path(folder) / "classes.csv").write_text("\n".join(["value,name,color", *lines, "11,,#000000"]) + "\n")
+        (Path(folder) / "images").symlink_to(Path(root).absolute() / "train")
+        for kind in ("grey", "colours"):
+            (Path(folder) / kind).mkdir()
+        pairs = camvid.files("train")[:FILES]
+        (Path(folder) / "train.txt").write_text("\n".join(image.stem for image, _ in pairs))
+        for _, label in pairs:
+            with Image.open(str(label)) as opened:
+                values = np.array(opened)
+            Image.fromarray(values).save(Path(folder) / "grey" / Path(str(label)).name)
+            Image.fromarray(np.array(colours, np.uint8)[values]).save(Path(folder) / "colours" / Path(str(label)).name)
+        calls = {}
+        for kind in ("grey", "colours"):
+            labels, images = f"{kind}/{{name}}.png", "images/{name}.*"
+            data = FolderDataModule(
+                folder, (360, 480), images=images, labels=labels, label_colors=kind == "colours", num_workers=0
+            )
+            dataset = data.dataset("train", training=True)
+            calls[f"{kind}, the pipeline"] = partial(each_item, dataset, dataset.__getitem__)
+            calls[f"{kind}, read alone"] = partial(each_item, dataset, dataset.read)
+        seconds = interleaved(calls, repetitions)
+    for what in ("the pipeline", "read alone"):
+        grey, coloured = ([value / FILES for value in seconds[f"{kind}, {what}"]] for kind in ("grey", "colours"))
+        row(f"{FILES} images of 360x480, {what}", milliseconds(grey), ratio(coloured, grey))
+
+
+def each_item(dataset: Dataset[Any], read: Callable[[int], object]) -> None:
+    """Read each item once."""
+    for index in range(len(dataset)):  # type: ignore[arg-type]
+        read(index)
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     for dataset_name in ("cityscapes", "coco_stuff", "ade20k"):
         parser.add_argument(f"--{dataset_name}", help="root of the dataset, unpacked")
+    parser.add_argument("--colours", help="root of CamVid: what labels in colours cost, alone")
     parser.add_argument("--repetitions", type=int, default=7)
     options = parser.parse_args()
     if os.environ.get("MALLOC_TOP_PAD_") != KEEP["MALLOC_TOP_PAD_"]:
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP})
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
+    if options.colours:
+        row("", "grey labels", "labels in colours by it")
+        row(*["---"] * 3)
+        measure_colours(options.colours, options.repetitions)
+        sys.exit()
     row("", "decoding a pair", "workers", "pipeline, an image", "images a second", "by decoding", "torchvision by it")
     row(*["---"] * 7)
     for dataset_name in ("cityscapes", "coco_stuff", "ade20k"):

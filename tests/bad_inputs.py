@@ -1,0 +1,302 @@
+"""Every kind of bad input: how to make one, the command that gets it, and what is said.
+
+``python tests/bad_inputs.py`` writes the table into experiments/README.md; tests/test_bad_inputs.py runs it. To add a kind,
+add a row. ``make`` works in an empty folder. In ``said``, ``...`` stands for anything.
+"""
+
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from layouts import write_ade20k, write_cityscapes, write_coco_stuff, write_coco_stuff_10k, write_folder, zipped
+from PIL import Image
+
+README = Path(__file__).parent.parent / "experiments" / "README.md"
+BEGIN, END = "<!-- written by python tests/bad_inputs.py -->", "<!-- end -->"
+
+# What stands in commands for options that many have in common.
+SHORT = {
+    "MINE": '--data FolderDataModule --data.root mine --data.crop_size "[20, 28]"',
+    "MODEL": "--model.network LRASPP --model.criterion CrossEntropyCPGLoss",
+}
+CROP = '--data.crop_size "[20, 28]"'
+CHECK = "cpg check-data $MINE"
+
+
+@dataclass(frozen=True)
+class BadInput:
+    """One kind of bad input.
+
+    Attributes:
+        kind: What is wrong, for the table.
+        make: Writes it into the current folder.
+        said: What the command says, with ``...`` for anything.
+        command: The command, with the names of ``SHORT``.
+        status: Its exit status.
+    """
+
+    kind: str
+    make: Callable[[], object]
+    said: str
+    command: str = CHECK
+    status: int = 1
+
+
+def folder(change: Callable[[Path], object] = lambda root: None) -> Callable[[], object]:
+    """A folder of four training and two validation images, and what is done to it."""
+
+    def make() -> None:
+        change(write_folder(Path("mine")))
+
+    return make
+
+
+def rewritten(path: str, change: Callable[[bytes], bytes]) -> Callable[[], object]:
+    """A folder of which one file has other content."""
+    return folder(lambda root: (root / path).write_bytes(change((root / path).read_bytes())))
+
+
+def saved(path: str, image: Image.Image, **options: object) -> Callable[[], object]:
+    """A folder of which one file is another image; where it has another suffix, it takes the place of the first."""
+
+    def change(root: Path) -> None:
+        for other in (root / path).parent.glob(f"{Path(path).stem}.*"):
+            other.unlink()
+        image.save(root / path, **options)
+
+    return folder(change)
+
+
+def turned(path: str, mode: str = "RGB") -> Callable[[], object]:
+    """A folder of which one file says to be shown turned."""
+    image = Image.new(mode, (48, 36), 3 if mode == "L" else 0)
+    exif = image.getexif()
+    exif[0x0112] = 6
+    return saved(path, image, exif=exif)
+
+
+def replaced(path: str, make: Callable[[Path], object]) -> Callable[[], object]:
+    """A folder of which one file is something else."""
+
+    def change(root: Path) -> None:
+        (root / path).unlink()
+        make(root / path)
+
+    return folder(change)
+
+
+def listed(train: bytes, val: bytes = b"val0\nval1\n") -> Callable[[], object]:
+    """A folder split by lists."""
+
+    def change(root: Path) -> None:
+        for path in [*root.glob("*/*/*")]:
+            path.rename(path.parent.parent / path.name)
+        (root / "train.txt").write_bytes(train)
+        (root / "val.txt").write_bytes(val)
+
+    return folder(change)
+
+
+def classes(content: str | bytes, name: str = "classes.csv") -> Callable[[], object]:
+    """A folder with another file of classes."""
+    data = content.encode() if isinstance(content, str) else content
+    return folder(lambda root: (root / name).write_bytes(data))
+
+
+def every(pattern: str, change: Callable[[Path], object]) -> Callable[[], object]:
+    """A folder of which files are changed."""
+    return folder(lambda root: [change(path) for path in sorted(root.glob(pattern))])
+
+
+def huge_png(width: int, height: int) -> bytes:
+    """A PNG that says to be large, and has few pixels."""
+
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
+
+
+def sparse(path: Path) -> None:
+    """A file of a gigabyte that takes none."""
+    with path.open("wb") as file:
+        file.truncate(10**9)
+
+
+def noise(damage: Callable[[bytes], bytes]) -> Callable[[], object]:
+    """A folder of which one JPEG, with much in it, is damaged."""
+
+    def change(root: Path) -> None:
+        path = root / "images" / "train" / "train0.jpg"
+        Image.fromarray(np.random.default_rng(0).integers(0, 255, (36, 48, 3), np.uint8)).save(path)
+        path.write_bytes(damage(path.read_bytes()))
+
+    return folder(change)
+
+
+def labels_of(root: Path, change: Callable[[np.ndarray], np.ndarray], pattern: str = "**/*_labelIds.png") -> None:
+    """Change all label values of a dataset."""
+    for path in root.glob(pattern):
+        Image.fromarray(change(np.array(Image.open(path))).astype(np.uint8)).save(path)
+
+
+def coco_10k_as_164k() -> None:
+    root = write_coco_stuff(Path("coco"))
+    labels_of(root, lambda values: np.where(values == 255, 0, values + 1), "annotations/*/*.png")
+
+
+def bomb() -> None:
+    root = write_ade20k(Path("unpacked"))
+    (root / "images" / "validation" / "ADE_val_00000001.jpg").write_bytes(bytes(20_000_000))
+    zipped(root, Path("zips/ADEChallengeData2016.zip"), "ADEChallengeData2016")
+
+
+def broken_zip() -> None:
+    zipped(write_ade20k(Path("unpacked")), Path("zips/ADEChallengeData2016.zip"), "ADEChallengeData2016")
+    Path("zips/ADEChallengeData2016.zip").write_bytes(Path("zips/ADEChallengeData2016.zip").read_bytes()[:-50])
+
+
+IMAGE, LABEL = "images/train/train0.jpg", "labels/train/train0.png"
+RAMP = Image.fromarray(np.arange(48, dtype=np.uint8)[None].repeat(36, axis=0))
+HEAD = "value,name,color\n"
+
+IMAGES = [
+    BadInput("a JPEG that is shown turned", turned(IMAGE), f"got EXIF orientation 6: mine/{IMAGE}"),
+    BadInput("a PNG that is shown turned", turned("images/train/train0.png"), "got EXIF orientation 6: mine/images/train/train0.png"),
+    BadInput("a TIFF that is shown turned", turned("images/train/train0.tif"), "got EXIF orientation 6: mine/images/train/train0.tif"),
+    BadInput("a WebP that is shown turned", turned("images/train/train0.webp"), "got EXIF orientation 6: mine/images/train/train0.webp"),
+    BadInput("a label that is shown turned", turned(LABEL, "L"), f"got EXIF orientation 6: mine/{LABEL}"),
+    BadInput("an image of 16 bits", saved("images/train/train0.png", Image.new("I;16", (48, 36))), "expected an image of at most 8 bits a channel, got 16: 1 channel of 16 bits in mine/images/train/train0.png; convert it"),
+    BadInput("an image of floating-point numbers", saved("images/train/train0.tif", Image.new("F", (48, 36))), "at most 8 bits a channel, got 32: 1 channel of 32 bits in mine/images/train/train0.tif"),
+    BadInput("an image of four bands", saved("images/train/train0.tif", Image.new("RGBX", (48, 36))), "got 4 channels of 8 bits: mine/images/train/train0.tif; say which of them are the colours by converting it to RGB"),
+    BadInput("an image in CIE L\\*a\\*b\\*", saved("images/train/train0.tif", Image.new("LAB", (48, 36))), "got 3 channels of 8 bits: mine/images/train/train0.tif"),
+    BadInput("a JPEG that is cut off", rewritten(IMAGE, lambda data: data[: len(data) // 2]), f"got a JPEG without its end, cut off or overwritten: mine/{IMAGE}; replace or remove it"),
+    BadInput("a JPEG whose second half is zeros", rewritten(IMAGE, lambda data: data[: len(data) // 2] + bytes(len(data) // 2)), f"got a JPEG without its end, cut off or overwritten: mine/{IMAGE}"),
+    BadInput("a JPEG with zeros in between, as far as its decoder notices", noise(lambda data: data[:-600] + bytes(598) + data[-2:]), f"expected a JPEG without damage, got one whose decoder says 'Corrupt JPEG data: ...': mine/{IMAGE}; replace it"),
+    BadInput("a PNG with a flipped bit", rewritten(LABEL, lambda data: data[:60] + bytes([data[60] ^ 1]) + data[61:]), f"got a truncated or damaged PNG: mine/{LABEL}"),
+    BadInput("a PNG that is cut off", rewritten(LABEL, lambda data: data[:-9]), f"got a truncated or damaged PNG: mine/{LABEL}"),
+    BadInput("an empty file", rewritten(IMAGE, lambda data: b""), f"expected a readable image file, got an empty file: mine/{IMAGE}"),
+    BadInput("a text file as an image", rewritten(IMAGE, lambda data: b"<html>"), f"expected a readable image file, got no image: mine/{IMAGE}"),
+    BadInput("a program as an image (PostScript)", rewritten(IMAGE, lambda data: b"%!PS-Adobe-3.0 EPSF-3.0\n"), f"got no image: mine/{IMAGE}"),
+    BadInput("an image of too many pixels", rewritten(IMAGE, lambda data: huge_png(60000, 50000)), f"expected at most max_pixels=178956970 pixels, got 50000x60000 (height x width): mine/{IMAGE}; remove it, or set a larger max_pixels"),
+    BadInput("a label of too many pixels", rewritten(LABEL, lambda data: huge_png(13500, 13500)), f"got 13500x13500 (height x width): mine/{LABEL}"),
+    BadInput("a limit that real images exceed", folder(), f"expected at most max_pixels=999 pixels, got 36x48 (height x width): mine/{IMAGE}", f"{CHECK} --data.max_pixels 999"),
+    BadInput("a file of a gigabyte", replaced(IMAGE, sparse), f"expected a file of at most 732605096 bytes, 4 for each of max_pixels=178956970, got 1000000000: mine/{IMAGE}"),
+    BadInput("a link to nothing", replaced(IMAGE, lambda path: path.symlink_to("nowhere")), f"got a link to nothing: mine/{IMAGE}"),
+    BadInput("a pipe", replaced(IMAGE, os.mkfifo), f"got a pipe, a socket or a device: mine/{IMAGE}"),
+    BadInput("a folder named x.jpg", replaced(IMAGE, Path.mkdir), f"got a folder: mine/{IMAGE}"),
+]  # fmt: skip
+
+LABELS = [
+    BadInput("a label of another size", saved(LABEL, Image.new("L", (10, 12), 3)), f"expected the label to have its image's size, 36x48 pixels (height x width), got 12x10: mine/{LABEL}"),
+    BadInput("a value without a class", saved(LABEL, Image.new("L", (48, 36), 99)), f"expected label values 3, 7, 255, got [99]: mine/{LABEL}; give the value a line in classes.csv, without a name if it is to be ignored"),
+    BadInput("labels that were a JPEG once", saved(LABEL, RAMP), f"got [0, 1, 2, 4, 5, 6, 8, 9, 10, 11]: mine/{LABEL}; values between the classes come from a JPEG, or from resizing labels as images"),
+    BadInput("a label in RGB", saved(LABEL, Image.new("RGB", (48, 36))), f"expected a label of one 8-bit channel ... colour type RGB: mine/{LABEL}"),
+    BadInput("a label of 16 bits", saved(LABEL, Image.new("I;16", (48, 36))), f"expected a label of one 8-bit channel ... got a PNG of 16 bits a channel and colour type grey: mine/{LABEL}"),
+    BadInput("a JPEG named x.png", saved(LABEL, Image.new("L", (48, 36), 3), format="JPEG"), f"expected a label as PNG, got another format (JPEG), which may have changed its values: mine/{LABEL}"),
+    BadInput("a JPEG among the labels", every(LABEL, lambda path: path.rename(path.with_suffix(".jpg"))), "got none for 1, e.g. mine/images/train/train0.jpg; labels are looked for as labels/train/{name}.png; mine/labels/train/train0.jpg is a JPEG, which changes label values: export PNG"),
+    BadInput("an image without a label", every(LABEL, Path.unlink), f"expected a partner in mine/labels/train for each of the 4 files in mine/images/train, got none for 1, e.g. mine/{IMAGE}"),
+    BadInput("a label without an image", every(IMAGE, Path.unlink), f"got none for 1, e.g. mine/{LABEL}"),
+    BadInput("two images of one name", folder(lambda root: Image.new("RGB", (48, 36)).save(root / "images/train/train0.png")), "expected one file a name, got both mine/images/train/train0.jpg and mine/images/train/train0.png; remove one"),
+    BadInput("labels in masks/", every("labels", lambda path: path.rename("mine/masks")), "expected labels for the train split, got none for its 4 images. Labels are looked for as mine/labels/train/{name}.png: got ...mine with classes.csv, images, masks in it; where they lie elsewhere, say so, e.g. --data.labels 'masks/{split}/{name}.png'"),
+    BadInput("labels that are all .jpg", every("labels/*/*", lambda path: path.rename(path.with_suffix(".jpg"))), "expected labels for the train split, got none ... mine/labels/train has 4 .jpg files; a label is a PNG: a JPEG changes the values"),
+    BadInput("no labels/val", every("labels/val", lambda path: path.rename("mine/elsewhere")), "expected labels for the val split, got none for its 2 images"),
+    BadInput("training without labels", every("labels", lambda path: path.rename("mine/masks")), "expected images with labels to fit with, got the train split of FolderDataModule in mine, which has none; its images can be predicted. Labels are looked for as mine/labels/train/{name}.png", "cpg fit $MINE $MODEL"),
+    BadInput("labels that are all ignored", every("labels/val/*", lambda path: Image.new("L", (48, 36), 255).save(path)), "expected labelled pixels, got none: each pixel of the val labels has a value that is ignored"),
+    BadInput("labels in colours, not said to be", every("labels/*/*", lambda path: Image.new("RGB", (48, 36), "#464650").save(path)), "write the classes, not their colours, as 8-bit grey"),
+    BadInput("a colour without a class", every("labels/*/*", lambda path: Image.new("RGB", (48, 36), "#464651").save(path)), f"expected the colours of the class table, got #464651 in 1728 pixels (the nearest is background's #464650): mine/{LABEL}", f"{CHECK} --data.label_colors true"),
+    BadInput("Cityscapes' train IDs as label IDs", lambda: labels_of(write_cityscapes(Path("cityscapes")), lambda values: values % 19), "suspicious: all label values are from 0 to 18: these look like train IDs", f"cpg check-data --data CityscapesDataModule --data.root cityscapes {CROP}"),
+    BadInput("labels of COCO-Stuff 10k as those of the 164k", coco_10k_as_164k, "suspicious: ... these look like labels of COCO-Stuff 10k, whose values are one more; use COCOStuff10kDataModule for them", f"cpg check-data --data COCOStuffDataModule --data.root coco {CROP}"),
+]  # fmt: skip
+
+FILES = [
+    BadInput("no such root", lambda: None, "expected the file of classes mine/classes.csv, got ... with nothing in it"),
+    BadInput("a file as the root", lambda: Path("mine").touch(), "expected the file of classes mine/classes.csv, got a file in its way: ...mine"),
+    BadInput("a variable that is not set", lambda: None, "expected the environment variable NOWHERE to be set, got none, for the path ${NOWHERE}/mine", f"cpg check-data --data FolderDataModule --data.root $${{NOWHERE}}/mine {CROP}"),
+    BadInput("no images/val", every("images/val", lambda path: path.rename("mine/images/validation")), "expected the folder mine/images/val, got ...mine/images with train, validation in it"),
+    BadInput("an empty images/val", every("*/val/*", Path.unlink), "expected images in mine/images/val, got none"),
+    BadInput("a pattern without {name}", folder(), "expected images to be a path with {name} once, and {split} where that is part of it, e.g. images/{split}/{name}.*, got images/*.jpg", f"{CHECK} --data.images images/*.jpg"),
+    BadInput("two folders for one split", every("images/val", lambda path: (path.parent / "valid").mkdir()), "expected one of val, valid for the val split in mine, got val, valid", f'{CHECK} --data.split_names "{{val: [val, valid]}}"'),
+    BadInput("an image in two lists", listed(b"train0\nval0\n"), "expected each image in one split, got 1 both in train.txt and in val.txt of mine, e.g. val0"),
+    BadInput("a listed image that is missing", listed(b"train0\ntrain9\n"), "for each of the 2 names in mine/train.txt, got none for 1, e.g. 'train9'; names are without a suffix"),
+    BadInput("an image that is listed twice for validation", listed(b"train0\n", b"val0\nval0\n"), "expected each name once in mine/val.txt, as an evaluation counts each image once, got 1 more than once, e.g. val0"),
+    BadInput("a list that is not UTF-8", listed("train0\nfrüh\n".encode("latin-1")), "expected a list in UTF-8, got another encoding: mine/train.txt; save it anew"),
+    BadInput("an empty list", listed(b"\n"), "expected a name a line, got an empty list: mine/train.txt"),
+    BadInput("a list of COCO-Stuff 10k that is missing", lambda: (write_coco_stuff_10k(Path("coco")) / "imageLists/train.txt").unlink(), "expected the list coco/imageLists/train.txt, got ...", f"cpg check-data --data COCOStuff10kDataModule --data.root coco {CROP}"),
+    BadInput("a part of a published dataset", lambda: write_ade20k(Path("ade20k")), "expected the 20210 images of the train split as published, got 4", f"cpg check-data --data ADE20KDataModule --data.root ade20k {CROP}"),
+    BadInput("a zip file that is cut off", broken_zip, "expected a readable zip file, got ...: zips/ADEChallengeData2016.zip; download it again", f"cpg check-data --data ADE20KDataModule --data.root zips {CROP}"),
+    BadInput("a file that a zip file inflates beyond measure", bomb, "expected a file of at most 16817216 bytes, 4 for each of max_pixels=10000, got 20000000: zips/ADEChallengeData2016.zip/ADE", f"cpg check-data --data ADE20KDataModule --data.root zips {CROP} --data.max_pixels 10000"),
+    BadInput("no images to predict", folder(), "expected images to predict, got no file ...nowhere, got ...", "cpg predict $MINE $MODEL --data.predict_images nowhere"),
+    BadInput("an empty folder to predict", folder(lambda root: Path("empty").mkdir()), "expected images (.jpg, ...) to predict in empty, got none", "cpg predict $MINE $MODEL --data.predict_images empty"),
+    BadInput("a list of images to predict that is not UTF-8", folder(lambda root: Path("some.txt").write_bytes(b"fr\xfch.jpg\n")), "expected a list in UTF-8, got another encoding: some.txt", "cpg predict $MINE $MODEL --data.predict_images some.txt"),
+]  # fmt: skip
+
+CLASSES = [
+    BadInput("no classes.csv", every("classes.csv", Path.unlink), "expected the file of classes mine/classes.csv, got ... with images, labels in it"),
+    BadInput("semicolons", classes("value;name;color\n0;a;#000000\n1;b;#ff0000\n"), "expected the first line to be value,name,color, got value;name;color: mine/classes.csv; its values are separated by ';': save it with commas"),
+    BadInput("UTF-16", classes((HEAD + "3,a,#000000\n7,b,#ff0000\n").encode("utf-16")), "expected comma-separated values in UTF-8, got UTF-16: mine/classes.csv"),
+    BadInput("Latin-1", classes((HEAD + "3,früh,#000000\n").encode("latin-1")), "expected comma-separated values in UTF-8, got 'utf-8' codec can't decode ...: mine/classes.csv"),
+    BadInput("a quote that is not closed", classes(HEAD + '3,"a,#000000\n'), "expected comma-separated values in UTF-8, got unexpected end of data: mine/classes.csv"),
+    BadInput("an empty line of Excel's", classes(HEAD + "3,a,#000000\n7,b,#ff0000\n,,\n"), "got line 4 (nothing but commas: remove the line): mine/classes.csv"),
+    BadInput("a value twice", classes(HEAD + "3,a,#000000\n7,b,#ff0000\n3,c,#ff00ff\n"), "expected each value once, got 3 more than once, in lines 2, 4: mine/classes.csv"),
+    BadInput("a name twice", classes(HEAD + "3,a,#000000\n7,a,#ff0000\n"), "expected each name once, got a more than once, in lines 2, 3: mine/classes.csv"),
+    BadInput("one class", classes(HEAD + "7,crack,#dc506e\n255,,\n"), "expected 2 or more classes, got 1: mine/classes.csv; name the background as a class"),
+    BadInput("no class", classes(HEAD), "expected 2 or more classes, got 0: mine/classes.csv"),
+    BadInput("a value beyond 255", classes(HEAD + "300,a,#000000\n"), "got line 2 (value 300): mine/classes.csv"),
+    BadInput("a colour by its name", classes(HEAD + "3,a,red\n"), "got line 2 (colour 'red' instead of #rrggbb): mine/classes.csv"),
+    BadInput("a comma in a name", classes(HEAD + "3,a, b,#000000\n"), "got line 2 (4 values for 3 columns): mine/classes.csv"),
+    BadInput("no values", classes("name,color\na,#000000\nb,#ff0000\n"), "expected the first line to be value,name,color, got name,color: mine/classes.csv"),
+    BadInput("a colour twice, where labels are colours", classes(HEAD + "3,a,#000000\n7,b,#000000\n"), "expected each colour once, got #000000 more than once, in lines 2, 3: mine/classes.csv", f"{CHECK} --data.label_colors true"),
+    BadInput("a line of a labelmap that is none", classes("a:0,0,0::\nb:0,0::\n", "labelmap.txt"), "expected each line to be label:red,green,blue:parts:actions, got line 2 (b:0,0::): mine/labelmap.txt", f"{CHECK} --data.classes labelmap.txt --data.label_colors true"),
+    BadInput("a labelmap for labels that are no colours", classes("a:0,0,0::\nb:9,0,0::\n", "labelmap.txt"), "expected the value of each class in the labels, got a file without values: mine/labelmap.txt; for labels in the classes' colours set --data.label_colors true", f"{CHECK} --data.classes labelmap.txt"),
+]  # fmt: skip
+
+NUMBERS = [
+    BadInput("a crop of a terapixel", folder(), "expected crop_size to be at most max_pixels=178956970 pixels, got 1000000x1000000 (height x width)", f'{CHECK} --data.crop_size "[1000000, 1000000]"'),
+    BadInput("a crop without pixels", folder(), "expected crop_size to be a height and a width of 1 or more pixels, got (0, 28)", f'{CHECK} --data.crop_size "[0, 28]"'),
+    BadInput("a scale that is no number", folder(), "expected scale to be two positive numbers, the smaller one first, got (nan, 1.0)", f'{CHECK} --data.scale "[.nan, 1]"'),
+    BadInput("an infinite scale", folder(), "expected scale to be two positive numbers, the smaller one first, got (1.0, inf)", f'{CHECK} --data.scale "[1, .inf]"'),
+    BadInput("a step that is no number", folder(), "expected scale_step to be positive and to fit between the scales (0.5, 2.0), got nan", f"{CHECK} --data.scale_step .nan"),
+    BadInput("a probability beyond 1", folder(), "expected horizontal_flip to be a probability, got 1.5", f"{CHECK} --data.horizontal_flip 1.5"),
+    BadInput("a probability that is no number", folder(), "expected horizontal_flip to be a probability, got nan", f"{CHECK} --data.horizontal_flip .nan"),
+    BadInput("a share that is no number", folder(), "expected max_class_share to be above 0 and at most 1, got nan", f"{CHECK} --data.max_class_share .nan"),
+    BadInput("a batch of none", folder(), "expected batch_size to be 1 or more, a whole number, got 0", f"{CHECK} --data.batch_size 0"),
+    BadInput("yes as a number", folder(), "Expected a <class 'int'>. Got value: True", f"{CHECK} --data.batch_size true", 2),
+    BadInput("an option that there is not", folder(), "Option 'batch_sise' is not accepted", f"{CHECK} --data.batch_sise 4", 2),
+]  # fmt: skip
+
+BAD_INPUTS = {
+    "images": IMAGES,
+    "labels": LABELS,
+    "files, folders and lists": FILES,
+    "classes.csv": CLASSES,
+    "options of the data": NUMBERS,
+}
+
+
+def table() -> str:
+    """The kinds as Markdown."""
+    lines = [f"`${name}` stands for `{options}`." for name, options in SHORT.items()]
+    for title, rows in BAD_INPUTS.items():
+        lines += ["", f"| {title} | command | what is said |", "|---|---|---|"]
+        for row in rows:
+            command, said = (text.replace("$$", "$").replace("|", "\\|") for text in (row.command, row.said))
+            lines.append(
+                f"| {row.kind} | `{command.removeprefix('cpg ')}` | {'' if row.status == 1 else f'exit status {row.status}: '}`{said}` |"
+            )
+    return "\n".join(lines)
+
+
+def with_table(readme: str) -> str:
+    """The README with the table as it is now."""
+    before, rest = readme.split(BEGIN)
+    return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
+
+
+if __name__ == "__main__":
+    README.write_text(with_table(README.read_text()))
