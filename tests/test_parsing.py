@@ -70,7 +70,7 @@ class TestMessages:
                 ["--data.scale=[2,1]"],
                 "expected scale to be two positive numbers, the smaller one first, got (2.0, 1.0)",
             ),
-            (["--data.batch_size=0"], "expected batch_size to be 1 or more, got 0"),
+            (["--data.batch_size=0"], "expected batch_size to be 1 or more, a whole number, got 0"),
             (
                 ["--data.crop_size=[0,3]"],
                 "expected crop_size to be a height and a width of 1 or more pixels, got (0, 3)",
