@@ -5,6 +5,7 @@ add a row. ``make`` works in an empty folder. In ``said``, ``...`` stands for an
 """
 
 import os
+import pickle
 import struct
 import zlib
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from layouts import write_ade20k, write_cityscapes, write_coco_stuff, write_coco_stuff_10k, write_folder, zipped
 from PIL import Image
 
@@ -21,10 +23,10 @@ BEGIN, END = "<!-- written by python tests/bad_inputs.py -->", "<!-- end -->"
 # What stands in commands for options that many have in common.
 SHORT = {
     "MINE": '--data FolderDataModule --data.root mine --data.crop_size "[20, 28]"',
-    "MODEL": "--model.network LRASPP --model.criterion CrossEntropyCPGLoss",
+    "MODEL": "--model.network LRASPP --model.criterion CrossEntropyCPGLoss --trainer.logger false",
 }
 CROP = '--data.crop_size "[20, 28]"'
-CHECK = "cpg check-data $MINE"
+CHECK, FIT = "cpg check-data $MINE", "cpg fit $MINE $MODEL"
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,17 @@ def classes(content: str | bytes, name: str = "classes.csv") -> Callable[[], obj
     """A folder with another file of classes."""
     data = content.encode() if isinstance(content, str) else content
     return folder(lambda root: (root / name).write_bytes(data))
+
+
+def config(text: str) -> Callable[[], object]:
+    """A folder with a configuration beside it."""
+    return folder(lambda root: Path("config.yaml").write_text(text))
+
+
+def other_file(path: Path) -> None:
+    """A file that the command has not written."""
+    path.parent.mkdir(parents=True)
+    path.write_text("")
 
 
 def every(pattern: str, change: Callable[[Path], object]) -> Callable[[], object]:
@@ -270,12 +283,46 @@ NUMBERS = [
     BadInput("an option that there is not", folder(), "Option 'batch_sise' is not accepted", f"{CHECK} --data.batch_sise 4", 2),
 ]  # fmt: skip
 
+MODELS = [
+    BadInput("a mistyped network", folder(), "got LRAASPP; did you mean LRASPP?", "cpg fit $MINE --model.network LRAASPP --model.criterion CrossEntropyCPGLoss", 2),
+    BadInput("a mistyped option", folder(), "Option 'cpg_wieght' is not accepted; did you mean cpg_weight?", f"{FIT} --model.criterion.cpg_wieght 1", 2),
+    BadInput("a width that there is not", folder(), "expected a width of 18, 32 or 48 channels, got 5", f"{FIT} --model.network HRNetOCR --model.network.width 5"),
+    BadInput("a kernel of an even size", folder(), "expected kernel_size to be an odd number of pixels from 3 to 15, got 4", f"{FIT} --model.criterion.kernel_size 4"),
+    BadInput("a power that is no number", folder(), "expected poly_power to be 0 or more and finite, got nan", f"{FIT} --model.poly_power .nan"),
+    BadInput("a negative weight", folder(), "expected aux_weight to be 0 or more and finite, got -1.0", f"{FIT} --model.aux_weight -1"),
+    BadInput("a function in place of an optimizer", folder(), "expected model.optimizer to be a torch optimizer, got os.system", f'{FIT} --model.optimizer "{{class_path: os.system, init_args: {{command: ls}}}}"'),
+    BadInput("weights that are not there", folder(), "expected a file of weights, found none at none.pth", f"{FIT} --model.weights none.pth"),
+    BadInput("weights with other objects", folder(lambda root: Path("evil.pth").write_bytes(pickle.dumps(Path("x")))), "expected tensors and plain values alone, got other objects in evil.pth, which could run code and are not read", f"{FIT} --model.weights evil.pth"),
+    BadInput("weights of another network", folder(lambda root: torch.save({"a": torch.zeros(1)}, "a.pth")), "missing", f"{FIT} --model.weights a.pth"),
+    BadInput("a checkpoint that is not there", folder(), "expected a checkpoint file, got none: none.ckpt", f"{FIT} --ckpt_path none.ckpt"),
+    BadInput("a text file as a checkpoint", folder(lambda root: Path("a.ckpt").write_text("text")), "expected a file of weights, could not read a.ckpt", f"{FIT} --ckpt_path a.ckpt"),
+    BadInput("weights as a checkpoint to train on", folder(lambda root: torch.save({"pytorch-lightning_version": "2", "state_dict": {}}, "a.ckpt")), "got one without callbacks, epoch, global_step, loops, lr_schedulers, optimizer_states: a.ckpt; a file that holds weights alone can start another training by --model.weights", f"{FIT} --ckpt_path a.ckpt"),
+    BadInput("a prediction over a file of somebody else's", folder(lambda root: other_file(Path("out/labels/val0.png"))), "expected to write over predictions of this command alone, got out/labels/val0.png, which it did not write; choose another --output, or give --overwrite true", "cpg predict $MINE $MODEL --trainer.callbacks PredictionWriter --data.predict_images mine/images/val --output out"),
+]  # fmt: skip
+
+RUNS = [
+    BadInput("a key that is given twice in a file", config("model:\n  aux_weight: 1\n  aux_weight: 2\n"), "expected each key once, got 'aux_weight' more than once in one section", f"{FIT} --config config.yaml", 2),
+    BadInput("aliases without end", config("a: &a [*a]\n"), "aliases that expand to more", f"{FIT} --config config.yaml", 2),
+    BadInput("a configuration that is not there", folder(), "File does not exist", f"{FIT} --config none.yaml", 2),
+    BadInput("no accumulated batch", folder(), "expected trainer.accumulate_grad_batches to be 1 or more, got 0", f"{FIT} --trainer.accumulate_grad_batches 0"),
+    BadInput("a validation after no batch", folder(), "expected trainer.val_check_interval to be a number of batches or a share of an epoch above 0, got 0", f"{FIT} --trainer.val_check_interval 0"),
+    BadInput("a negative bound of gradients", folder(), "expected trainer.gradient_clip_val to be 0 or more, got -1", f"{FIT} --trainer.gradient_clip_val -1"),
+    BadInput("devices that are no number", folder(), "expected options that the Trainer takes: `devices`", f"{FIT} --trainer.devices x --trainer.accelerator cpu"),
+    BadInput("two callbacks with one state", folder(), "expected callbacks of one class to differ in what they monitor, got two alike", f'{FIT} --trainer.callbacks "[{{class_path: ModelCheckpoint}}, {{class_path: ModelCheckpoint}}]"'),
+    BadInput("a callback on a score of some validations", folder(), "expected EarlyStopping to monitor a score of every validation, got val/boundary_IoU, which is computed in every 5th; set --model.boundary_metrics_every 1", f'{FIT} --trainer.callbacks "[{{class_path: EarlyStopping, init_args: {{monitor: val/boundary_IoU}}}}]"'),
+    BadInput("a callback on a score that there is not", folder(), "expected EarlyStopping to monitor one of val/mIoU, ... got val/miou", f'{FIT} --trainer.callbacks "[{{class_path: EarlyStopping, init_args: {{monitor: val/miou}}}}]"'),
+    BadInput("a search for the learning rate", folder(), "expected no LearningRateFinder: the learning rate is an option of model.optimizer", f'{FIT} --trainer.callbacks "[{{class_path: LearningRateFinder}}]"'),
+    BadInput("--output without predict", folder(), "expected --output and --overwrite with predict and one PredictionWriter among its callbacks, got them without", f"{FIT} --output out"),
+]  # fmt: skip
+
 BAD_INPUTS = {
     "images": IMAGES,
     "labels": LABELS,
     "files, folders and lists": FILES,
     "classes.csv": CLASSES,
     "options of the data": NUMBERS,
+    "networks, weights, checkpoints and predictions": MODELS,
+    "configurations and the Trainer": RUNS,
 }
 
 
