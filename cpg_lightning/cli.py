@@ -37,6 +37,7 @@ from cpg_lightning.parsing import (
     Parser,
     check_callables,
     check_trainer,
+    configured,
     imported,
     message_of,
     raised_first,
@@ -151,7 +152,7 @@ class SegmentationCLI(LightningCLI):
         name, run_id = self._name(config, loggers)
         folder = Path(config.trainer.default_root_dir or "runs") / f"{name}-{run_id}"
         config.trainer.default_root_dir = str(folder)
-        for callback in config.trainer.get("callbacks") or []:
+        for callback in configured(config.trainer.get("callbacks")):
             if callback.class_path.endswith(".ModelCheckpoint") and not callback.init_args.dirpath:
                 callback.init_args.dirpath = str(folder / "checkpoints")
         without_key = bool(loggers) and not self._prepare_wandb(folder)
@@ -234,7 +235,9 @@ class SegmentationCLI(LightningCLI):
             ) from error
 
     def _check_output(self, config: Namespace) -> None:
-        writers = [each for each in config.trainer.callbacks or [] if each.class_path.endswith(".PredictionWriter")]
+        writers = [
+            each for each in configured(config.trainer.callbacks) if each.class_path.endswith(".PredictionWriter")
+        ]
         if self.subcommand != "predict" or len(writers) != 1:
             raise ValueError(
                 "expected --output and --overwrite with predict and one PredictionWriter among its callbacks, got them without"
@@ -367,9 +370,7 @@ def _setting(config: Namespace) -> str:
 
 def _wandb_loggers(trainer: Namespace) -> list[Namespace]:
     """The arguments of each WandbLogger there is."""
-    loggers = trainer.get("logger")
-    configured = [each for each in (loggers if isinstance(loggers, list) else [loggers]) if isinstance(each, Namespace)]
-    return [each.init_args for each in configured if each.class_path.endswith(".WandbLogger")]
+    return [each.init_args for each in configured(trainer.get("logger")) if each.class_path.endswith(".WandbLogger")]
 
 
 def _drop_pretrained(model: Namespace) -> None:

@@ -82,6 +82,12 @@ def imported(class_path: str) -> Any:
     return getattr(import_module(module), name)
 
 
+def configured(entry: Any) -> list[Namespace]:
+    """The classes with their arguments of an option that is one of them, a list of them, or none."""
+    entries = entry if isinstance(entry, list) else [entry]
+    return [each for each in entries if isinstance(each, Namespace)]
+
+
 def check_callables(config: Namespace) -> None:
     """Refuse a ``class_path`` that names no class, before it is called.
 
@@ -122,7 +128,7 @@ def check_trainer(trainer: Namespace) -> None:
         raise ValueError(
             f"expected trainer.val_check_interval to be a number of batches or a share of an epoch above 0, got {interval}"
         )
-    for callback in trainer.get("callbacks") or []:
+    for callback in configured(trainer.get("callbacks")):
         if callback.class_path.endswith(".LearningRateFinder"):
             raise ValueError(
                 "expected no LearningRateFinder: the learning rate is an option of model.optimizer, and it decays from the "
