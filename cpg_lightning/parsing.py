@@ -213,7 +213,12 @@ def _did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def _gives(called: Any, family: type[Any]) -> bool:
     """Whether a class or a function is known to give objects of a family when called."""
-    result = called if isclass(called) else get_type_hints(called).get("return")
+    if isclass(called):
+        return issubclass(called, family)
+    try:
+        result = get_type_hints(called).get("return")
+    except (AttributeError, NameError, TypeError):  # annotations that cannot be resolved say nothing
+        return False
     return isclass(result) and result is not type(None) and issubclass(result, family)
 
 
@@ -221,7 +226,7 @@ def _class_paths(config: Any) -> Iterator[str]:
     """Each class path in a configuration, at any depth."""
     if isinstance(config, Namespace | dict):
         entries = vars(config) if isinstance(config, Namespace) else config
-        if isinstance(entries.get("class_path"), str):
+        if "." in str(entries.get("class_path", "")):
             yield entries["class_path"]
         for value in entries.values():
             yield from _class_paths(value)

@@ -308,7 +308,7 @@ def count_a_share(rank, number, folder):
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("number", [3, 5])
+@pytest.mark.parametrize("number", [3, pytest.param(5, marks=pytest.mark.slow)])
 def test_two_processes_count_each_image_once(number, tmp_path):
     torch.multiprocessing.spawn(count_a_share, (number, tmp_path), nprocs=2)
     for name, metric in {**metrics(), "iou": ClassIoU(C)}.items():

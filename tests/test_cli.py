@@ -266,7 +266,7 @@ class TestAfterwards:
         arguments = ["--config", str(run.config), "--ckpt_path", str(run.last), "--data.root", str(camvid)]
         assert "test/mIoU" in main(["test", *arguments]).trainer.callback_metrics
 
-    @pytest.mark.parametrize("checkpoint", ["last", "best"])
+    @pytest.mark.parametrize("checkpoint", ["last", pytest.param("best", marks=pytest.mark.slow)])
     def test_a_broken_run_is_continued_in_its_folder_with_its_id_and_its_schedule(self, camvid, checkpoint):
         arguments = ["fit", *ARGUMENTS, "--trainer.max_epochs=4", "--model.warmup_steps=2"]
         whole = main(arguments)

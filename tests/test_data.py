@@ -143,6 +143,7 @@ class TestRandomness:
         assert [epoch_of(spawned)] == expected
 
     @pytest.mark.parametrize(("num_workers", "context"), [(0, None), (2, "fork"), (1, "spawn")])
+    @pytest.mark.slow
     def test_two_processes_draw_the_samples_of_one(self, camvid, num_workers, context):
         expected = training_epochs(module_of(camvid))
         data = module_of(camvid)

@@ -256,7 +256,11 @@ class TestZipFiles:
             built(ADE20KDataModule, holder).setup("fit")
 
     @pytest.mark.parametrize("context", ["fork", "spawn"])
-    @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
+    @pytest.mark.parametrize(
+        "method",
+        [pytest.param(zipfile.ZIP_STORED, marks=pytest.mark.slow), zipfile.ZIP_DEFLATED],
+        ids=["stored", "deflated"],
+    )
     def test_workers_read_a_zip_file_at_once(self, context, method, tmp_path):
         data = built(CityscapesDataModule, put_into_zips("cityscapes", write_cityscapes(tmp_path / "c"), method))
         data.setup("fit")

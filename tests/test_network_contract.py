@@ -124,6 +124,7 @@ def test_its_weights_make_another_one_the_same(case, request):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.slow
 def test_it_compiles(network):
     network.eval()
     with torch.no_grad():

@@ -153,6 +153,10 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.root = expanded(root)
         self.find_facts()
+        if self.num_classes < 2:
+            raise ValueError(
+                f"expected 2 or more classes, got {self.num_classes}; name the background as a class: {type(self).__name__}"
+            )
         if not 2 <= self.num_classes:
             raise ValueError(
                 f"expected 2 or more classes, got {self.num_classes}: {type(self).__name__}; name the background as a class"

@@ -138,7 +138,7 @@ def boundary_entries(
         that hold it, and the boundary, bool: both (B, C, 2, H, W).
 
     Raises:
-        ValueError: If the kernel size is not odd or out of range.
+        ValueError: If there are fewer than 2 classes, or the kernel size is not odd or out of range.
 
     Example:
         >>> import torch
@@ -147,6 +147,8 @@ def boundary_entries(
         >>> boundary[0, 1, 0].int()  # class 1, horizontal: both neighbours of the line, not the line
         tensor([[0, 1, 0, 1, 0]], dtype=torch.int32)
     """
+    if num_classes < 2:
+        raise ValueError(f"expected 2 or more classes, got {num_classes}; name the background as a class")
     kernel, _ = integer_kernel(kernel_size)
     largest = sum(abs(weight) for row in kernel for weight in row)
     dtype = next(d for d in (torch.int8, torch.int16, torch.int32, torch.int64) if largest <= torch.iinfo(d).max)
