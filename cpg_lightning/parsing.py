@@ -94,12 +94,17 @@ def check_callables(config: Namespace) -> None:
     A function is accepted where its annotation says that it returns the class that is wanted, as for jsonargparse.
 
     Raises:
-        ValueError: If a class path of the configuration names a function of unknown result, or if that of
-            ``model.optimizer`` is no optimizer.
+        ValueError: If a class path of the configuration names a function of unknown result, or if ``model.optimizer`` is no
+            optimizer or has a number that is not finite.
     """
     optimizer = config.model.get("optimizer")
-    if isinstance(optimizer, Namespace) and not _gives(imported(optimizer.class_path), Optimizer):
-        raise ValueError(f"expected model.optimizer to be a torch optimizer, got {optimizer.class_path}")
+    if isinstance(optimizer, Namespace):
+        if not _gives(imported(optimizer.class_path), Optimizer):
+            raise ValueError(f"expected model.optimizer to be a torch optimizer, got {optimizer.class_path}")
+        options = optimizer.get("init_args") or {}
+        for name, number in (vars(options) if isinstance(options, Namespace) else options).items():
+            if isinstance(number, float) and not math.isfinite(number):  # torch's own checks let NaN pass
+                raise ValueError(f"expected model.optimizer.{name} to be a finite number, got {number}")
     for class_path in _class_paths(config):
         if not _gives(imported(class_path), object):
             raise ValueError(f"expected class_path to name a class, got the function {class_path}")

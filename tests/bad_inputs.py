@@ -289,6 +289,7 @@ MODELS = [
     BadInput("a width that there is not", folder(), "expected a width of 18, 32 or 48 channels, got 5", f"{FIT} --model.network HRNetOCR --model.network.width 5"),
     BadInput("a kernel of an even size", folder(), "expected kernel_size to be an odd number of pixels from 3 to 15, got 4", f"{FIT} --model.criterion.kernel_size 4"),
     BadInput("a power that is no number", folder(), "expected poly_power to be 0 or more and finite, got nan", f"{FIT} --model.poly_power .nan"),
+    BadInput("a learning rate that is no number", folder(), "expected model.optimizer.lr to be a finite number, got nan", f"{FIT} --model.optimizer SGD --model.optimizer.lr .nan"),
     BadInput("a negative weight", folder(), "expected aux_weight to be 0 or more and finite, got -1.0", f"{FIT} --model.aux_weight -1"),
     BadInput("a function in place of an optimizer", folder(), "expected model.optimizer to be a torch optimizer, got os.system", f'{FIT} --model.optimizer "{{class_path: os.system, init_args: {{command: ls}}}}"'),
     BadInput("weights that are not there", folder(), "expected a file of weights, found none at none.pth", f"{FIT} --model.weights none.pth"),
