@@ -22,7 +22,6 @@ from PIL import Image
 from torch import Tensor
 
 from cpg_lightning import CrossEntropyCPGLoss, cpg_loss
-from cpg_lightning.losses.base import enlarge
 from cpg_lightning.networks import LRASPP
 
 SHAPES = {
@@ -38,13 +37,13 @@ QUICK = ["CE", "CE+CPG", "k=5", "k=7"]
 
 
 def plain(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of the enlarged logits."""
-    return F.cross_entropy(enlarge(logits, target.shape[-2:], align_corners=False), target, ignore_index=255)
+    """Cross-entropy of the upsampled logits."""
+    return F.cross_entropy(F.interpolate(logits, target.shape[-2:], mode="bilinear"), target, ignore_index=255)
 
 
 def definition(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy plus CPG of the enlarged logits, as defined."""
-    large = enlarge(logits, target.shape[-2:], align_corners=False)
+    """Cross-entropy plus CPG of the upsampled logits, as defined."""
+    large = F.interpolate(logits, target.shape[-2:], mode="bilinear")
     return F.cross_entropy(large, target, ignore_index=255) + cpg_loss(large, target)
 
 
