@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import wandb
 from PIL import Image
 
@@ -63,3 +64,13 @@ def real_data() -> Path:
     if "CPG_LIGHTNING_DATA" not in os.environ:
         pytest.skip("CPG_LIGHTNING_DATA names no folder of real images")
     return Path(os.environ["CPG_LIGHTNING_DATA"])
+
+
+@pytest.fixture(scope="session")
+def device() -> torch.device:
+    """The device that networks, criteria and metrics are tested on: ``CPG_LIGHTNING_DEVICE``, by default the CPU."""
+    name = os.environ.get("CPG_LIGHTNING_DEVICE", "cpu")
+    try:
+        return torch.zeros((), device=name).device
+    except (RuntimeError, AssertionError) as error:
+        pytest.fail(f"expected CPG_LIGHTNING_DEVICE to be a device of this machine, got {name!r}: {error}")
