@@ -11,12 +11,13 @@ class RowBuffer:
 
     Args:
         memory: Memory for the rows, (N, C, rows, W), with contiguous columns.
+        first_image: The image at the front.
         moves: Whether rows that are forgotten leave the memory, and those that follow move to its front. Otherwise the
             memory has room for all rows.
     """
 
-    def __init__(self, memory: Tensor, moves: bool) -> None:
-        self.memory, self.moves = memory, moves
+    def __init__(self, memory: Tensor, first_image: int, moves: bool) -> None:
+        self.memory, self.first_image, self.moves = memory, first_image, moves
         self.first = 0  # the row at the front
 
     def rows(self, rows: slice) -> Tensor:
@@ -29,6 +30,8 @@ class RowBuffer:
         index = torch.add(column, class_index, alpha=by_class)
         if len(self.memory) > 1:
             index = torch.add(index, image, alpha=by_image)
+            if self.first_image:
+                index -= self.first_image * by_image
         return torch.add(index, row, alpha=by_row)
 
     def select(self, index: Tensor) -> Tensor:

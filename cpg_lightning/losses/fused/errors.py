@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..cpg import integer_kernel
-from .boundary import Boundary, kernel_rows
+from .boundary import Boundary
 from .buffer import RowBuffer
 
 
@@ -48,8 +48,6 @@ class BoundaryErrors:
         most: Numbers in windows to look at at once.
         like: A tensor of the device and the dtype to compute in.
 
-    Attributes:
-        mean: The mean of the squared errors that were added.
     """
 
     def __init__(
@@ -57,20 +55,25 @@ class BoundaryErrors:
     ) -> None:
         self.boundary, self.kernel_size, self.radius = boundary, kernel_size, kernel_size // 2
         self.height, self.width = size
-        self.kernel = kernel_rows(kernel_size, like)
-        _, self.denominator = integer_kernel(kernel_size)
-        self.entries = boundary.entries().clamp(min=1).to(like.dtype)
-        self.weight = 2 * cpg_weight / self.denominator / self.entries
+        self.offset = torch.arange(-self.radius, self.radius + 1, device=like.device)[:, None]
+        self.pixel = torch.add(
+            boundary.column, boundary.image, alpha=self.height * self.width
+        )  # in an image's first row
+        _, denominator = integer_kernel(kernel_size)
+        self.kernel, self.true = (each.to(like.dtype) / denominator for each in (boundary.kernel, boundary.gradient))
+        self.entries = boundary.entries().clamp_(min=1).to(like.dtype)
+        self.adjoint = self.kernel.T * (2 * cpg_weight / self.entries)
         self.most = max(kernel_size, most // kernel_size**2)
-        self.mean = like.new_zeros(())
+        self.squares = like.new_zeros(())
 
-    def add(
-        self, images: slice, runs: slice, stop: int, buffer: RowBuffer, inverse: Tensor, factor: Tensor
-    ) -> list[Entries]:
+    def mean(self) -> Tensor:
+        """The mean of the squared errors, of those that were added."""
+        return self.squares / self.entries
+
+    def add(self, runs: slice, stop: int, buffer: RowBuffer, inverse: Tensor, factor: Tensor) -> list[Entries]:
         r"""Add the errors of some runs; subtract :math:`\langle g, p \rangle` from the factor of each pixel.
 
         Args:
-            images: The images in the buffer.
             runs: Pixels of the boundary's runs, whose windows lie in the buffer.
             stop: The row after their windows.
             buffer: Exponentials of logits.
@@ -83,27 +86,23 @@ class BoundaryErrors:
         # Windows overlap: parts do so by a radius on both sides.
         firsts = range(runs.start, runs.stop - 2 * self.radius, self.most)
         parts = [slice(first, min(first + self.most + 2 * self.radius, runs.stop)) for first in firsts]
-        return [self._add_part(images, part, stop, buffer, inverse, factor) for part in parts]
+        return [self._add_part(part, stop, buffer, inverse, factor) for part in parts]
 
-    def _add_part(
-        self, images: slice, runs: slice, stop: int, buffer: RowBuffer, inverse: Tensor, factor: Tensor
-    ) -> Entries:
+    def _add_part(self, runs: slice, stop: int, buffer: RowBuffer, inverse: Tensor, factor: Tensor) -> Entries:
         boundary, size = self.boundary, self.kernel_size
-        offset = torch.arange(size, device=inverse.device)[:, None] - self.radius
-        image, column = boundary.image[runs], boundary.column[runs]
-        row = (boundary.row[runs] + offset).clamp(0, self.height - 1)  # (k, L)
-        index = buffer.index(image - images.start, boundary.class_index[runs], row, column)
-        pixel = (row * self.width + (image * (self.height * self.width) + column)).view(-1)
+        row = (boundary.row[runs] + self.offset).clamp_(0, self.height - 1)  # (k, L)
+        index = buffer.index(boundary.image[runs], boundary.class_index[runs], row, boundary.column[runs])
+        pixel = torch.add(self.pixel[runs], row, alpha=self.width).view(-1)
         probability = buffer.select(index) * inverse.view(-1).index_select(0, pixel).view(index.shape)
         windows = probability.unfold(1, size, 1).transpose(1, 2)  # (k, k, L - 2 * radius)
         predicted = self.kernel @ windows.reshape(size * size, -1)  # (2, L - 2 * radius)
-        true = boundary.gradient[:, runs.start + self.radius : runs.stop - self.radius].to(predicted.dtype)
-        error = (predicted - true).where(true != 0, 0) / self.denominator
-        self.mean += error.square().sum() / self.entries
-        by_window = (self.kernel.T @ (error * self.weight)).view(size, size, -1)
+        true = self.true[:, runs.start + self.radius : runs.stop - self.radius]
+        error = (predicted - true).masked_fill_(true == 0, 0)
+        self.squares += error.flatten().dot(error.flatten())
+        by_window = (self.adjoint @ error).view(size, size, -1)
         value = torch.zeros_like(probability)  # first g, then p_c g_c
         for shift, by_neighbour in enumerate(by_window.unbind(1)):
-            value[:, shift : shift + by_neighbour.shape[1]] += by_neighbour
+            value[:, shift : shift + by_neighbour.shape[1]].add_(by_neighbour)
         value *= probability
         factor.view(-1).index_add_(0, pixel, value.view(-1), alpha=-1)
         return Entries(index, row, value, stop)

@@ -109,7 +109,7 @@ class _FusedCrossEntropyCPG(torch.autograd.Function):
         # In full precision: a scale of mixed precision is yet to come.
         ctx.save_for_backward(rows.gradient)
         ctx.dtype = logits.dtype
-        ce, cpg = rows.cross_entropy, work.new_zeros(()) if rows.errors is None else rows.errors.mean
+        ce, cpg = rows.cross_entropy, work.new_zeros(()) if rows.errors is None else rows.errors.mean()
         ctx.mark_non_differentiable(ce, cpg)
         return ce + options.cpg_weight * cpg, ce, cpg
 
@@ -171,8 +171,8 @@ class _Rows:
         self.factor = self.weights.of_probabilities()
         self.cross_entropy = logits.new_zeros(())
         self.errors = self._boundary_errors(target) if options.cpg_weight and len(target) else None
-        # The position of each pixel of some images: image, row and column.
-        sizes = ((self.images, 1, 1), (self.height, 1), (self.width,))
+        # The position of each pixel: image, row and column.
+        sizes = ((len(target), 1, 1), (self.height, 1), (self.width,))
         self.position = [torch.arange(size[0], device=logits.device).view(size) for size in sizes]
 
     def run(self) -> None:
@@ -185,7 +185,7 @@ class _Rows:
                 done, buffer = 0, self._buffer(images)
             self._add_cross_entropy(images, rows, buffer)
             if self.errors is not None:
-                entries += self.errors.add(images, runs, rows.stop, buffer, self.inverse, self.factor)
+                entries += self.errors.add(runs, rows.stop, buffer, self.inverse, self.factor)
             ready = rows.stop if rows.stop == self.height else rows.stop - self.halo
             if self.gradient is not None:
                 self._accumulate_rows(self.gradient, images, slice(done, ready), buffer, entries)
@@ -235,9 +235,9 @@ class _Rows:
 
     def _buffer(self, images: slice) -> RowBuffer:
         if self.memory is not None:
-            return RowBuffer(self.memory[: images.stop - images.start], moves=self.step < self.height)
+            return RowBuffer(self.memory[: images.stop - images.start], images.start, moves=self.step < self.height)
         assert self.gradient is not None
-        return RowBuffer(self.gradient[images], moves=False)
+        return RowBuffer(self.gradient[images], images.start, moves=False)
 
     def _likelihood(self) -> Tensor:
         """The probability of each pixel's true class, (B, H, W), before everything else."""
@@ -299,8 +299,8 @@ class _Rows:
         dense = buffer.rows(rows)
         dense *= (self.factor[part] * self.inverse[part]).unsqueeze(1)
         image, row, column = self.position
-        image, row = image[: dense.shape[0]], row[rows]
-        buffer.add(buffer.index(image, self.classes[part], row, column), self.weights.true[part], alpha=-1)
+        true = buffer.index(image[images], self.classes[part], row[rows], column)
+        buffer.add(true, self.weights.true[part], alpha=-1)
         if self.weights.smooth is not None:
             dense.addcmul_(self.weights.class_weights[:, None, None], self.weights.smooth[part].unsqueeze(1), value=-1)
         for each in entries:

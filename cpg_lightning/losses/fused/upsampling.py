@@ -120,7 +120,7 @@ class _Axis:
         if align_corners:
             self.first, self.step, self.denominator = 0, small - 1, max(1, large - 1)
         numerator = torch.arange(large, device=like.device).mul_(self.step).add_(self.first)
-        numerator = numerator.clamp_(0, (small - 1) * self.denominator)
+        numerator.clamp_(0, (small - 1) * self.denominator)
         taps = torch.arange(0, small * self.denominator, self.denominator, device=like.device)
         distance = (numerator[:, None] - taps).abs_()
         self.matrix = (self.denominator - distance).clamp_(min=0).to(like.dtype).div_(self.denominator)
