@@ -36,8 +36,8 @@ class CrossEntropyCPGLoss(SegmentationCriterion):
             pixel at place ``ohem_min_kept`` in their order, whichever is more. CPG's entries are not selected.
         ohem_min_kept: Place in the order of likelihood that the threshold is raised to, in pixels of this call.
         strip_logits: How many logits are upsampled at a time. More of them need more memory and fewer operations. ``None``
-            takes :math:`2^{20}` on the CPU, which stay in its cache, and :math:`2^{26}` elsewhere (256 MiB in float32),
-            where each operation costs a launch.
+            takes :math:`2^{20}` on the CPU, which stay in its cache, and :math:`3 \cdot 2^{25}` elsewhere (384 MiB in float32,
+            held twice), where each operation costs a launch. Elsewhere no less than one image is upsampled at a time.
 
     Shape:
         - logits: :math:`(B, C, h, w)`, floating point

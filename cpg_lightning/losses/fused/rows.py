@@ -20,7 +20,7 @@ from .upsampling import Bilinear, Identity, Upsampling
 # On a CPU: enough logits for an operation to be worth its call, few enough to stay in the cache.
 STRIP_LOGITS_CPU = 2**20
 # Elsewhere: so many that the time of a kernel is far longer than its launch.
-STRIP_LOGITS = 2**26
+STRIP_LOGITS = 3 * 2**25
 
 
 @dataclass(frozen=True)

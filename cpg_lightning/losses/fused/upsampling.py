@@ -92,17 +92,21 @@ class Bilinear(Upsampling):
 
     def accumulate_rows(self, gradient: Tensor, upsampled: Tensor, rows: slice) -> None:  # noqa: D102
         support = self.rows.support(rows)
-        images, classes, _, width = upsampled.shape
-        columns = upsampled.new_zeros(images, support.stop - support.start, classes * width)
-        fine = upsampled.transpose(1, 2).flatten(2)  # (N, rows, C * W)
+        # Whole images are contiguous and keep their dimensions; parts of them are contiguous as (rows, C, W).
+        whole = upsampled.is_contiguous()
+        fine = (
+            upsampled.flatten(0, 1) if whole else upsampled.transpose(1, 2).flatten(2)
+        )  # (N * C, H, W), (N, rows, C * W)
+        columns = fine.new_zeros(len(fine), support.stop - support.start, fine.shape[2])
         for band, taps in self.rows.bands(rows):
-            matrix = self.rows.matrix[band, taps].T.expand(images, -1, -1)
+            matrix = self.rows.matrix[band, taps].T.expand(len(fine), -1, -1)
             columns[:, _within(taps, support)].baddbmm_(matrix, fine[:, _within(band, rows)])
-        lines = columns.view(-1, width)
+        lines = columns.view(-1, upsampled.shape[3])
         few = lines.new_zeros(len(lines), gradient.shape[3])
-        for band, taps in self.columns.bands(slice(0, width)):
+        for band, taps in self.columns.bands(slice(0, self.large[1])):
             few[:, taps].addmm_(lines[:, band], self.columns.matrix[band, taps])
-        gradient[:, :, support].add_(few.view(images, -1, classes, gradient.shape[3]).transpose(1, 2))
+        part = gradient[:, :, support]
+        part.add_(few.view_as(part) if whole else few.view_as(part.transpose(1, 2)).transpose(1, 2))
 
     def accumulate_nan(self, gradient: Tensor, mask: Tensor) -> None:  # noqa: D102
         weight = self.rows.matrix.T @ mask.to(gradient.dtype) @ self.columns.matrix
