@@ -151,17 +151,18 @@ class _Rows:
         self.halo = 2 * (options.kernel_size // 2) if options.cpg_weight else 0
         on_cpu = logits.device.type == "cpu"
         self.strip_logits = options.strip_logits or (STRIP_LOGITS_CPU if on_cpu else STRIP_LOGITS)
-        # Checked on the CPU only: on a GPU the check would force a synchronisation.
-        self.is_finite = on_cpu and bool(logits.isfinite().all())
         self.upsampling: Upsampling = Identity()
         self.is_nan: Tensor | None = None
         if logits.shape[2:] != self.size:
             self.upsampling = Bilinear((logits.shape[2], logits.shape[3]), self.size, align_corners, logits)
-            self.is_nan = None if self.is_finite else target.new_empty(target.shape, dtype=torch.bool)
+            # Checked on the CPU only: on a GPU the check would force a synchronisation.
+            if not (on_cpu and math.isfinite(logits.sum())):
+                self.is_nan = target.new_empty(target.shape, dtype=torch.bool)
+        self.try_without_shift = on_cpu and self.is_nan is None
         self.images, self.step = self._images_and_rows()
         ignored = target == options.ignore_index
         self.classes = target.masked_fill(ignored, 0)
-        self.gradient = torch.zeros_like(self.logits) if with_gradient else None
+        self.gradient = self.upsampling.new_gradient(self.logits) if with_gradient else None
         self.memory = self._memory()
         self.inverse = logits.new_ones(target.shape)
         kept = None
@@ -276,7 +277,7 @@ class _Rows:
         """
         part, logits = (images, rows), self.logits[images]
         true = self.classes[part].unsqueeze(1)
-        if self.is_finite:
+        if self.try_without_shift:
             # Most logits of networks need no shift, and finding it is a second pass over them. The sums tell.
             upsampled = self.upsampling.upsample(logits, rows, out)
             of_true, of_all = upsampled.gather(1, true)[:, 0], _weighted_sum(upsampled, class_weights)

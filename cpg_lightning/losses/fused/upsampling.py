@@ -14,6 +14,10 @@ class Upsampling(ABC):
     """Whether rows of the upsampled gradient are rows of the gradient, to compute in."""
 
     @abstractmethod
+    def new_gradient(self, logits: Tensor) -> Tensor:
+        """Memory for the gradient of logits (B, C, h, w), as :meth:`accumulate_rows` needs it."""
+
+    @abstractmethod
     def upsample(self, logits: Tensor, rows: slice, out: Tensor) -> Tensor:
         """Some rows of the upsampled logits.
 
@@ -46,6 +50,9 @@ class Identity(Upsampling):
 
     in_place = True
 
+    def new_gradient(self, logits: Tensor) -> Tensor:  # noqa: D102
+        return torch.empty_like(logits)
+
     def upsample(self, logits: Tensor, rows: slice, out: Tensor) -> Tensor:  # noqa: D102
         return logits[:, :, rows]
 
@@ -74,6 +81,9 @@ class Bilinear(Upsampling):
     def __init__(self, small: tuple[int, int], large: tuple[int, int], align_corners: bool, like: Tensor) -> None:
         self.large, self.align_corners = large, align_corners
         self.rows, self.columns = (_Axis(*sizes, align_corners, like) for sizes in zip(small, large, strict=True))
+
+    def new_gradient(self, logits: Tensor) -> Tensor:  # noqa: D102
+        return torch.zeros_like(logits)
 
     def upsample(self, logits: Tensor, rows: slice, out: Tensor) -> Tensor:  # noqa: D102
         if out.shape[2] == self.large[0]:  # as F.interpolate does it, but in the memory that is there
