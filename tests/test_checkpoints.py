@@ -12,7 +12,7 @@ from conftest import alone, write_camvid
 from test_cli import ARGUMENTS, fails
 from tiny import Tiny
 
-from cpg_lightning.checkpoints import FACTS
+from cpg_lightning.checkpoints import FACTS, read_checkpoint
 from cpg_lightning.cli import main
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.networks import LRASPP, Adapter
@@ -138,6 +138,21 @@ class TestNothingRuns:
         shown = fails(monkeypatch, capsys, subcommand, *FIT, "--ckpt_path", saved(checkpoint))
         assert "expected the checkpoints of a ModelCheckpoint in its folder" in shown
         assert Path("precious").exists()
+
+    @pytest.mark.parametrize("key", ["ModelCheckpoint", "MyCheckpoint"])
+    @pytest.mark.parametrize("entry", ["best_model_path", "kth_best_model_path", "last_model_path"])
+    @pytest.mark.parametrize("file", ["local://{}/precious", "file::{}/precious", "a/../../precious", "../precious"])
+    def test_no_other_path_leads_out_of_its_folder(self, checkpoint, key, entry, file):
+        file = file.format(os.getcwd())
+        checkpoint["callbacks"] = {f"{key}{{'monitor': None}}": {"dirpath": ".", entry: file}}
+        with pytest.raises(ValueError, match="expected the checkpoints of a ModelCheckpoint in its folder"):
+            read_checkpoint(saved(checkpoint))
+
+    @pytest.mark.parametrize("dirpath", ["runs/a/checkpoints", "/runs/a/checkpoints"])
+    def test_the_files_in_its_folder_are_taken(self, checkpoint, dirpath):
+        file = f"{dirpath}/epoch=1-val/mIoU=0.5.ckpt"
+        checkpoint["callbacks"] = {"ModelCheckpoint": {"dirpath": dirpath, "best_model_path": file}}
+        assert read_checkpoint(saved(checkpoint))["callbacks"] == checkpoint["callbacks"]
 
 
 class TestDamage:
