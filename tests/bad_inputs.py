@@ -244,6 +244,7 @@ FILES = [
     BadInput("no images/val", every("images/val", lambda path: path.rename("mine/images/validation")), "expected the folder mine/images/val, got ...mine/images with train, validation in it"),
     BadInput("an empty images/val", every("*/val/*", Path.unlink), "expected images in mine/images/val, got none"),
     BadInput("a pattern without {name}", folder(), "expected images to be a path with {name} once, and {split} where that is part of it, e.g. images/{split}/{name}.*, got images/*.jpg", f"{CHECK} --data.images images/*.jpg"),
+    BadInput("a pattern without a suffix", folder(), "expected images to end in a suffix, e.g. images/{split}/{name}.png, or in .* for that of any image, got images/{split}/{name}", f"{CHECK} --data.images images/{{split}}/{{name}}"),
     BadInput("two folders for one split", every("images/val", lambda path: (path.parent / "valid").mkdir()), "expected one of val, valid for the val split in mine, got val, valid", f'{CHECK} --data.split_names "{{val: [val, valid]}}"'),
     BadInput("an image in two lists", listed(b"train0\nval0\n"), "expected each image in one split, got 1 both in train.txt and in val.txt of mine, e.g. val0"),
     BadInput("a listed image that is missing", listed(b"train0\ntrain9\n"), "for each of the 2 names in mine/train.txt, got none for 1, e.g. 'train9'; names are without a suffix"),

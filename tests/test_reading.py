@@ -16,6 +16,7 @@ from layouts import write_ade20k, write_folder, zipped
 from PIL import Image, ImageOps, PngImagePlugin, features
 
 from cpg_lightning.data import ADE20KDataModule, CamVidDataModule, FolderDataModule
+from cpg_lightning.data.archive import Archive
 from cpg_lightning.data.decoding import decode_image, decode_label, read_image
 from cpg_lightning.data.header import read_header
 from cpg_lightning.data.paths import expanded
@@ -303,6 +304,28 @@ class TestSize:
         archive.write_bytes(content.replace(struct.pack("<I", 20_000_000), struct.pack("<I", 99)))  # the index lies
         with pytest.raises(ValueError, match="one that is damaged"):
             ADE20KDataModule(tmp_path / "zips", **options).dataset("val", training=False)[0]
+
+    @pytest.mark.parametrize("offset", [2**31, 2**63, 2**64 - 1])
+    def test_a_zip_file_that_states_no_offset_of_its_own_is_named(self, offset, tmp_path):
+        root = write_ade20k(tmp_path / "ade20k")
+        archive = tmp_path / "zips" / "ADEChallengeData2016.zip"
+        zipped(root, archive, "ADEChallengeData2016")
+        index = Archive(archive)
+        index.entries = {name: (offset, *entry[1:]) for name, entry in index.entries.items()}
+        with pytest.raises(ValueError, match=r"expected a readable file in the zip file, got .*: .*zip/ADE"):
+            index.read(next(iter(index.entries)), 10**6)
+
+    def test_a_zip_file_with_a_file_without_a_name_is_named(self, tmp_path):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+            file.writestr("x", b"")
+        content = (tmp_path / "a.zip").read_bytes()
+        index = content.rindex(b"PK\1\2")
+        entry = bytearray(content[index:].replace(b"x", b""))
+        entry[28:30] = bytes(2)  # the length of the name
+        entry[-10:-6] = struct.pack("<I", 46)  # of the index
+        (tmp_path / "a.zip").write_bytes(content[:index] + entry)
+        with pytest.raises(ValueError, match=r"expected a readable zip file, got .*a\.zip"):
+            Archive(tmp_path / "a.zip")
 
     def test_a_plain_file_has_the_same_limit(self, tmp_path):
         with (tmp_path / "large.png").open("wb") as file:
