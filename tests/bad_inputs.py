@@ -324,6 +324,7 @@ RUNS = [
     BadInput("a callback on a score of some validations", folder(), "expected EarlyStopping to monitor a score of every validation, got val/boundary_IoU, which is computed in every 5th; set --model.boundary_metrics_every 1", f'{FIT} --trainer.callbacks "[{{class_path: EarlyStopping, init_args: {{monitor: val/boundary_IoU}}}}]"'),
     BadInput("a callback on a score that there is not", folder(), "expected EarlyStopping to monitor one of val/mIoU, ... got val/miou", f'{FIT} --trainer.callbacks "[{{class_path: EarlyStopping, init_args: {{monitor: val/miou}}}}]"'),
     BadInput("a search for the learning rate", folder(), "expected no LearningRateFinder: the learning rate is an option of model.optimizer", f'{FIT} --trainer.callbacks "[{{class_path: LearningRateFinder}}]"'),
+    BadInput("an empty path, as from a variable that the shell does not have", folder(), "expected a path, got ''; for the current folder give .", "cpg predict $MINE $MODEL --trainer.callbacks PredictionWriter --output="),
     BadInput("--output without predict", folder(), "expected --output and --overwrite with predict and one PredictionWriter among its callbacks, got them without", f"{FIT} --output out"),
 ]  # fmt: skip
 
