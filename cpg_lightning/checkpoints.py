@@ -69,8 +69,7 @@ def read_checkpoint(path: str | Path, training: bool = False) -> dict[str, Any]:
         )
     if not all(isinstance(weight, Tensor) for weight in checkpoint["state_dict"].values()):
         raise ValueError(f"expected tensors in the checkpoint's state_dict, got other values: {path}")
-    if isinstance(checkpoint.get("callbacks"), dict):  # `validate` restores them too
-        _check_paths(checkpoint, path)
+    check_paths(checkpoint, path)  # `validate` restores the callbacks too
     return checkpoint
 
 
@@ -217,9 +216,18 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and NAME.fullmatch(value) is not None and value not in (".", "..")
 
 
-def _check_paths(checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """Refuse the state of a ModelCheckpoint with files outside of its folder: it deletes those that it replaces."""
-    for state in checkpoint["callbacks"].values():
+def check_paths(checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse the state of a ModelCheckpoint with files outside of its folder: it deletes those that it replaces.
+
+    Args:
+        checkpoint: What a checkpoint file holds.
+        path: The file, for messages.
+
+    Raises:
+        ValueError: For such a state.
+    """
+    callbacks = checkpoint.get("callbacks")
+    for state in callbacks.values() if isinstance(callbacks, dict) else ():
         if not isinstance(state, dict):
             continue
         best = state.get("best_k_models")
