@@ -153,10 +153,6 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.root = expanded(root)
         self.find_facts()
-        if self.num_classes < 2:
-            raise ValueError(
-                f"expected 2 or more classes, got {self.num_classes}; name the background as a class: {type(self).__name__}"
-            )
         if not 2 <= self.num_classes:
             raise ValueError(
                 f"expected 2 or more classes, got {self.num_classes}: {type(self).__name__}; name the background as a class"
@@ -296,13 +292,15 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
             if others:
                 rank_zero_warn(f"not predicted in {place}, as they are no images that are read: {counted(others)}")
             dataset = self._of_files([(path, None) for path in images], training=False)
-        dataset.skip_broken = True
         if isinstance(dataset, FileDataset):
             images = [image for image, _ in dataset.files]
             if self.predicted is not None:
+                images = self.predicted.without_predictions(images)
+                dataset = self._of_files([(image, None) for image in images], training=False)  # what they are called
                 named = ((dataset.name(path), identity_of(path, self.tree.stored_in(path)), path) for path in images)
                 images = self.predicted.remaining(named)
             dataset.files = [(image, None) for image in images]
+        dataset.skip_broken = True
         return dataset
 
     def setup(self, stage: str) -> None:

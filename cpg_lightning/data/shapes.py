@@ -98,7 +98,7 @@ class ShapesDataModule(SegmentationDataModule):
         max_pixels: int = MOST_PIXELS,
     ) -> None:
         super().__init__(
-            root="",
+            root=".",
             crop_size=size,
             scale=scale,
             horizontal_flip=horizontal_flip,
