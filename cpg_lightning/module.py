@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from cpg_lightning.checkpoints import FACTS, check_weights, module_arguments, read_checkpoint
 from cpg_lightning.inference import Inference
 from cpg_lightning.losses import CrossEntropyCPGLoss
-from cpg_lightning.losses.base import SegmentationCriterion
+from cpg_lightning.losses.criterion import SegmentationCriterion
 from cpg_lightning.metrics import AbsentClasses, BoundaryF1Score, BoundaryIoU, ClassIoU, TrimapJaccardIndex, accuracies
 from cpg_lightning.networks import SegmentationNetwork
 
