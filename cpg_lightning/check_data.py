@@ -1,6 +1,5 @@
 """``cpg check-data``: what is in a dataset, and what is wrong with it."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -19,6 +18,7 @@ from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.data.base import Split, one_thread
 from cpg_lightning.data.dataset import SegmentationDataset
 from cpg_lightning.data.sampling import Draw
+from cpg_lightning.data.workers import available_cores
 from cpg_lightning.inspection import Findings, Inspection, summed
 from cpg_lightning.parsing import YAML, Parser, raised_first
 from cpg_lightning.pictures import contact_sheet
@@ -59,8 +59,7 @@ def check_data(args: Sequence[str] | None = None) -> int:
     except ValueError as error:
         raise raised_first(error) from None
     console = Console(emoji=False)  # names such as :car: stay as they are
-    cores = os.cpu_count() or 1
-    workers = cores if options.num_workers is None else options.num_workers
+    workers = available_cores() if options.num_workers is None else options.num_workers
     counted: dict[Split, Findings] = {}
     for split in options.splits or data.splits:
         counted[split] = look(data, split, workers, console)
@@ -252,7 +251,7 @@ def _parser() -> Parser:
     parser.add_subclass_arguments(SegmentationDataModule, "data", required=True)
     parser.add_argument("--splits", type=list[Split] | None, help="the splits to look at; all by default")
     parser.add_argument(
-        "--num_workers", type=int | None, help="worker processes; as many as there are cores by default"
+        "--num_workers", type=int | None, help="worker processes; by default as many as the cores that it may use"
     )
     parser.add_argument("--crops", type=str | None, default="check-data.png", help="where the training crops are drawn")
     parser.add_argument("--class_weights", type=str | None, help="where a criterion with class weights is written")

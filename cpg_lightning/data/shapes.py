@@ -91,7 +91,7 @@ class ShapesDataModule(SegmentationDataModule):
         photometric: bool = False,
         batch_size: int = 16,
         eval_batch_size: int = 16,
-        num_workers: int = 2,
+        num_workers: int | None = None,
         test_split: Split | None = None,
         predict_split: Split | None = None,
         predict_images: str | None = None,
