@@ -14,7 +14,7 @@ from torch import Tensor
 from .boundary import Boundary
 from .buffer import RowBuffer
 from .errors import BoundaryErrors, Entries
-from .pixel_weights import PixelWeights, ohem_mask
+from .pixel_weights import PixelWeights, easy_or_ignored
 from .upsampling import Bilinear, Identity, Upsampling
 
 # On a CPU: enough logits for an operation to be worth its call, few enough to stay in the cache.
@@ -165,10 +165,17 @@ class _Rows:
         self.gradient = self.upsampling.new_gradient(self.logits) if with_gradient else None
         self.memory = self._memory()
         self.inverse = logits.new_ones(target.shape)
-        kept = None
+        left_out = ignored
         if options.ohem_threshold is not None:
-            kept = ohem_mask(self._likelihood(), ignored, options.ohem_threshold, options.ohem_min_kept)
-        self.weights = PixelWeights(logits, self.classes, ignored, kept, class_weights, options.label_smoothing)
+            left_out = easy_or_ignored(self._likelihood(), ignored, options.ohem_threshold, options.ohem_min_kept)
+        self.weights = PixelWeights(
+            logits,
+            self.classes,
+            left_out,
+            class_weights,
+            options.label_smoothing,
+            by_number=options.ohem_threshold is not None,
+        )
         self.factor = self.weights.of_probabilities()
         self.cross_entropy = logits.new_zeros(())
         self.errors = self._boundary_errors(target) if options.cpg_weight and len(target) else None
@@ -216,9 +223,14 @@ class _Rows:
 
     def _boundary_errors(self, target: Tensor) -> BoundaryErrors:
         # The runs of a strip: those whose windows are complete with it.
-        images = torch.arange(0, len(target), self.images, device=target.device)[:, None]
-        rows = (torch.arange(0, self.height, self.step, device=target.device) - self.halo // 2).clamp(min=0)
-        first_rows = F.pad((images * self.height + rows).view(-1), (0, 1), value=len(target) * self.height)
+        all_rows, device = len(target) * self.height, target.device
+        if self.step == self.height:
+            step = self.images * self.height
+            first_rows = torch.arange(0, all_rows + step, step, device=device).clamp_(max=all_rows)
+        else:
+            rows = (torch.arange(0, self.height, self.step, device=device) - self.halo // 2).clamp_(min=0)
+            images = torch.arange(0, all_rows, self.height, device=device)[:, None]
+            first_rows = F.pad((images + rows).view(-1), (0, 1), value=all_rows)
         options = self.options
         boundary = Boundary(target, options.kernel_size, options.ignore_index, options.void_borders, first_rows)
         return BoundaryErrors(
@@ -246,7 +258,8 @@ class _Rows:
         for images, rows in self._strips():
             buffer = self._buffer(images)
             buffer.first = rows.start if buffer.moves else 0
-            likelihood[images, rows] = self._probabilities(images, rows, buffer.rows(rows), None)[0].exp()
+            of_true, _ = self._probabilities(images, rows, buffer.rows(rows), None)
+            torch.exp(of_true, out=likelihood[images, rows])
         return likelihood
 
     def _add_cross_entropy(self, images: slice, rows: slice, buffer: RowBuffer) -> None:
