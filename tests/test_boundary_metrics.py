@@ -325,7 +325,7 @@ def test_two_processes_count_each_image_once(number, tmp_path):
     [
         (lambda: BoundaryIoU(0), "from 2 to 255 classes, got 0"),
         (lambda: BoundaryIoU(256), "from 2 to 255 classes, got 256"),
-        (lambda: BoundaryIoU(3, 1.5), "share of the diagonal between 0 and 1, got 1.5"),
+        (lambda: BoundaryIoU(3, 1.5), "fraction of the diagonal between 0 and 1, got 1.5"),
         (lambda: BoundaryIoU(3, average="micro"), "macro or none, got 'micro'"),
         (lambda: BoundaryF1Score(3, ()), "thresholds to be positive"),
         (lambda: BoundaryF1Score(3, (1, -2)), "thresholds to be positive"),
