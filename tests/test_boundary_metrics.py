@@ -287,39 +287,6 @@ class TestInvariance:
             assert value.dtype == (torch.float64 if state == "scores" else torch.int64)
 
 
-def images(number):
-    rng = np.random.default_rng(number)
-    blocks = [rng.choice([*range(C), 255], (number, 4, 5)), rng.integers(0, C, (number, 4, 5))]
-    target, preds = (each.repeat(6, axis=1).repeat(6, axis=2) for each in blocks)
-    return torch.as_tensor(preds), torch.as_tensor(target)
-
-
-def count_a_share(rank, number, folder):
-    torch.distributed.init_process_group("gloo", f"file://{folder}/together", rank=rank, world_size=2)
-    preds, target = images(number)
-    results = {}
-    for name, metric in {**metrics(), "iou": ClassIoU(C)}.items():
-        for index in range(rank, number, 2):
-            metric.update(preds[index : index + 1], target[index : index + 1])
-        with metric.sync_context():
-            results[name] = {state: value.clone() for state, value in states_of(metric).items()}
-        results[name]["value"] = metric.compute()
-    torch.save(results, folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.parametrize("number", [3, pytest.param(5, marks=pytest.mark.slow)])
-def test_two_processes_count_each_image_once(number, tmp_path):
-    torch.multiprocessing.spawn(count_a_share, (number, tmp_path), nprocs=2)
-    for name, metric in {**metrics(), "iou": ClassIoU(C)}.items():
-        metric.update(*images(number))
-        expected = {**states_of(metric), "value": metric.compute()}
-        for rank in range(2):
-            got = torch.load(tmp_path / f"{rank}.pt")[name]
-            for state, value in expected.items():
-                torch.testing.assert_close(got[state], value, rtol=1e-12, atol=1e-12, equal_nan=True)
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -329,6 +296,8 @@ def test_two_processes_count_each_image_once(number, tmp_path):
         (lambda: BoundaryIoU(3, average="micro"), "macro or none, got 'micro'"),
         (lambda: BoundaryF1Score(3, ()), "thresholds to be positive"),
         (lambda: BoundaryF1Score(3, (1, -2)), "thresholds to be positive"),
+        (lambda: BoundaryF1Score(3, (1, math.inf)), "thresholds to be positive and finite"),
+        (lambda: BoundaryF1Score(3, (math.nan,)), "thresholds to be positive and finite"),
         (lambda: BoundaryF1Score(3, mode="mean"), "pooled, present or gscnn, got 'mean'"),
         (lambda: TrimapJaccardIndex(3, (1.5,)), "whole numbers of pixels"),
         (lambda: TrimapJaccardIndex(3, (-1,)), "whole numbers of pixels"),

@@ -6,6 +6,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# The boundaries of an image with the labels A and B. Letters are the pixels that count, with their label.
+#
+#    label map       one_pixel_contours   inner_bands(1)   two_sided_bands(1)
+#                    (boundary F1)        (boundary IoU)   (trimap)
+#    A A A A A A A   . . . . . . .        A A A A A A A    . . . . . . .
+#    A A A A A A A   . . . . . . .        A . . . . . A    . . . A A A A
+#    A A A A A A A   . . . A A A A        A . . A A A A    . . A A A A A
+#    A A A A B B B   . . . A . . .        A . . A B B B    . . A A B B B
+#    A A A A B B B   . . . A . . .        A . . A B . B    . . A A B B B
+#    A A A A B B B   . . . A . . .        A . . A B . B    . . A A B B .
+#    A A A A B B B   . . . A . . .        A A A A B B B    . . A A B B .
+#
+# A pixel of one_pixel_contours is on the contours of A and of B; elsewhere a pixel is in the band of its own label.
+# Two more definitions are elsewhere: pictures.boundary_band, for what is drawn, and losses.cpg.boundary_entries, where the
+# boundary is one of pixels, classes and directions.
+
 VOID = 255  # in label maps here: no class
 
 
@@ -34,8 +50,7 @@ def mixed_blocks(labels: Tensor) -> tuple[Tensor, list[Tensor]]:
 def one_pixel_contours(labels: Tensor) -> tuple[Tensor, Tensor]:
     """The contour of each class: the pixels in whose 2x2 block some pixels are of the class and some are not.
 
-    The contour is shifted by half a pixel: it holds pixels of the class and pixels north and west of it. The frame of the
-    image is no contour. The contour of ``VOID`` is left out, but borders of void are contours of the classes beside it.
+    The frame of the image is no contour. Borders of void are contours of the classes beside it.
 
     Args:
         labels: Classes or ``VOID``, uint8 (N, H, W).
@@ -94,7 +109,7 @@ def two_sided_seeds(labels: Tensor) -> Tensor:
 
 
 def two_sided_bands(labels: Tensor, widths: Sequence[int]) -> Tensor:
-    """In how few of several two-sided bands a pixel is: the number of widths whose band it is not in.
+    """The number of two-sided bands that each pixel is not in.
 
     The band of width w is the :func:`two_sided_seeds` dilated by a box of ``2 * w + 1`` pixels.
 

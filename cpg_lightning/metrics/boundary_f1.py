@@ -12,8 +12,8 @@ from cpg_lightning.metrics.bands import VOID, label_map, one_pixel_contours
 from cpg_lightning.metrics.counting import check_num_classes, count, without_class
 from cpg_lightning.metrics.curve import CurveMetric
 
-# Cells of the maps of distances that are computed together. The CPU is fastest where they fit into its cache.
-CELLS_ON_CPU, CELLS = 2**20, 2**28
+# Bytes of the distances along rows that are computed together. The CPU is fastest where they fit into its cache.
+BYTES_ON_CPU, BYTES = 2**20, 2**28
 
 
 class BoundaryF1Score(CurveMetric):
@@ -70,8 +70,8 @@ class BoundaryF1Score(CurveMetric):
     ) -> None:
         super().__init__(**kwargs)
         check_num_classes(num_classes)
-        if not thresholds or min(thresholds) <= 0:
-            raise ValueError(f"expected thresholds to be positive, got {thresholds}")
+        if not thresholds or not all(0 < threshold < math.inf for threshold in thresholds):
+            raise ValueError(f"expected thresholds to be positive and finite, got {thresholds}")
         if mode not in ("pooled", "present", "gscnn"):
             raise ValueError(f"expected mode to be pooled, present or gscnn, got {mode!r}")
         self.num_classes = num_classes
@@ -143,6 +143,7 @@ def contour_counts(pair: Tensor, distances: Sequence[float], num_classes: int) -
     Returns:
         int64 (T, C, 4): for each distance and class, of the prediction those that match and all, of the target likewise.
     """
+    distances = [min(distance, sum(pair.shape[1:])) for distance in distances]  # no pixels are further apart
     pixels, classes = one_pixel_contours(pair)
     # One entry for each pixel and class, sorted by class. Those of no class are the last.
     classes, order = classes.view(-1).sort(stable=True)
@@ -185,15 +186,16 @@ def squared_distances(
         Integers (E); any number above the square of ``reach`` where there is none within it.
     """
     (height, width), far, reach = size, int(reach**2) + 1, int(reach)
-    dtype = next(each for each in (torch.uint8, torch.int16, torch.int32) if far + reach**2 <= torch.iinfo(each).max)
+    dtypes = (torch.uint8, torch.int16, torch.int32, torch.int64)
+    dtype = next(dtype for dtype in dtypes if far + reach**2 <= torch.iinfo(dtype).max)
     # A plane for each class and label map. Gaps at the right and at the bottom take what reaches beyond it.
     stride = width + reach
     plane = (height + reach) * stride
     places = pixels + pixels // width * reach
     ends = [0, *accumulate(map(sum, zip(*numbers, strict=True)))]
     nearest = torch.full((ends[-1],), far, dtype=dtype, device=pixels.device)
-    cells = CELLS_ON_CPU if pixels.device.type == "cpu" else CELLS
-    at_once = max(1, cells // (2 * plane))
+    limit = BYTES_ON_CPU if pixels.device.type == "cpu" else BYTES
+    at_once = max(1, limit // (2 * plane * dtype.itemsize))
     for first in range(0, len(numbers[0]), at_once):
         last = min(len(numbers[0]), first + at_once)
         if not any(all(each) for each in list(zip(*numbers, strict=True))[first:last]):

@@ -1,5 +1,6 @@
 """A metric with one value for each of several distances."""
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,7 @@ class CurveMetric(Metric):
     def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
         wrapped = super()._wrap_compute(compute)
 
+        @functools.wraps(compute)
         def with_one_dimension() -> Tensor:
             value: Tensor = wrapped()
             return value.view(-1)
