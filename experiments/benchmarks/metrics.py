@@ -19,7 +19,7 @@ from cpg_lightning.metrics import BoundaryF1Score, BoundaryIoU, ClassIoU, Trimap
 from cpg_lightning.networks import LRASPP
 
 SIZE = (512, 1024)
-PATCHES = 0.05  # fraction of the 8x8 blocks that are of another class
+PATCHES = 0.05  # share of the 8x8 blocks that are of another class
 
 
 def maps(root: str) -> list[tuple[Tensor, Tensor]]:
