@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 MOST_CLASSES = 255  # label maps are bytes, and 255 is no class
-LARGEST_TABLES = 2**20  # bins that integers of one kind are counted in, on an accelerator
+LARGEST_TABLES = 2**20  # bins of all tables of a row, on an accelerator
 
 
 def count(values: Tensor, bins: int) -> Tensor:
@@ -23,14 +23,14 @@ def count(values: Tensor, bins: int) -> Tensor:
     """
     if values.device.type == "cpu":
         return torch.stack([torch.bincount(row, minlength=bins) for row in values])
-    # Several tables for each row: additions to one address wait for each other.
-    tables = math.gcd(values.shape[1], 2 ** int(math.log2(max(1, LARGEST_TABLES // bins))))
-    rows = len(values) * max(1, tables)
-    starts = torch.arange(0, rows * bins, bins, device=values.device)
-    places = values.reshape(rows, -1) + starts[:, None]
-    counts = torch.zeros(rows * bins, dtype=torch.int64, device=values.device)
-    counts.index_add_(0, places.view(-1), counts.new_ones(()).expand(places.numel()))
-    return counts.view(len(values), -1, bins).sum(dim=1)
+    # Additions to one address wait for each other, so each part of a row has a table of its own.
+    rows, length = values.shape
+    parts = math.gcd(length, 2 ** int(math.log2(max(1, LARGEST_TABLES // bins)))) if length else 1
+    starts = torch.arange(0, rows * parts * bins, bins, device=values.device)
+    places = values.reshape(rows * parts, length // parts) + starts[:, None]
+    tables = torch.zeros(rows * parts * bins, dtype=torch.int64, device=values.device)
+    tables.index_add_(0, places.view(-1), tables.new_ones(()).expand(places.numel()))
+    return tables.view(rows, parts, bins).sum(dim=1)
 
 
 def fraction(part: Tensor, whole: Tensor) -> Tensor:
