@@ -199,7 +199,7 @@ class EvaluationReport(Callback):
             return
         if not self.logged:
             self._log(trainer, module, stage)
-        console = Console()
+        console = Console(markup=False, emoji=False)  # names and paths may have brackets in them
         console.print(_table(module, module.scores, stage))
         checkpoint = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if checkpoint and trainer.state.fn == "fit":
@@ -324,7 +324,8 @@ class PredictionWriter(BasePredictionWriter):
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Say where the predictions are."""
         if trainer.is_global_zero:
-            Console().print(f"predictions: {self.place}", soft_wrap=True, highlight=False)
+            console = Console(markup=False, emoji=False)
+            console.print(f"predictions: {self.place}", soft_wrap=True, highlight=False)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Say what was left out, here where every process comes, also one without images.

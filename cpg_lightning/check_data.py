@@ -1,6 +1,5 @@
 """``cpg check-data``: what is in a dataset, and what is wrong with it."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,12 +11,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 from torch.utils.data import DataLoader
 
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.data.base import Split, one_thread
 from cpg_lightning.data.dataset import SegmentationDataset
 from cpg_lightning.data.sampling import Draw
+from cpg_lightning.data.workers import available_cores
 from cpg_lightning.inspection import Findings, Inspection, summed
 from cpg_lightning.parsing import YAML, Parser, raised_first
 from cpg_lightning.pictures import contact_sheet
@@ -57,9 +58,8 @@ def check_data(args: Sequence[str] | None = None) -> int:
         data = parser.instantiate_classes(options).data
     except ValueError as error:
         raise raised_first(error) from None
-    console = Console()
-    cores = os.cpu_count() or 1
-    workers = cores if options.num_workers is None else options.num_workers
+    console = Console(emoji=False)  # names such as :car: stay as they are
+    workers = available_cores() if options.num_workers is None else options.num_workers
     counted: dict[Split, Findings] = {}
     for split in options.splits or data.splits:
         counted[split] = look(data, split, workers, console)
@@ -68,7 +68,9 @@ def check_data(args: Sequence[str] | None = None) -> int:
         _draw_crops(data, Path(options.crops), options.seed_everything or 0, console)
     if options.class_weights:
         write_class_weights(data, counted.get("train"), options.weighting, Path(options.class_weights))
-        console.print(f"class weights: {options.class_weights}; use them by --model.criterion {options.class_weights}")
+        place = options.class_weights
+        said = f"class weights: {place}; use them by --model.criterion {place}"
+        console.print(said, soft_wrap=True, highlight=False, markup=False)
     problems = sum(findings.problems for findings in counted.values())
     console.print(f"[red]{problems} problem{'s'[: problems > 1]}" if problems else "[green]nothing is wrong")
     return int(problems > 0)
@@ -201,8 +203,8 @@ def _class_table(data: SegmentationDataModule, findings: Findings) -> Table:
     table = Table("value", "class")
     for column in ("pixels", "images", "at a boundary"):
         table.add_column(column, justify="right")
-    names = {
-        **dict(zip(data.label_values, data.class_names, strict=True)),
+    names: dict[int, str | Text] = {
+        **dict(zip(data.label_values, map(Text, data.class_names), strict=True)),
         **dict.fromkeys(data.void_values, "ignored"),
     }
     values = [*data.label_values, *sorted(set(findings.pixels.nonzero()[0].tolist()) - set(data.label_values))]
@@ -233,7 +235,7 @@ def _draw_crops(data: SegmentationDataModule, path: Path, seed: int, console: Co
     if crops:
         path.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(crops, data.palette, data.class_names, data.ignore_index).save(path)
-        console.print(f"training crops: {path}", soft_wrap=True, highlight=False)
+        console.print(f"training crops: {path}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _parser() -> Parser:
@@ -249,7 +251,7 @@ def _parser() -> Parser:
     parser.add_subclass_arguments(SegmentationDataModule, "data", required=True)
     parser.add_argument("--splits", type=list[Split] | None, help="the splits to look at; all by default")
     parser.add_argument(
-        "--num_workers", type=int | None, help="worker processes; as many as there are cores by default"
+        "--num_workers", type=int | None, help="worker processes; by default as many as the cores that it may use"
     )
     parser.add_argument("--crops", type=str | None, default="check-data.png", help="where the training crops are drawn")
     parser.add_argument("--class_weights", type=str | None, help="where a criterion with class weights is written")

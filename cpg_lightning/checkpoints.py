@@ -1,6 +1,5 @@
 """Checkpoints as data: what they hold is checked, and nothing in them is imported, opened or run."""
 
-import os
 import re
 from collections.abc import Collection, Mapping
 from importlib import import_module
@@ -33,6 +32,7 @@ TRAINING_STATE: dict[str, type | tuple[type, ...]] = {
     "optimizer_states": list,
 }
 NAME = re.compile(r"[^/\\:\x00-\x1f]+")  # of a file or folder, not a path
+ADDRESS = re.compile("://|::")  # of a file on another system, or what the library behind Lightning takes for one
 
 
 def read_checkpoint(path: str | Path, training: bool = False) -> dict[str, Any]:
@@ -69,8 +69,7 @@ def read_checkpoint(path: str | Path, training: bool = False) -> dict[str, Any]:
         )
     if not all(isinstance(weight, Tensor) for weight in checkpoint["state_dict"].values()):
         raise ValueError(f"expected tensors in the checkpoint's state_dict, got other values: {path}")
-    if isinstance(checkpoint.get("callbacks"), dict):  # `validate` restores them too
-        _check_paths(checkpoint, path)
+    check_paths(checkpoint, path)  # `validate` restores the callbacks too
     return checkpoint
 
 
@@ -217,17 +216,34 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and NAME.fullmatch(value) is not None and value not in (".", "..")
 
 
-def _check_paths(checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """Refuse the state of a ModelCheckpoint with files outside of its folder: it deletes those that it replaces."""
-    for key, state in checkpoint["callbacks"].items():
-        if not isinstance(state, dict) or not str(key).startswith("ModelCheckpoint"):
+def check_paths(checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse the state of a ModelCheckpoint with files outside of its folder: it deletes those that it replaces.
+
+    Args:
+        checkpoint: What a checkpoint file holds.
+        path: The file, for messages.
+
+    Raises:
+        ValueError: For such a state.
+    """
+    callbacks = checkpoint.get("callbacks")
+    for state in callbacks.values() if isinstance(callbacks, dict) else ():
+        if not isinstance(state, dict):
             continue
         best = state.get("best_k_models")
         files = [state.get(name) for name in ("best_model_path", "kth_best_model_path", "last_model_path")]
         files += list(best) if isinstance(best, dict) else []
         folder = Path(str(state.get("dirpath")))
-        outside = [file for file in files if file and folder not in Path(os.path.normpath(str(file))).parents]
+        outside = [file for file in files if file and not _is_inside(str(file), folder)]
         if outside:
             raise ValueError(
                 f"expected the checkpoints of a ModelCheckpoint in its folder {folder}, got {outside[0]}: {path}"
             )
+
+
+def _is_inside(file: str, folder: Path) -> bool:
+    """Whether a path leads below a folder, as it is written.
+
+    Lightning compares paths as they are written too, and deletes whatever an address with a protocol names.
+    """
+    return not ADDRESS.search(file) and ".." not in Path(file).parts and folder in Path(file).parents

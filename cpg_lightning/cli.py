@@ -1,5 +1,6 @@
 """The cpg command: LightningCLI with links from the data to the model, and runs that name and record themselves."""
 
+import io
 import json
 import os
 import secrets
@@ -28,7 +29,7 @@ from cpg_lightning.check_data import check_data
 from cpg_lightning.checkpoints import check_weights, read_checkpoint, run_of
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.data.paths import expanded
-from cpg_lightning.data.predicted import PredictionRecord, file_digest
+from cpg_lightning.data.predicted import PredictionRecord, file_digest, weights_digest
 from cpg_lightning.losses import SegmentationCriterion
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.networks import SegmentationNetwork
@@ -99,6 +100,8 @@ def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
 
 def command() -> None:
     """The ``cpg`` command: :func:`main`, but bad input ends in its message alone."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may have bytes that cannot be printed
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
     except (ValueError, OSError, ImportError, MisconfigurationException, wandb.errors.Error) as error:
@@ -257,8 +260,8 @@ class SegmentationCLI(LightningCLI):
         """A digest of all that decides a prediction besides the image."""
         config = yaml.safe_load(self.parser.dump(self.config))[self.subcommand]
         path = config.get("ckpt_path")
-        weights = config["seed_everything"] if path is None else file_digest(path)
-        model = {name: config["model"].get(name) for name in ("network", "weights", "inference")}
+        weights = weights_digest(self.model.network.state_dict()) if path is None else file_digest(path)
+        model = {name: config["model"].get(name) for name in ("network", "inference")}
         facts = [self.datamodule.class_names, self.datamodule.palette, self.datamodule.label_values]
         parts = [weights, model, self.model.image_size, facts, kinds, config["trainer"].get("precision")]
         return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

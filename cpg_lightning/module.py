@@ -15,10 +15,10 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from cpg_lightning.checkpoints import FACTS, check_weights, module_arguments, read_checkpoint
+from cpg_lightning.checkpoints import FACTS, check_paths, check_weights, module_arguments, read_checkpoint
 from cpg_lightning.inference import Inference
 from cpg_lightning.losses import CrossEntropyCPGLoss
-from cpg_lightning.losses.base import SegmentationCriterion
+from cpg_lightning.losses.criterion import SegmentationCriterion
 from cpg_lightning.metrics import AbsentClasses, BoundaryF1Score, BoundaryIoU, ClassIoU, TrimapJaccardIndex, accuracies
 from cpg_lightning.metrics.evaluation import ImageCounts
 from cpg_lightning.networks import SegmentationNetwork
@@ -220,6 +220,14 @@ class SegmentationModule(L.LightningModule):
         check_weights(module, checkpoint["state_dict"], checkpoint_path)
         module.load_state_dict(checkpoint["state_dict"])
         return module.to(map_location)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Look at a checkpoint that a Trainer restores, before its callbacks do.
+
+        Raises:
+            ValueError: See :func:`~cpg_lightning.checkpoints.check_paths`.
+        """
+        check_paths(checkpoint, "the checkpoint that the Trainer was given")
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """The network's logits of images (B, 3, H, W), RGB in 0..255.

@@ -4,6 +4,7 @@
 add a row. ``make`` works in an empty folder. In ``said``, ``...`` stands for anything.
 """
 
+import io
 import os
 import pickle
 import struct
@@ -135,6 +136,13 @@ def huge_png(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
 
 
+def huge_gif() -> bytes:
+    """A GIF whose frame says to be large."""
+    file = io.BytesIO()
+    Image.new("P", (4, 4)).save(file, format="GIF")
+    return file.getvalue().replace(bytes(4) + b"\4\0\4\0", bytes(4) + 4 * b"\xff")
+
+
 def sparse(path: Path) -> None:
     """A file of a gigabyte that takes none."""
     with path.open("wb") as file:
@@ -185,6 +193,7 @@ IMAGES = [
     BadInput("a WebP that is shown turned", turned("images/train/train0.webp"), "got EXIF orientation 6: mine/images/train/train0.webp"),
     BadInput("a label that is shown turned", turned(LABEL, "L"), f"got EXIF orientation 6: mine/{LABEL}"),
     BadInput("an image of 16 bits", saved("images/train/train0.png", Image.new("I;16", (48, 36))), "expected an image of at most 8 bits a channel, got 16: 1 channel of 16 bits in mine/images/train/train0.png; convert it"),
+    BadInput("an image of 16 bits as PPM", replaced("images/train/train0.jpg", lambda path: path.with_suffix(".ppm").write_bytes(b"P6 48 36 65535\n" + bytes(6 * 36 * 48))), "at most 8 bits a channel, got 16: 3 channels of 16 bits in mine/images/train/train0.ppm; convert it"),
     BadInput("an image of floating-point numbers", saved("images/train/train0.tif", Image.new("F", (48, 36))), "at most 8 bits a channel, got 32: 1 channel of 32 bits in mine/images/train/train0.tif"),
     BadInput("an image of four bands", saved("images/train/train0.tif", Image.new("RGBX", (48, 36))), "got 4 channels of 8 bits: mine/images/train/train0.tif; say which of them are the colours by converting it to RGB"),
     BadInput("an image in CIE L\\*a\\*b\\*", saved("images/train/train0.tif", Image.new("LAB", (48, 36))), "got 3 channels of 8 bits: mine/images/train/train0.tif"),
@@ -195,6 +204,7 @@ IMAGES = [
     BadInput("a PNG that is cut off", rewritten(LABEL, lambda data: data[:-9]), f"got a truncated or damaged PNG: mine/{LABEL}"),
     BadInput("an empty file", rewritten(IMAGE, lambda data: b""), f"expected a readable image file, got an empty file: mine/{IMAGE}"),
     BadInput("a text file as an image", rewritten(IMAGE, lambda data: b"<html>"), f"expected a readable image file, got no image: mine/{IMAGE}"),
+    BadInput("a GIF that says to be huge", replaced(IMAGE, lambda path: path.with_suffix(".gif").write_bytes(huge_gif())), "expected a readable image file, got Image size (4294836225 pixels) exceeds limit ...: mine/images/train/train0.gif; replace or remove it"),
     BadInput("a program as an image (PostScript)", rewritten(IMAGE, lambda data: b"%!PS-Adobe-3.0 EPSF-3.0\n"), f"got no image: mine/{IMAGE}"),
     BadInput("an image of too many pixels", rewritten(IMAGE, lambda data: huge_png(60000, 50000)), f"expected at most max_pixels=178956970 pixels, got 50000x60000 (height x width): mine/{IMAGE}; remove it, or set a larger max_pixels"),
     BadInput("a label of too many pixels", rewritten(LABEL, lambda data: huge_png(13500, 13500)), f"got 13500x13500 (height x width): mine/{LABEL}"),
@@ -234,6 +244,7 @@ FILES = [
     BadInput("no images/val", every("images/val", lambda path: path.rename("mine/images/validation")), "expected the folder mine/images/val, got ...mine/images with train, validation in it"),
     BadInput("an empty images/val", every("*/val/*", Path.unlink), "expected images in mine/images/val, got none"),
     BadInput("a pattern without {name}", folder(), "expected images to be a path with {name} once, and {split} where that is part of it, e.g. images/{split}/{name}.*, got images/*.jpg", f"{CHECK} --data.images images/*.jpg"),
+    BadInput("a pattern without a suffix", folder(), "expected images to end in a suffix, e.g. images/{split}/{name}.png, or in .* for that of any image, got images/{split}/{name}", f"{CHECK} --data.images images/{{split}}/{{name}}"),
     BadInput("two folders for one split", every("images/val", lambda path: (path.parent / "valid").mkdir()), "expected one of val, valid for the val split in mine, got val, valid", f'{CHECK} --data.split_names "{{val: [val, valid]}}"'),
     BadInput("an image in two lists", listed(b"train0\nval0\n"), "expected each image in one split, got 1 both in train.txt and in val.txt of mine, e.g. val0"),
     BadInput("a listed image that is missing", listed(b"train0\ntrain9\n"), "for each of the 2 names in mine/train.txt, got none for 1, e.g. 'train9'; names are without a suffix"),
@@ -313,6 +324,7 @@ RUNS = [
     BadInput("a callback on a score of some validations", folder(), "expected EarlyStopping to monitor a score of every validation, got val/boundary_IoU, which is computed in every 5th; set --model.boundary_metrics_every 1", f'{FIT} --trainer.callbacks "[{{class_path: EarlyStopping, init_args: {{monitor: val/boundary_IoU}}}}]"'),
     BadInput("a callback on a score that there is not", folder(), "expected EarlyStopping to monitor one of val/mIoU, ... got val/miou", f'{FIT} --trainer.callbacks "[{{class_path: EarlyStopping, init_args: {{monitor: val/miou}}}}]"'),
     BadInput("a search for the learning rate", folder(), "expected no LearningRateFinder: the learning rate is an option of model.optimizer", f'{FIT} --trainer.callbacks "[{{class_path: LearningRateFinder}}]"'),
+    BadInput("an empty path, as from a variable that the shell does not have", folder(), "expected a path, got ''; for the current folder give .", "cpg predict $MINE $MODEL --trainer.callbacks PredictionWriter --output="),
     BadInput("--output without predict", folder(), "expected --output and --overwrite with predict and one PredictionWriter among its callbacks, got them without", f"{FIT} --output out"),
 ]  # fmt: skip
 

@@ -1,5 +1,9 @@
 """cpg check-data: what it counts, what it finds wrong, and the class weights that it writes."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import yaml
@@ -56,6 +60,21 @@ class TestCounting:
         findings = looked_at(folder)
         assert (findings.heights, findings.widths) == ((36, 50), (24, 48))
         assert findings.modes == {"image RGB": 3, "image L": 1, "label L": 4}
+
+    @pytest.mark.parametrize("name", ["[/]", "[red]a[/x]", ":car:", "a\\"])
+    def test_names_of_classes_are_shown_as_they_are(self, folder, capsys, name):
+        (folder / "classes.csv").write_text(f"value,name,color\n3,{name},#464650\n7,crack,#dc506e\n255,,\n")
+        assert f"│ {name} " in checked(folder, capsys, "--crops", "[/x].png", "--class_weights", "[/x].yaml")[1]
+
+    def test_a_name_that_cannot_be_printed_does_not_end_the_report(self, folder):
+        images = os.fsencode(folder / "images" / "train")
+        os.rename(images + b"/train0.jpg", images + b"/caf\xe9.jpg")
+        command = [sys.executable, "-m", "cpg_lightning", "check-data", "--data", "FolderDataModule", "--data.root"]
+        options = [str(folder), "--data.crop_size", "[20, 28]", "--num_workers", "0"]
+        strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
+        done = subprocess.run([*command, *options], check=False, capture_output=True, text=True, env=strict)
+        assert "caf\\udce9.jpg" in done.stdout
+        assert "2 problems" in done.stdout
 
     def test_every_class_is_listed_with_its_share(self, folder, capsys):
         status, shown = checked(folder, capsys)

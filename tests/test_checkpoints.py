@@ -9,11 +9,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import alone, write_camvid
+from lightning.pytorch.callbacks import ModelCheckpoint
 from test_cli import ARGUMENTS, fails
+from test_module import trainer_of
 from tiny import Tiny
 
-from cpg_lightning.checkpoints import FACTS
+from cpg_lightning.checkpoints import FACTS, read_checkpoint
 from cpg_lightning.cli import main
+from cpg_lightning.data import CamVidDataModule
+from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.networks import LRASPP, Adapter
 from cpg_lightning.predictor import Predictor
@@ -138,6 +142,39 @@ class TestNothingRuns:
         shown = fails(monkeypatch, capsys, subcommand, *FIT, "--ckpt_path", saved(checkpoint))
         assert "expected the checkpoints of a ModelCheckpoint in its folder" in shown
         assert Path("precious").exists()
+
+    @pytest.mark.parametrize("key", ["ModelCheckpoint", "MyCheckpoint"])
+    @pytest.mark.parametrize("entry", ["best_model_path", "kth_best_model_path", "last_model_path"])
+    @pytest.mark.parametrize("file", ["local://{}/precious", "file::{}/precious", "a/../../precious", "../precious"])
+    def test_no_other_path_leads_out_of_its_folder(self, checkpoint, key, entry, file):
+        file = file.format(os.getcwd())
+        checkpoint["callbacks"] = {f"{key}{{'monitor': None}}": {"dirpath": ".", entry: file}}
+        with pytest.raises(ValueError, match="expected the checkpoints of a ModelCheckpoint in its folder"):
+            read_checkpoint(saved(checkpoint))
+
+    def test_nor_through_a_trainer_in_python(self, camvid):
+        def fit(epochs, **options):
+            callback = ModelCheckpoint(dirpath="checkpoints", filename="last", enable_version_counter=False)
+            trainer = trainer_of(
+                max_epochs=epochs, enable_checkpointing=True, limit_val_batches=0, callbacks=[callback]
+            )
+            data = CamVidDataModule(camvid, crop_size=(24, 32), batch_size=2, num_workers=0)
+            trainer.fit(SegmentationModule(Tiny(11), CrossEntropyCPGLoss(), 11), datamodule=data, **options)
+
+        fit(1)
+        Path("precious").mkdir()
+        checkpoint = torch.load("checkpoints/last.ckpt", weights_only=True)
+        for state in checkpoint["callbacks"].values():
+            state |= {"dirpath": ".", "best_model_path": f"local://{os.getcwd()}/precious"}
+        with pytest.raises(ValueError, match="expected the checkpoints of a ModelCheckpoint in its folder"):
+            fit(2, ckpt_path=saved(checkpoint))
+        assert Path("precious").exists()
+
+    @pytest.mark.parametrize("dirpath", ["runs/a/checkpoints", "/runs/a/checkpoints"])
+    def test_the_files_in_its_folder_are_taken(self, checkpoint, dirpath):
+        file = f"{dirpath}/epoch=1-val/mIoU=0.5.ckpt"
+        checkpoint["callbacks"] = {"ModelCheckpoint": {"dirpath": dirpath, "best_model_path": file}}
+        assert read_checkpoint(saved(checkpoint))["callbacks"] == checkpoint["callbacks"]
 
 
 class TestDamage:

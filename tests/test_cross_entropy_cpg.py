@@ -1,7 +1,6 @@
-"""The criterion of training: cross-entropy of the enlarged logits plus weighted CPG."""
+"""The criterion of training: cross-entropy of the upsampled logits plus weighted CPG."""
 
 import json
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpg_lightning.losses import CrossEntropyCPGLoss, cpg_loss
-from cpg_lightning.losses.enlargement import BilinearEnlargement
+from cpg_lightning.losses.fused.upsampling import Bilinear
 
 
 @pytest.fixture
@@ -24,7 +23,7 @@ def problem():
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("options", [(3, True), (5, False)])
-def test_it_is_cross_entropy_plus_weighted_cpg_of_the_enlarged_logits(problem, align_corners, options):
+def test_it_is_cross_entropy_plus_weighted_cpg_of_the_upsampled_logits(problem, align_corners, options):
     logits, target = problem
     kernel_size, void_borders = options
     large = F.interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=align_corners)
@@ -70,7 +69,7 @@ def test_the_auxiliary_output_gets_cross_entropy_alone(problem):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_precision_logits_are_enlarged_in_float32(problem, dtype):
+def test_half_precision_logits_are_upsampled_in_float32(problem, dtype):
     logits, target = problem[0].to(dtype), problem[1]
     loss = CrossEntropyCPGLoss()(logits, target)
     assert loss.dtype == torch.float32
@@ -113,7 +112,7 @@ def problems(draw):
 
 
 def definition(logits, target, criterion, align_corners):
-    """Cross-entropy and CPG of the enlarged logits, 0 where there is nothing to average over."""
+    """Cross-entropy and CPG of the upsampled logits, 0 where there is nothing to average over."""
     large = F.interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=align_corners)
     weights = torch.tensor(criterion.class_weights or [1.0] * logits.shape[1], dtype=logits.dtype)
     options = {"ignore_index": 255, "label_smoothing": criterion.label_smoothing, "reduction": "sum"}
@@ -131,18 +130,17 @@ def definition(logits, target, criterion, align_corners):
     label_smoothing=st.sampled_from([0.0, 0.1, 1.0]),
     weighted=st.booleans(),
     align_corners=st.booleans(),
-    strip=st.sampled_from([1, 40, 2**20]),
+    strip=st.sampled_from([1, 40, 1500, None, 2**26]),
 )
 def test_value_and_gradient_are_those_of_the_definition(
     problem, kernel_size, void_borders, label_smoothing, weighted, align_corners, strip
 ):
     logits, target = problem
     weights = (torch.arange(1, logits.shape[1] + 1) / 8).tolist() if weighted else None
-    criterion = CrossEntropyCPGLoss(0.7, kernel_size, 255, void_borders, weights, label_smoothing)
+    criterion = CrossEntropyCPGLoss(0.7, kernel_size, 255, void_borders, weights, label_smoothing, strip_logits=strip)
     expected = definition(logits.requires_grad_(), target, criterion, align_corners)
     (expected_gradient,) = torch.autograd.grad(expected, logits)
-    with mock.patch("cpg_lightning.losses.cross_entropy_cpg.STRIP", strip):
-        loss = criterion(logits, target, align_corners)
+    loss = criterion(logits, target, align_corners)
     (gradient,) = torch.autograd.grad(3 * loss, logits)
     torch.testing.assert_close(loss, expected, rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(gradient, 3 * expected_gradient, rtol=1e-9, atol=1e-12)
@@ -201,13 +199,13 @@ def test_autocast_changes_nothing(problem, dtype, stride):
 
 
 def test_matrix_products_are_exact_and_the_setting_of_others_stays(problem, monkeypatch):
-    backends, seen, strip = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul), [], BilinearEnlargement.strip
+    backends, seen, strip = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul), [], Bilinear.upsample
 
     def spied(*arguments):
         seen.extend(backend.fp32_precision for backend in backends)
         return strip(*arguments)
 
-    monkeypatch.setattr(BilinearEnlargement, "strip", spied)
+    monkeypatch.setattr(Bilinear, "upsample", spied)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:

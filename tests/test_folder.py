@@ -109,6 +109,21 @@ class TestPatterns:
             len(built(root, images="{split}/{name}/image.jpg", labels="{split}/{name}/label.png").files("train")) == 4
         )
 
+    @pytest.mark.parametrize("suffix", [".*", ".jpg"])
+    def test_any_suffix_may_follow_a_fixed_part(self, suffix, tmp_path):
+        root = write_folder(tmp_path)
+        for path in [*(root / "images").rglob("*.jpg")]:
+            path.rename(path.with_name(f"{path.stem}_photo.jpg"))
+        assert len(built(root, images=f"images/{{split}}/{{name}}_photo{suffix}").files("val")) == 2
+
+    def test_the_split_may_be_in_the_files_names(self, tmp_path):
+        root = write_folder(tmp_path)
+        for path in [*root.rglob("*.jpg"), *root.rglob("*.png")]:
+            path.rename(root / f"{path.parent.name}_{path.name}")
+        data = built(root, images="{split}_{name}.jpg", labels="{split}_{name}.png")
+        assert data.splits == ("train", "val")
+        assert [len(data.files(split)) for split in data.splits] == [4, 2]
+
     def test_a_split_may_have_one_of_several_names(self, tmp_path):
         root = write_folder(tmp_path)
         for kind in ("images", "labels"):
@@ -131,6 +146,8 @@ class TestPatterns:
         ("options", "message"),
         [
             ({"images": "images/{split}"}, "images to be a path with {name} once"),
+            ({"images": "images/{split}/{name}"}, r"images to end in a suffix, e.g. images/{split}/{name}\.png"),
+            ({"labels": "labels/{split}/{name}"}, "labels to end in a suffix"),
             ({"labels": "{name}/{name}.png"}, "labels to be a path with {name} once"),
             ({"labels": "{split}/{image}.png"}, "labels to be a path with {name} once"),
             ({"images": "{name}.png", "labels": "{name}.png"}, "labels to be another pattern than images"),

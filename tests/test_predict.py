@@ -1,5 +1,6 @@
 """Predictions: of splits and of any images, their files, what is broken or finished, and Predictor."""
 
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -199,6 +200,34 @@ class TestOutput:
         Image.new("RGB", (31, 25)).save(photographs / "b.png")
         Path("out/palette/a.png").unlink()
         assert predicted()[0] == ["a.png", "b.png"]
+
+    def test_not_those_by_other_weights_of_the_same_path(self, predicted):
+        for seed, names in ((0, ["a.png", "b.png", "more/a.png"]), (0, []), (1, ["a.png", "b.png", "more/a.png"])):
+            torch.manual_seed(seed)
+            torch.save(Tiny(11).state_dict(), "weights.pth")
+            assert predicted("--model.weights=weights.pth")[0] == names
+
+    def test_predictions_among_the_images_change_no_name(self, predicted, photographs):
+        (photographs / "a.jpg").unlink()
+        (photographs / "more").rename("photographs/fewer")
+        (photographs / "b.png").rename("photographs/fewer/b.png")
+        assert predicted(output="photographs")[0] == ["a.png", "b.png"]
+        assert predicted(output="photographs")[0] == []
+
+    @pytest.mark.parametrize("name", [b"caf\xe9.png", b"a\nb.png", b'a,"b.png', b"[a]*?.png", b"[red]:car:.png"])
+    def test_any_name_of_a_file_will_do(self, predicted, name):
+        os.mkdir("odd")
+        Image.new("RGB", (12, 12)).save("odd/a.png")
+        os.rename(b"odd/a.png", b"odd/" + name)
+        for output in ("out", "out[/x]"):
+            assert [os.fsencode(path) for path in predicted(images="odd", output=output)[0]] == [name]
+            assert predicted(images="odd", output=output)[0] == []
+
+    def test_a_damaged_record_is_read_as_far_as_it_goes(self, predicted):
+        predicted()
+        with open("out/predicted-0.csv", "ab") as file:
+            file.write(b"1,done," + 200_000 * b"x" + b"\n\xff\0,,\n")
+        assert predicted()[0] == []
 
     def test_overwrite_predicts_all_again(self, predicted):
         predicted()

@@ -13,10 +13,11 @@ import cv2
 import numpy as np
 import pytest
 from layouts import write_ade20k, write_folder, zipped
-from PIL import Image, ImageOps, PngImagePlugin
+from PIL import Image, ImageOps, PngImagePlugin, features
 
 from cpg_lightning.data import ADE20KDataModule, CamVidDataModule, FolderDataModule
-from cpg_lightning.data.decoding import decode_image, read_image
+from cpg_lightning.data.archive import Archive
+from cpg_lightning.data.decoding import decode_image, decode_label, read_image
 from cpg_lightning.data.header import read_header
 from cpg_lightning.data.paths import expanded
 from cpg_lightning.data.transforms import evaluation_pipeline
@@ -64,15 +65,18 @@ def predicted(tmp_path, images, **options):
     }
 
 
-def huge_png(width, height, kind=0):
+def chunk(name, content):
+    """A part of a PNG."""
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+
+def huge_png(width, height, kind=0, before=b""):
     """A PNG that says to be large, and has few pixels."""
-
-    def chunk(name, content):
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
     palette = chunk(b"PLTE", bytes(6)) if kind == 3 else b""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + palette + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + before + header + palette + chunk(b"IDAT", zlib.compress(bytes(9))) + chunk(b"IEND", b"")
+    )
 
 
 class TestOrientation:
@@ -111,7 +115,9 @@ class TestOrientation:
         block = exif.tobytes()
         text = PngImagePlugin.PngInfo()
         text.add_text("Raw profile type exif", f"\nexif\n {len(block):8d}\n{block.hex()}\n", zip=True)
-        assert read_header(encoded(Image.fromarray(BLOCKS), format="PNG", pnginfo=text)).orientation == 6
+        content = encoded(Image.fromarray(BLOCKS), format="PNG", pnginfo=text)
+        assert read_header(content).orientation == 6
+        assert np.array_equal(read_image(Image.open(io.BytesIO(content))), decode_image(content, Path("x")))
 
     @pytest.mark.parametrize("exif", [b"", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0" + bytes(40)])
     def test_exif_that_is_none_turns_nothing(self, exif):
@@ -157,6 +163,29 @@ class TestChannels:
             with pytest.raises(ValueError, match="got 16: 3 channels of 16 bits"):
                 read_image(given)
 
+    @pytest.mark.parametrize("largest", [1023, 65535])
+    @pytest.mark.parametrize("kind", [b"P5", b"P6"])
+    def test_a_pnm_of_more_than_8_bits_is_seen(self, kind, largest, tmp_path):
+        (tmp_path / "deep.ppm").write_bytes(kind + b" 2 2 %d\n" % largest + bytes(24))
+        for given in (tmp_path / "deep.ppm", Image.open(tmp_path / "deep.ppm")):
+            with pytest.raises(ValueError, match=f"got {largest.bit_length()}: [13] channel"):
+                read_image(given)
+        (tmp_path / "dark.ppm").write_bytes(b"P6 1 1 127\n\x7f\0\0")
+        assert read_image(tmp_path / "dark.ppm").tolist() == [[[255, 0, 0]]]
+
+    @pytest.mark.parametrize(("suffix", "bits"), [("jp2", 16), ("avif", 10), ("avif", 12)])
+    def test_so_are_jpeg_2000_and_avif(self, suffix, bits, tmp_path):
+        path = tmp_path / f"deep.{suffix}"
+        options = [cv2.IMWRITE_AVIF_DEPTH, bits] if suffix == "avif" else []
+        if not cv2.haveImageWriter(str(path)) or not cv2.imwrite(str(path), np.zeros((64, 64, 3), np.uint16), options):
+            pytest.skip("OpenCV does not write it here")
+        for given in (path, Image.open(path)):
+            with pytest.raises(ValueError, match=f"got {bits}: 3 channels of {bits} bits"):
+                read_image(given)
+        Image.fromarray(BLOCKS).save(tmp_path / f"plain.{suffix}")
+        for given in (tmp_path / f"plain.{suffix}", Image.open(tmp_path / f"plain.{suffix}")):
+            assert read_image(given).shape == BLOCKS.shape
+
     def test_that_alpha_is_dropped_is_said_once(self):
         content = encoded(Image.fromarray(BLOCKS).convert("RGBA"), format="PNG")
         with warnings.catch_warnings(record=True) as said:
@@ -194,6 +223,26 @@ class TestDamage:
         with pytest.raises(ValueError, match=r"expected a readable image file, got .*x\.png"):
             decode_image(content, Path("x.png"))
 
+    @pytest.mark.parametrize(
+        "content",
+        [
+            encoded(Image.new("P", (4, 4)), format="GIF").replace(bytes(4) + b"\4\0\4\0", bytes(4) + 4 * b"\xff"),
+            encoded(Image.fromarray(BLOCKS), format="AVIF").replace(b"iloc", b"ilox")
+            if features.check("avif")
+            else b"",
+        ],
+        ids=["GIF", "AVIF"],
+    )
+    def test_whatever_pillow_raises_is_an_error_with_the_name(self, content):
+        with pytest.raises(ValueError, match=r"expected a readable image file, got .*x\.png"):
+            decode_image(content, Path("x.png"))
+
+    def test_of_pictures_too(self, tmp_path):
+        noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+        (tmp_path / "x.jpg").write_bytes(encoded(Image.fromarray(noise), format="JPEG")[:-500])
+        with pytest.raises(ValueError, match=r"expected a readable image file, got .*x\.jpg"):
+            read_image(Image.open(tmp_path / "x.jpg"))
+
 
 class TestSize:
     @pytest.mark.parametrize("kind", [0, 2, 3])
@@ -205,6 +254,13 @@ class TestSize:
         data.setup("validate")
         with pytest.raises(ValueError, match=rf"max_pixels=178956970 pixels, got 50000x60000 .*{path.name}"):
             data.datasets["val"][0]
+
+    def test_a_file_that_states_two_sizes_is_refused(self):
+        small = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 8, 3, 0, 0, 0))
+        content = huge_png(13000, 13000, 3, before=small)
+        assert read_header(content)[1:3] == (2, 2)
+        with pytest.raises(ValueError, match=r"got one whose size is not what it says: x\.png"):
+            decode_label(content, Path("x.png"))
 
     @pytest.mark.parametrize("container", [*CONTAINERS, "gif", "bmp"])
     def test_the_limit_is_an_option_and_holds_for_every_container(self, container, tmp_path):
@@ -248,6 +304,28 @@ class TestSize:
         archive.write_bytes(content.replace(struct.pack("<I", 20_000_000), struct.pack("<I", 99)))  # the index lies
         with pytest.raises(ValueError, match="one that is damaged"):
             ADE20KDataModule(tmp_path / "zips", **options).dataset("val", training=False)[0]
+
+    @pytest.mark.parametrize("offset", [2**31, 2**63, 2**64 - 1])
+    def test_a_zip_file_that_states_no_offset_of_its_own_is_named(self, offset, tmp_path):
+        root = write_ade20k(tmp_path / "ade20k")
+        archive = tmp_path / "zips" / "ADEChallengeData2016.zip"
+        zipped(root, archive, "ADEChallengeData2016")
+        index = Archive(archive)
+        index.entries = {name: (offset, *entry[1:]) for name, entry in index.entries.items()}
+        with pytest.raises(ValueError, match=r"expected a readable file in the zip file, got .*: .*zip/ADE"):
+            index.read(next(iter(index.entries)), 10**6)
+
+    def test_a_zip_file_with_a_file_without_a_name_is_named(self, tmp_path):
+        with zipfile.ZipFile(tmp_path / "a.zip", "w") as file:
+            file.writestr("x", b"")
+        content = (tmp_path / "a.zip").read_bytes()
+        index = content.rindex(b"PK\1\2")
+        entry = bytearray(content[index:].replace(b"x", b""))
+        entry[28:30] = bytes(2)  # the length of the name
+        entry[-10:-6] = struct.pack("<I", 46)  # of the index
+        (tmp_path / "a.zip").write_bytes(content[:index] + entry)
+        with pytest.raises(ValueError, match=r"expected a readable zip file, got .*a\.zip"):
+            Archive(tmp_path / "a.zip")
 
     def test_a_plain_file_has_the_same_limit(self, tmp_path):
         with (tmp_path / "large.png").open("wb") as file:
@@ -351,6 +429,12 @@ class TestPaths:
         for root in ("~/mine", "$DATA/mine", "${DATA}/mine"):
             assert folder_of(root).root == tmp_path / "mine"
         assert len(predicted(tmp_path, "${DATA}/mine/images/val")) == 2
+
+    def test_an_empty_path_is_not_the_current_folder(self, tmp_path):
+        with pytest.raises(ValueError, match=r"expected a path, got ''; for the current folder give \."):
+            folder_of("")
+        with pytest.raises(ValueError, match="expected a path, got ' '"):
+            predicted(tmp_path, " ")
 
     def test_a_variable_that_is_not_set_is_named(self):
         with pytest.raises(

@@ -30,11 +30,11 @@ class Archive:
         self.entries: dict[str, tuple[int, int, int, int, int]] = {}
         try:
             with zipfile.ZipFile(path) as file:
-                entries = file.infolist()
-        except (NotImplementedError, OSError, ValueError, struct.error, zipfile.BadZipFile) as error:
+                entries = [entry for entry in file.infolist() if not entry.is_dir()]
+        except (LookupError, NotImplementedError, OSError, ValueError, struct.error, zipfile.BadZipFile) as error:
             raise ValueError(f"expected a readable zip file, got {error}: {path}; download it again") from error
         for entry in entries:
-            if entry.is_dir() or "__MACOSX" in entry.filename:
+            if "__MACOSX" in entry.filename:
                 continue
             if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                 raise ValueError(
@@ -56,17 +56,17 @@ class Archive:
         offset, compressed, size, method, checksum = self.entries[name]
         place = f"{self.path}/{name}"
         check_bytes(max(compressed, size), place, max_pixels)
-        with self.path.open("rb") as file:
-            file.seek(offset)
-            header = file.read(LOCAL_HEADER.size)
-            if len(header) == LOCAL_HEADER.size:
-                file.seek(sum(LOCAL_HEADER.unpack(header)), os.SEEK_CUR)  # its name and extra field
-            content = file.read(compressed)
         try:
+            with self.path.open("rb") as file:
+                file.seek(offset)
+                header = file.read(LOCAL_HEADER.size)
+                if len(header) == LOCAL_HEADER.size:
+                    file.seek(sum(LOCAL_HEADER.unpack(header)), os.SEEK_CUR)  # its name and extra field
+                content = file.read(compressed)
             if method == zipfile.ZIP_DEFLATED:
                 content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size + 1)
-        except zlib.error:
-            content = b""
+        except (OSError, ValueError, zlib.error) as error:  # the first two: an offset that no file has
+            raise ValueError(f"expected a readable file in the zip file, got {error}: {place}") from error
         if len(content) != size or zlib.crc32(content) != checksum:
             raise ValueError(f"expected a readable file in the zip file, got one that is damaged: {place}")
         return content

@@ -12,7 +12,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from cpg_lightning.data.class_table import label_table
 from cpg_lightning.data.dataset import FileDataset, SegmentationDataset
@@ -24,6 +24,7 @@ from cpg_lightning.data.paths import expanded
 from cpg_lightning.data.predicted import PredictionRecord, identity_of
 from cpg_lightning.data.sampling import EvaluationSampler, TrainingSampler
 from cpg_lightning.data.transforms import RandomScaleCrop, evaluation_pipeline, steps, training_pipeline
+from cpg_lightning.data.workers import available_cores, default_workers
 
 Split = Literal["train", "val", "test"]
 
@@ -53,7 +54,9 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         train_with_val: Whether to train on the validation images too, for a benchmark's server.
         batch_size: Images a step and process in training.
         eval_batch_size: Images a step and process in evaluation; more than 1 needs labels of one size.
-        num_workers: Processes that load images; 0 loads them in the training process.
+        num_workers: Processes that load images, for each training process; 0 loads them in the training process. By default
+            the cores that this process may use (by affinity and by its cgroup's CPU quota), divided among the training
+            processes of the machine, 1 to 8.
         test_split: Split that ``test`` takes; ``default_test_split`` by default.
         predict_split: Split that ``predict`` takes; the test split where there is one, else the validation split.
         predict_images: Images that ``predict`` takes instead: a folder, a file, or a text file with a path a line.
@@ -113,7 +116,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         train_with_val: bool = False,
         batch_size: int = 8,
         eval_batch_size: int = 1,
-        num_workers: int = 2,
+        num_workers: int | None = None,
         test_split: Split | None = None,
         predict_split: Split | None = None,
         predict_images: str | None = None,
@@ -131,7 +134,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         for name, value, smallest in (
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
-            ("num_workers", num_workers, 0),
+            ("num_workers", 0 if num_workers is None else num_workers, 0),
         ):
             check_whole(name, value, smallest)
         if (
@@ -153,10 +156,6 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.root = expanded(root)
         self.find_facts()
-        if self.num_classes < 2:
-            raise ValueError(
-                f"expected 2 or more classes, got {self.num_classes}; name the background as a class: {type(self).__name__}"
-            )
         if not 2 <= self.num_classes:
             raise ValueError(
                 f"expected 2 or more classes, got {self.num_classes}: {type(self).__name__}; name the background as a class"
@@ -296,13 +295,15 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
             if others:
                 rank_zero_warn(f"not predicted in {place}, as they are no images that are read: {counted(others)}")
             dataset = self._of_files([(path, None) for path in images], training=False)
-        dataset.skip_broken = True
         if isinstance(dataset, FileDataset):
             images = [image for image, _ in dataset.files]
             if self.predicted is not None:
+                images = self.predicted.without_predictions(images)
+                dataset = self._of_files([(image, None) for image in images], training=False)  # what they are called
                 named = ((dataset.name(path), identity_of(path, self.tree.stored_in(path)), path) for path in images)
                 images = self.predicted.remaining(named)
             dataset.files = [(image, None) for image in images]
+        dataset.skip_broken = True
         return dataset
 
     def setup(self, stage: str) -> None:
@@ -320,6 +321,12 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         }
         if stage not in stages:
             raise ValueError(f"expected a stage out of {', '.join(stages)}, got {stage!r}")
+        if self.num_workers is None and not self.datasets:
+            processes = self._local_processes()
+            rank_zero_info(
+                f"num_workers: {default_workers(processes)}, for {available_cores()} cores and {processes} training "
+                f"process{'es' * (processes > 1)} on this machine; --data.num_workers sets another number"
+            )
         for loader, split in stages[stage].items():
             if loader not in self.datasets:
                 dataset = self.dataset(split, loader == "train") if stage != "predict" else self.unlabelled(split)
@@ -395,10 +402,11 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         return self.datasets[loader]
 
     def _loader_options(self) -> dict[str, Any]:
+        num_workers = default_workers(self._local_processes()) if self.num_workers is None else self.num_workers
         return {
-            "num_workers": self.num_workers,
+            "num_workers": num_workers,
             "worker_init_fn": one_thread,
-            "persistent_workers": self.num_workers > 0,
+            "persistent_workers": num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
             "collate_fn": collate,
         }
@@ -410,6 +418,13 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
     def _processes(self) -> tuple[int, int]:
         """How many processes share the images, and which of them this is."""
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
+
+    def _local_processes(self) -> int:
+        """How many training processes share this machine: torchrun says it, else the Trainer knows."""
+        local = os.environ.get("LOCAL_WORLD_SIZE")
+        if local is not None:
+            return int(local)
+        return 1 if self.trainer is None else self.trainer.num_devices
 
 
 def _seed() -> int:

@@ -87,7 +87,7 @@ root/
         train_with_val: bool = False,
         batch_size: int = 8,
         eval_batch_size: int = 1,
-        num_workers: int = 2,
+        num_workers: int | None = None,
         test_split: Split | None = None,
         predict_split: Split | None = None,
         predict_images: str | None = None,

@@ -2,7 +2,6 @@
 
 import io
 import re
-import struct
 import warnings
 import zlib
 from pathlib import Path
@@ -25,7 +24,7 @@ from cpg_lightning.data.header import (
     channels_of,
     jpeg_segments,
     opened,
-    orientation_of,
+    orientation_in,
     png_chunks,
     read_header,
 )
@@ -64,7 +63,7 @@ def decode_image(data: bytes, path: Path) -> np.ndarray:
         check_jpeg(data, path)
     if header.kind in ("PNG", "JPEG"):
         return turned(_decoded(data, cv2.IMREAD_COLOR_RGB, path), header.orientation)
-    pixels = np.array(_loaded(data, path).convert("RGB"))
+    pixels = np.array(_loaded(data, header, path).convert("RGB"))
     return pixels if header.kind == "TIFF" else turned(pixels, header.orientation)  # Pillow turns a TIFF itself
 
 
@@ -76,7 +75,7 @@ def decode_label(data: bytes, path: Path) -> np.ndarray:
     """
     header = label_header(data, path)
     if header.layout in (PALETTE, WITH_ALPHA[PALETTE]):
-        return np.array(_loaded(data, path))
+        return np.array(_loaded(data, header, path))
     if not (header.layout == GREY or (header.layout == WITH_ALPHA[GREY] and data[25] == 0)) or header.bits != 8:
         raise ValueError(
             f"expected a label of one 8-bit channel with a class in each pixel, got a PNG of {header.bits} bits a channel "
@@ -210,6 +209,10 @@ def unreadable(reason: str, path: Path | str) -> ValueError:
 
 
 def _no_header(data: bytes, path: Path) -> ValueError:
+    try:
+        opened(data)
+    except Exception as error:  # noqa: BLE001 - see read_header
+        return _damaged(error, path)
     return unreadable("no image" if data else "an empty file", path)
 
 
@@ -220,9 +223,11 @@ def _of_picture(picture: Image.Image) -> np.ndarray:
     _check_channels(bits, layout, what)
     if picture.width * picture.height > MOST_PIXELS or not picture.width * picture.height:
         raise ValueError(f"expected from 1 to {MOST_PIXELS} pixels, got {what}")
-    pixels = np.array(picture.convert("RGB"))  # which loads it; a TIFF is turned by that
-    is_tiff = isinstance(picture, TiffImageFile)
-    return pixels if is_tiff else turned(pixels, orientation_of(picture.info.get("exif", b"")))
+    try:
+        pixels = np.array(picture.convert("RGB"))  # which loads it; a TIFF is turned by that
+    except Exception as error:  # see read_header
+        raise _damaged(error, getattr(picture, "filename", "") or what) from error
+    return pixels if isinstance(picture, TiffImageFile) else turned(pixels, orientation_in(picture))
 
 
 def _check_channels(bits: int, layout: str, what: str) -> None:
@@ -255,23 +260,18 @@ def _decoded(data: bytes, flags: int, path: Path) -> np.ndarray:
     return pixels
 
 
-def _loaded(data: bytes, path: Path) -> Image.Image:
-    """Pillow's image of a file's content, read."""
+def _loaded(data: bytes, header: Header, path: Path) -> Image.Image:
+    """Pillow's image of a file's content, read, of the size that was checked: a file may state two."""
     try:
         image: ImageFile | None = PngImageFile(io.BytesIO(data)) if data.startswith(PNG) else opened(data)
-        if image is None:
-            raise ValueError("no image")
+        if image is None or sorted(image.size) != sorted((header.width, header.height)):  # a TIFF may be turned
+            raise ValueError("one whose size is not what it says")
         image.load()
-    except (
-        ArithmeticError,
-        LookupError,
-        MemoryError,
-        OSError,
-        SyntaxError,
-        TypeError,
-        ValueError,
-        struct.error,
-    ) as error:
-        # Pillow raises each of them. Without a buffer's address, in which an error names no file.
-        raise unreadable(re.sub(r"<_io\.BytesIO[^>]*>", "it", str(error)) or "one that is damaged", path) from error
+    except Exception as error:  # see read_header
+        raise _damaged(error, path) from error
     return image
+
+
+def _damaged(error: Exception, path: Path | str) -> ValueError:
+    """The error of a file that Pillow cannot read. Without a buffer's address, in which an error names no file."""
+    return unreadable(re.sub(r"<_io\.BytesIO[^>]*>", "it", str(error)) or "one that is damaged", path)

@@ -119,7 +119,7 @@ class FileTree:
             if name in found:
                 self.wrong(f"expected one file a name, got both {found[name]} and {path}; remove one")
             found.setdefault(name, path)
-        if suffixes == IMAGE_SUFFIXES:
+        if tuple(suffixes) == IMAGE_SUFFIXES:
             strays = [path for path in others if path.suffix.lower() in OTHER_SUFFIXES]
             kinds = Counter(path.suffix.lower() for path in strays)
             counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))

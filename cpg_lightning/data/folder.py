@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from cpg_lightning.data.class_table import EXAMPLE, read_classes
 from cpg_lightning.data.color_labels import ColorLabels
 from cpg_lightning.data.decoding import MOST_PIXELS
 from cpg_lightning.data.files import IMAGE_SUFFIXES
-from cpg_lightning.data.paths import composed, expanded, nearest
+from cpg_lightning.data.paths import composed, expanded, nearest, walked
 
 IMAGES, LABELS, LISTS = "images/{split}/{name}.*", "labels/{split}/{name}.png", "{split}.txt"
 
@@ -105,7 +105,7 @@ root/
         train_with_val: bool = False,
         batch_size: int = 8,
         eval_batch_size: int = 1,
-        num_workers: int = 2,
+        num_workers: int | None = None,
         test_split: Split | None = None,
         predict_split: Split | None = None,
         predict_images: str | None = None,
@@ -116,6 +116,10 @@ root/
                 raise ValueError(
                     f"expected {option} to be a path with {{name}} once, and {{split}} where that is part of it, e.g. "
                     f"{IMAGES}, got {pattern}"
+                )
+            if pattern.endswith("{name}"):
+                raise ValueError(
+                    f"expected {option} to end in a suffix, e.g. {pattern}.png, or in .* for that of any image, got {pattern}"
                 )
         if images == labels:
             raise ValueError(f"expected labels to be another pattern than images, got {labels} for both")
@@ -201,9 +205,7 @@ root/
 
     def _matching(self, pattern: str, besides: Collection[Path] = ()) -> Mapping[str, Path]:
         """The files that a pattern fits, by their name."""
-        before, after = pattern.split("{name}")
-        suffixes = IMAGE_SUFFIXES if after == ".*" else (after,)
-        return self.tree.named(_folder(pattern), suffixes, before.rpartition("/")[2], besides)
+        return self.tree.named(_folder(pattern), _suffixes(pattern), _prefix(pattern), besides)
 
     def _patterns(self, split: Split) -> tuple[str, str]:
         """The patterns of the images and the labels of a split.
@@ -228,7 +230,7 @@ root/
             ValueError: If it is two of them.
         """
         names = self.split_names.get(split, [split])
-        there = [name for name in names if self._is_list(name) or self._has_folder(name)]
+        there = [name for name in names if self._is_list(name) or self._has_images(name)]
         if len(there) > 1:
             raise ValueError(
                 f"expected one of {', '.join(names)} for the {split} split in {self.root}, got {', '.join(there)}"
@@ -243,8 +245,15 @@ root/
     def _is_list(self, name: str) -> bool:
         return (self.root / self.lists.replace("{split}", name)).is_file()
 
-    def _has_folder(self, name: str) -> bool:
-        return "{split}" in self.images and (self.root / _folder(self.images.replace("{split}", name))).is_dir()
+    def _has_images(self, name: str) -> bool:
+        """Whether the folder of a split is there; where all splits are in one, whether an image of the split is."""
+        pattern = self.images.replace("{split}", name)
+        folder = self.root / _folder(pattern)
+        if "{split}" not in self.images or "{split}" in _folder(self.images) or not folder.is_dir():
+            return "{split}" in self.images and folder.is_dir()
+        suffixes = tuple(suffix.lower() for suffix in _suffixes(pattern))
+        found = (path.relative_to(folder).as_posix() for path in walked(folder))
+        return any(path.startswith(_prefix(pattern)) and path.lower().endswith(suffixes) for path in found)
 
     def _check_lists(self) -> None:
         """Refuse an image that is in two splits."""
@@ -262,3 +271,14 @@ root/
 def _folder(pattern: str) -> str:
     """The folder in which the files that a pattern fits are looked for."""
     return pattern.split("{name}")[0].rpartition("/")[0] or "."
+
+
+def _prefix(pattern: str) -> str:
+    """What the names of the files that a pattern fits begin with."""
+    return pattern.split("{name}")[0].rpartition("/")[2]
+
+
+def _suffixes(pattern: str) -> Sequence[str]:
+    """What the files that a pattern fits may end in."""
+    after = pattern.split("{name}")[1]
+    return [after.removesuffix(".*") + suffix for suffix in IMAGE_SUFFIXES] if after.endswith(".*") else [after]

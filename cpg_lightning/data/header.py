@@ -47,7 +47,7 @@ DEPTHS = {"1": 1, "I": 32, "F": 32} | {mode: 16 for mode in ("I;16", "I;16L", "I
 
 _PNG_LAYOUTS = {0: GREY, 2: RGB, 3: PALETTE, 4: WITH_ALPHA[GREY], 6: WITH_ALPHA[RGB]}
 _ORIENTATION = 0x0112
-_RAW_PROFILE = b"Raw profile type exif\0"  # what ImageMagick writes in place of a PNG's eXIf
+RAW_PROFILE = "Raw profile type exif"  # what ImageMagick writes in place of a PNG's eXIf
 _MOST_TEXT = 1 << 20  # bytes that such a text may inflate to
 
 
@@ -86,14 +86,10 @@ def read_header(data: bytes) -> Header | None:
         image = opened(data)
         if image is None:
             return None
-        return Header(
-            image.format or "image",
-            *image.size,
-            DEPTHS.get(image.mode, 8),
-            LAYOUTS.get(image.mode, _bands(image)),
-            orientation_of(image.info.get("exif", b"")),
-        )
-    except (ArithmeticError, LookupError, OSError, SyntaxError, ValueError, struct.error, zlib.error):
+        bits = max(_depth(image), _depth_in(data))
+        layout = LAYOUTS.get(image.mode, _bands(image))
+        return Header(image.format or "image", *image.size, bits, layout, orientation_of(image.info.get("exif", b"")))
+    except Exception:  # noqa: BLE001 - a damaged file ends in any error of Pillow's plugins
         return None  # the decoder says what is wrong
 
 
@@ -114,9 +110,22 @@ def orientation_of(exif: bytes) -> int:
     return value if 1 <= value <= 8 else 1
 
 
+def orientation_in(image: Image.Image) -> int:
+    """The orientation of a picture of Pillow's that is loaded."""
+    profile = image.info.get(RAW_PROFILE)
+    if isinstance(profile, str) and "exif" not in image.info:
+        return orientation_of(_of_profile(profile))
+    return orientation_of(image.info.get("exif", b""))
+
+
 def channels_of(image: Image.Image) -> tuple[int, str]:
     """Bits of a channel and layout of a picture of Pillow's, as they were in its file as far as that can be seen."""
-    bits = DEPTHS.get(image.mode, 8)
+    bits = _depth(image)
+    if isinstance(image, Jpeg2KImageFile | AvifImageFile) and image.tile and image.fp is not None:  # not loaded yet
+        position = image.fp.tell()
+        image.fp.seek(0)
+        bits = max(bits, _depth_in(image.fp.read()))
+        image.fp.seek(position)
     if isinstance(image, TiffImageFile):
         bits = max(bits, *image.tag_v2.get(258, (8,)))
         channels = image.tag_v2.get(277, 1)
@@ -127,10 +136,38 @@ def channels_of(image: Image.Image) -> tuple[int, str]:
     return bits, LAYOUTS.get(image.mode, _bands(image))
 
 
+def _depth(image: Image.Image) -> int:
+    """Bits of a channel of a picture of Pillow's as far as Pillow says; of a PNM, which has a largest value instead."""
+    if isinstance(image, PpmImageFile) and image.tile:  # not loaded yet
+        arguments = image.tile[0].args
+        return int(arguments[-1]).bit_length() if isinstance(arguments, tuple) else DEPTHS.get(str(arguments), 8)
+    return DEPTHS.get(image.mode, 8)
+
+
+def _depth_in(data: bytes) -> int:
+    """Bits of a channel of a JPEG 2000 or an AVIF, of whose colours Pillow gives 8; 8 for other files."""
+    if data.startswith(OTHERS["AVIF"][0]):
+        flags = data[data.index(b"av1C") + 6]  # the codec's configuration
+        return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
+    if data.startswith(OTHERS["JPEG 2000"][0]):
+        size = data.index(b"\xff\x4f\xff\x51") + 4  # the codestream's marker of sizes
+        (channels,) = struct.unpack_from(">H", data, size + 36)
+        return max((each & 0x7F) + 1 for each in data[size + 38 : size + 38 + 3 * channels : 3])
+    return 8
+
+
 def _bands(image: Image.Image) -> str:
     """The channels of a picture of Pillow's in a mode that is not read."""
     number = len(image.getbands())
     return f"{number} channel{'s'[: number > 1]} ({image.mode})"
+
+
+def _of_profile(text: str) -> bytes:
+    """A block of EXIF from such a text: its name, its length and its bytes as hexadecimal digits."""
+    try:
+        return bytes.fromhex("".join(text.split()[2:]))
+    except ValueError:
+        return b""
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -152,10 +189,10 @@ def _png(data: bytes) -> Header:
             layout = WITH_ALPHA.get(layout, layout)
         elif name == b"eXIf":
             orientation = orientation_of(data[start:end])
-        elif name in (b"zTXt", b"tEXt") and data.startswith(_RAW_PROFILE, start):
-            text = data[start + len(_RAW_PROFILE) : end]
+        elif name in (b"zTXt", b"tEXt") and data.startswith(RAW_PROFILE.encode() + b"\0", start):
+            text = data[start + len(RAW_PROFILE) + 1 : end]
             text = zlib.decompressobj().decompress(text[1:], _MOST_TEXT) if name == b"zTXt" else text
-            orientation = orientation_of(bytes.fromhex("".join(text.decode("ascii").split()[2:])))
+            orientation = orientation_of(_of_profile(text.decode("ascii")))
     return Header("PNG", width, height, bits, layout, orientation)
 
 

@@ -56,8 +56,10 @@ def expanded(path: str | Path) -> Path:
     """A path with ``~`` and environment variables filled in, as a shell would.
 
     Raises:
-        ValueError: If a variable is not set.
+        ValueError: If a variable is not set, or the path is empty, as from a variable that the shell does not have.
     """
+    if not str(path).strip():
+        raise ValueError(f"expected a path, got {str(path)!r}; for the current folder give .")
     filled = os.path.expanduser(os.path.expandvars(str(path)))
     unset = re.findall(r"\$\{?(\w+)", filled)
     if unset and not os.path.lexists(filled):

@@ -4,9 +4,12 @@ import csv
 import hashlib
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TextIO, cast
+
+import torch
+from torch import Tensor
 
 SUFFIXES = {"palette": ".png", "labels": ".png", "overlay": ".png", "probabilities": ".npz"}  # of each kind's files
 
@@ -45,6 +48,11 @@ class PredictionRecord:
         self.left_out = 0
         self.identities: dict[str, str] = {}
 
+    def without_predictions(self, images: Iterable[Path]) -> list[Path]:
+        """Images but those that are earlier predictions in this folder, which may be among them."""
+        entries = self._entries()
+        return [path for path in images if not self._is_prediction(path, entries)]
+
     def remaining(self, images: Iterable[tuple[str, str, Path]]) -> list[Path]:
         """The images that are to be predicted.
 
@@ -57,8 +65,6 @@ class PredictionRecord:
         entries = self._entries()
         remaining = []
         for name, identity, path in images:
-            if self._is_prediction(path, entries):
-                continue
             entry = entries.get(name)
             done = entry is not None and entry[1:4] == ("done", self.settings, identity)
             if done and not self.overwrite and all(self.path(kind, name).is_file() for kind in self.kinds):
@@ -78,18 +84,22 @@ class PredictionRecord:
         """Note that the files of an image are about to be written, or all are."""
         if name in self.identities:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with (self.folder / f"predicted-{rank}.csv").open("a", newline="", encoding="utf-8") as file:
+            with _opened(self.folder / f"predicted-{rank}.csv", "a") as file:
                 csv.writer(file).writerow([time.time(), state, self.settings, self.identities[name], name])
 
     def _entries(self) -> dict[str, Entry]:
         """The last entry of each name. Lines that were cut off are left out."""
         last: dict[str, Entry] = {}
         for path in sorted(self.folder.glob("predicted-*.csv")):
-            with path.open(newline="", encoding="utf-8", errors="replace") as file:
-                for row in csv.reader(line.replace("\0", "") for line in file):
+            with _opened(path, "r") as file:
+                rows = csv.reader(line.replace("\0", "") for line in file)
+                while True:
                     try:
+                        row = next(rows)
                         entry = Entry(float(row[0]), *row[1:])
-                    except (IndexError, TypeError, ValueError):
+                    except StopIteration:
+                        break
+                    except (csv.Error, IndexError, TypeError, ValueError):
                         continue
                     if entry.name not in last or last[entry.name].time <= entry.time:
                         last[entry.name] = entry
@@ -112,6 +122,11 @@ class PredictionRecord:
             )
 
 
+def _opened(path: Path, mode: str) -> TextIO:
+    """A file of the record. Names of images are bytes: those that are not UTF-8 come back as they were."""
+    return cast(TextIO, path.open(mode, newline="", encoding="utf-8", errors="surrogateescape"))
+
+
 def identity_of(path: Path, stored_in: Path | None = None) -> str:
     """A digest of an image file's path, size and time of change; of its zip file's, for one that is stored in one.
 
@@ -123,10 +138,20 @@ def identity_of(path: Path, stored_in: Path | None = None) -> str:
         state = (stored_in or path).stat()
     except OSError:
         return ""  # it cannot be read, and so is never done
-    return hashlib.sha256(f"{os.path.abspath(path)} {state.st_size} {state.st_mtime_ns}".encode()).hexdigest()[:32]
+    described = f"{os.path.abspath(path)} {state.st_size} {state.st_mtime_ns}"
+    return hashlib.sha256(os.fsencode(described)).hexdigest()[:32]
 
 
 def file_digest(path: str | Path) -> str:
     """The SHA-256 digest of a file's content."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """The SHA-256 digest of weights and their names."""
+    digest = hashlib.sha256()
+    for name, weight in weights.items():
+        digest.update(name.encode())
+        digest.update(weight.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

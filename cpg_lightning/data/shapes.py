@@ -91,14 +91,14 @@ class ShapesDataModule(SegmentationDataModule):
         photometric: bool = False,
         batch_size: int = 16,
         eval_batch_size: int = 16,
-        num_workers: int = 2,
+        num_workers: int | None = None,
         test_split: Split | None = None,
         predict_split: Split | None = None,
         predict_images: str | None = None,
         max_pixels: int = MOST_PIXELS,
     ) -> None:
         super().__init__(
-            root="",
+            root=".",
             crop_size=size,
             scale=scale,
             horizontal_flip=horizontal_flip,

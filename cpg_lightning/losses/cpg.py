@@ -7,6 +7,8 @@ from math import lcm
 import torch
 from torch import Tensor, nn
 
+from .target import checked_target
+
 
 class CPGLoss(nn.Module):
     r"""Squared difference between the gradients of predicted and of true class probabilities, at boundaries only.
@@ -41,8 +43,8 @@ class CPGLoss(nn.Module):
 
     Raises:
         ValueError: If the kernel size is not odd or out of range, and, in the forward pass, for shapes, dtypes or
-            target values other than above. Target values are checked on the CPU only: elsewhere that would wait for
-            the device.
+            target values other than above. Target values are checked on the CPU only: on a GPU the check would force a
+            synchronisation.
 
     Source: Shan and Jia, "Convolution-based Probability Gradient Loss for Semantic Segmentation", arXiv 2404.06704.
 
@@ -81,7 +83,7 @@ def cpg_loss(
     if logits.shape[-2:] != target.shape[-2:]:
         raise ValueError(
             f"expected logits at the size of the target, {tuple(target.shape[-2:])} pixels, got "
-            f"{tuple(logits.shape[-2:])}; enlarge them with torch.nn.functional.interpolate, or use "
+            f"{tuple(logits.shape[-2:])}; upsample them with torch.nn.functional.interpolate, or use "
             "CrossEntropyCPGLoss, which does"
         )
     if logits.element_size() < 4:
@@ -90,9 +92,9 @@ def cpg_loss(
     _, denominator = integer_kernel(kernel_size)
     true_gradient = integer_gradient.to(logits.dtype) / denominator  # (B, C, 2, H, W)
     gradient = probability_gradient(logits.softmax(dim=1), kernel_size)  # (B, C, 2, H, W)
-    # A product and a guarded division: selecting the entries would wait for the device, and their mean be NaN if none.
-    squared = (gradient - true_gradient).square() * boundary
-    return squared.sum() / boundary.sum().clamp(min=1)
+    # Indexing with the mask would force a synchronisation of the device. A product with it would keep a NaN.
+    error = (gradient - true_gradient).where(boundary, 0)
+    return error.square().sum() / boundary.sum().clamp(min=1)
 
 
 def probability_gradient(probabilities: Tensor, kernel_size: int = 3) -> Tensor:
@@ -188,56 +190,6 @@ def integer_kernel(kernel_size: int) -> tuple[list[list[int]], int]:
     kernel = [[Fraction(dx, dx * dx + dy * dy) if dx else Fraction() for dx in offsets] for dy in offsets]
     denominator = lcm(*(weight.denominator for row in kernel for weight in row))
     return [[int(weight * denominator) for weight in row] for row in kernel], denominator
-
-
-def checked_target(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    """The target as int64, after refusing what no segmentation loss can use, each case with its own message.
-
-    Args:
-        logits: Should be floating point, (B, C, h, w).
-        target: Should be integer, (B, H, W), of classes 0..C-1 or ``ignore_index``.
-        ignore_index: Target value that is no class.
-
-    Returns:
-        The target, int64: in uint8, comparing with -100 would find 156.
-
-    Raises:
-        ValueError: If they are not as above. Target values are looked at on the CPU only.
-    """
-    if logits.ndim != 4:
-        raise ValueError(f"expected logits of shape (B, C, H, W), got {tuple(logits.shape)}")
-    if target.ndim != 3:
-        remedy = ""
-        if target.ndim == 4 and target.shape[1] == 1:
-            remedy = "; pass target[:, 0]"
-        elif target.ndim == 4 and target.shape[1] == logits.shape[1]:
-            remedy = "; a one-hot target becomes one by target.argmax(dim=1)"
-        raise ValueError(
-            f"expected a target of shape (B, H, W) with a class in each pixel, got {tuple(target.shape)}{remedy}"
-        )
-    if logits.shape[1] == 1:
-        raise ValueError("expected logits of 2 or more classes, got 1; name the background as a class")
-    if len(logits) != len(target):
-        raise ValueError(f"expected as many logits as targets, got {len(logits)} and {len(target)} images")
-    if 0 in (*logits.shape[1:], *target.shape[1:]):
-        raise ValueError(
-            f"expected classes and pixels, got logits {tuple(logits.shape)} and target {tuple(target.shape)}"
-        )
-    if not logits.is_floating_point():
-        raise ValueError(f"expected floating-point logits, got {logits.dtype}; pass logits, not predicted classes")
-    if target.is_floating_point() or target.is_complex() or target.dtype == torch.bool:
-        raise ValueError(f"expected an integer target, got {target.dtype}; convert it with target.long()")
-    target = target.long()
-    if target.device.type == "cpu":
-        num_classes = logits.shape[1]
-        values = target.where(target != ignore_index, 0)
-        if values.numel() and (values.min() < 0 or values.max() >= num_classes):
-            wrong = values[(values < 0) | (values >= num_classes)]
-            raise ValueError(
-                f"expected target values 0..{num_classes - 1} or ignore_index={ignore_index}, "
-                f"got {torch.unique(wrong).tolist()[:10]}"
-            )
-    return target
 
 
 def _integer_gradient(maps: Tensor, kernel_size: int) -> Tensor:

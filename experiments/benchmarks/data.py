@@ -1,15 +1,6 @@
-"""Images a second of each dataset's training pipeline, against decoding alone and torchvision's reference pipeline.
+"""Images a second of the training pipelines, beside decoding alone and torchvision's reference pipeline."""
 
-    python experiments/benchmarks/data.py --cityscapes path/to/cityscapes --coco_stuff path --ade20k path [--repetitions 7]
-
-Every pipeline reads the same files, in rounds of shuffled order; they are few enough to be in the page cache. The
-training process and each worker have one thread. A loader's epoch is timed whole, its workers being there already.
-"""
-
-import argparse
-import os
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,7 +12,7 @@ import numpy as np
 import torch
 import torchvision.io
 import yaml
-from measure import KEEP, interleaved, milliseconds, ratio, row
+from measure import Options, apart, heading, interleaved, milliseconds, ratio, row
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision import tv_tensors
@@ -47,7 +38,10 @@ class Reference(Dataset[Any]):
         self.files = dataset.files
         with Image.open(dataset.files[0][0]) as image:
             short = min(image.size)
-        base = data.image_size if isinstance(data.image_size, int) else short
+        if isinstance(data.image_size, int):
+            base = data.image_size
+        else:
+            base = short if data.image_size is None else min(data.image_size)
         self.pipeline = v2.Compose(
             [
                 v2.RandomResize(round(base * data.scale[0]), round(base * data.scale[1])),
@@ -60,8 +54,11 @@ class Reference(Dataset[Any]):
             ]
         )
 
-    def __getitem__(self, item: Draw) -> Any:
-        image, label = self.files[item.index]
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, item: Draw | int) -> Any:
+        image, label = self.files[item if isinstance(item, int) else item.index]
         mode = torchvision.io.ImageReadMode
         return self.pipeline(
             tv_tensors.Image(torchvision.io.decode_image(str(image), mode.RGB)),
@@ -105,78 +102,107 @@ def decoders(dataset: FileDataset, rounds: int) -> dict[str, Callable[[], object
     return {"OpenCV": opencv, "torchvision.io": torchvision_io, "Pillow": pillow}
 
 
-def loading(dataset: Dataset[Any], rounds: Rounds, workers: int) -> Callable[[], object]:
-    """An epoch of a loader."""
-    kind = SegmentationLoader if isinstance(dataset, FileDataset) else DataLoader
-    loader = kind(
+def loading(dataset: Dataset[Any], rounds: Rounds, workers: int, device: torch.device) -> Callable[[], object]:
+    """An epoch of a loader, with its batches on the device."""
+    ours = isinstance(dataset, FileDataset)
+    loader = (SegmentationLoader if ours else DataLoader)(
         dataset,
         batch_size=4,
         sampler=rounds,
         num_workers=workers,
         worker_init_fn=one_thread,
-        collate_fn=collate if isinstance(dataset, FileDataset) else None,
+        collate_fn=collate if ours else None,
         persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
     )
-    return lambda: [None for _ in loader]
+
+    def epoch() -> None:
+        for batch in loader:
+            image, mask = (batch["image"], batch["mask"]) if ours else batch
+            image.to(device, non_blocking=True), mask.to(device, non_blocking=True)
+
+    return epoch
 
 
-def measure(name: str, root: str, repetitions: int) -> None:
+def pipeline_rows(name: str, root: str, device: torch.device, repetitions: int) -> list[str]:
     """The rows of a dataset."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
     recipe = yaml.safe_load((EXPERIMENTS / f"{name}.yaml").read_text())["data"]
     data = getattr(cpg_lightning.data, recipe["class_path"])(**{**recipe["init_args"], "root": root})
     split = "train" if name != "ade20k" else "val"  # the samples of ADE20K are of its validation
     dataset = data.dataset(split, training=True)
     images, rounds = len(dataset), ROUNDS[name]
     sampler = Rounds(images, rounds)
-    ours = {f"{workers} workers": loading(dataset, sampler, workers) for workers in WORKERS}
-    theirs = {f"torchvision, {each}": loading(Reference(dataset, data), sampler, int(each[0])) for each in ours}
+    ours = {f"{workers} workers": loading(dataset, sampler, workers, device) for workers in WORKERS}
+    theirs = {
+        f"torchvision, {each}": loading(Reference(dataset, data), sampler, int(each.split()[0]), device)
+        for each in ours
+    }
     decoding = decoders(dataset, rounds)
-    seconds = interleaved({**decoding, **ours, **theirs}, repetitions)
+    seconds = interleaved({**decoding, **ours, **theirs}, repetitions, torch.device("cpu"))
     each = {call: [value / images / rounds for value in values] for call, values in seconds.items()}
     best = min(decoding, key=lambda call: statistics.median(each[call]))
-    for workers in ours:
-        mine, reference = each[workers], each[f"torchvision, {workers}"]
+    return [
         row(
-            f"{data.__class__.__name__}, {images} images",
+            f"{type(data).__name__}, {images} images",
             f"{best}: {milliseconds(each[best])}",
             workers,
-            milliseconds(mine),
-            f"{1 / statistics.median(mine):.1f}",
-            ratio(mine, each[best]),
-            ratio(reference, mine),
+            milliseconds(each[workers]),
+            f"{1 / statistics.median(each[workers]):.1f}",
+            ratio(each[workers], each[best]),
+            ratio(each[f"torchvision, {workers}"], each[workers]),
         )
+        for workers in ours
+    ]
 
 
-def measure_colours(root: str, repetitions: int) -> None:
+def colour_rows(root: str, repetitions: int) -> list[str]:
     """What labels in colours cost, of a dataset in CamVid's layout: its images once with each kind of label."""
+    torch.set_num_threads(1)
+    cv2.setNumThreads(0)
     camvid = CamVidDataModule(root, crop_size=(360, 480))
+    pairs = camvid.files("train")[:FILES]
+    calls = {}
     with tempfile.TemporaryDirectory() as folder:
-        colours = [*camvid.palette, (0, 0, 0)]
-        lines = [f"{value},{value},#{bytes(colour).hex()}" for value, colour in enumerate(colours[:-1])]
-        (Path(folder) / "classes.csv").write_text("\n".join(["value,name,color", *lines, "11,,#000000"]) + "\n")
-        (Path(folder) / "images").symlink_to(Path(root).absolute() / "train")
+        write_both_kinds(Path(folder), Path(root).absolute(), pairs, [*camvid.palette, (0, 0, 0)])
         for kind in ("grey", "colours"):
-            (Path(folder) / kind).mkdir()
-        pairs = camvid.files("train")[:FILES]
-        (Path(folder) / "train.txt").write_text("\n".join(image.stem for image, _ in pairs))
-        for _, label in pairs:
-            with Image.open(str(label)) as opened:
-                values = np.array(opened)
-            Image.fromarray(values).save(Path(folder) / "grey" / Path(str(label)).name)
-            Image.fromarray(np.array(colours, np.uint8)[values]).save(Path(folder) / "colours" / Path(str(label)).name)
-        calls = {}
-        for kind in ("grey", "colours"):
-            labels, images = f"{kind}/{{name}}.png", "images/{name}.*"
             data = FolderDataModule(
-                folder, (360, 480), images=images, labels=labels, label_colors=kind == "colours", num_workers=0
+                folder,
+                (360, 480),
+                images="images/{name}.*",
+                labels=f"{kind}/{{name}}.png",
+                label_colors=kind == "colours",
+                num_workers=0,
             )
             dataset = data.dataset("train", training=True)
             calls[f"{kind}, the pipeline"] = partial(each_item, dataset, dataset.__getitem__)
             calls[f"{kind}, read alone"] = partial(each_item, dataset, dataset.read)
-        seconds = interleaved(calls, repetitions)
+        seconds = interleaved(calls, repetitions, torch.device("cpu"))
+    rows = []
     for what in ("the pipeline", "read alone"):
-        grey, coloured = ([value / FILES for value in seconds[f"{kind}, {what}"]] for kind in ("grey", "colours"))
-        row(f"{FILES} images of 360x480, {what}", milliseconds(grey), ratio(coloured, grey))
+        grey, coloured = ([value / len(pairs) for value in seconds[f"{kind}, {what}"]] for kind in ("grey", "colours"))
+        rows.append(row(f"{len(pairs)} images, {what}", milliseconds(grey), ratio(coloured, grey)))
+    return rows
+
+
+def write_both_kinds(
+    folder: Path, root: Path, pairs: list[tuple[Path, Path | None]], colours: list[tuple[int, int, int]]
+) -> None:
+    """A dataset with the labels of another one in grey and in colours; the last colour is ignored."""
+    lines = [f"{value},{value},#{bytes(colour).hex()}" for value, colour in enumerate(colours[:-1])]
+    void = f"{len(lines)},,#{bytes(colours[-1]).hex()}"
+    (folder / "classes.csv").write_text("\n".join(["value,name,color", *lines, void]) + "\n")
+    (folder / "images").symlink_to(root / "train")
+    (folder / "train.txt").write_text("\n".join(image.stem for image, _ in pairs))
+    for kind in ("grey", "colours"):
+        (folder / kind).mkdir()
+    for _, label in pairs:
+        with Image.open(str(label)) as opened:
+            values = np.array(opened)
+        name = Path(str(label)).name
+        Image.fromarray(values).save(folder / "grey" / name)
+        Image.fromarray(np.array(colours, np.uint8)[values]).save(folder / "colours" / name)
 
 
 def each_item(dataset: Dataset[Any], read: Callable[[int], object]) -> None:
@@ -185,24 +211,19 @@ def each_item(dataset: Dataset[Any], read: Callable[[int], object]) -> None:
         read(index)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser()
-    for dataset_name in ("cityscapes", "coco_stuff", "ade20k"):
-        parser.add_argument(f"--{dataset_name}", help="root of the dataset, unpacked")
-    parser.add_argument("--colours", help="root of CamVid: what labels in colours cost, alone")
-    parser.add_argument("--repetitions", type=int, default=7)
-    options = parser.parse_args()
-    if os.environ.get("MALLOC_TOP_PAD_") != KEEP["MALLOC_TOP_PAD_"]:
-        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **KEEP})
-    torch.set_num_threads(1)
-    cv2.setNumThreads(0)
-    if options.colours:
-        row("", "grey labels", "labels in colours by it")
-        row(*["---"] * 3)
-        measure_colours(options.colours, options.repetitions)
-        sys.exit()
-    row("", "decoding a pair", "workers", "pipeline, an image", "images a second", "by decoding", "torchvision by it")
-    row(*["---"] * 7)
-    for dataset_name in ("cityscapes", "coco_stuff", "ade20k"):
-        if getattr(options, dataset_name):
-            measure(dataset_name, getattr(options, dataset_name), options.repetitions)
+def table(options: Options) -> Iterator[str]:
+    """A row a dataset and number of workers, then what labels in colours cost."""
+    cpu = torch.device("cpu")  # what the jobs run on; batches go to the device
+    roots = {name: getattr(options, name) for name in ROUNDS if getattr(options, name)}
+    if roots:
+        yield "The same files are read in rounds of shuffled order, from the page cache; each process has one thread. A"
+        yield "loader's epoch is timed whole, its workers being there already, and its batches go to the device."
+        yield from heading(
+            *("", "decoding a pair", "workers", "pipeline, an image", "images a second", "by decoding"),
+            "torchvision's pipeline by it",
+        )
+    for name, root in roots.items():
+        yield from apart(cpu, pipeline_rows, name, root, options.device, options.repetitions, keep=True)
+    if options.root:
+        yield from heading("", "grey labels", "labels in colours by it")
+        yield from apart(cpu, colour_rows, options.root, options.repetitions, keep=True)

@@ -1,180 +1,124 @@
-"""Time and memory of CE + CPG beside cross-entropy alone, forward and backward.
+"""Time and memory of the criterion, forward and backward, beside upsampling and cross-entropy in plain torch."""
 
-    python experiments/benchmarks/losses.py --labels path/to/camvid/valannot
-
-prints a table of losses, and with --steps one of whole training steps. Times are medians of interleaved repetitions, as
-ratios to the first column, with their spread (10th to 90th percentile); memory is the high-water mark of a fresh process
-above its inputs, gradient included (Linux). Each table stands twice: with glibc's allocator told to keep its memory, where
-arithmetic is what is left to compare, and as it comes, where fresh pages cost more than the arithmetic.
-"""
-
-import argparse
-import json
 import shutil
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from measure import KEEP, fresh, interleaved, milliseconds, peak, ratio, row
-from PIL import Image
+from measure import Options, apart, gibibytes, heading, interleaved, milliseconds, peak, ratio, regions, row
 from torch import Tensor
 
-from cpg_lightning import CrossEntropyCPGLoss, cpg_loss
-from cpg_lightning.losses.base import enlarge
-from cpg_lightning.networks import LRASPP
+from cpg_lightning.losses import CrossEntropyCPGLoss, cpg_loss
 
-SHAPES = {
-    "Cityscapes 2x19x512x1024": (2, 19, 512, 1024),
-    "ADE20K 2x150x520x520": (2, 150, 520, 520),
-    "COCO-Stuff 2x171x520x520": (2, 171, 520, 520),
+# Images, classes, height and width of the labels.
+Shape = tuple[int, int, int, int]
+SHAPES: dict[str, list[Shape]] = {
+    "cpu": [(2, 19, 512, 1024), (2, 150, 520, 520), (2, 171, 520, 520)],
+    "cuda": [(2, 19, 512, 1024), (12, 19, 512, 1024), (16, 150, 520, 520), (16, 171, 520, 520)],
 }
-STRIDES = (1, 8, 4)
-STEPS = {"LRASPP 8x240x320": (8, 240, 320), "LRASPP 4x512x512": (4, 512, 512)}
+STRIDES = (1, 4, 8)
+DTYPES = {"cpu": [torch.float32], "cuda": [torch.float32, torch.bfloat16]}
+REFERENCE, PUBLIC = "F.interpolate + F.cross_entropy", "CE + CPG"
 
 Loss = Callable[[Tensor, Tensor], Tensor]
-QUICK = ["CE", "CE+CPG", "k=5", "k=7"]
 
 
-def plain(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of the enlarged logits."""
-    return F.cross_entropy(enlarge(logits, target.shape[-2:], align_corners=False), target, ignore_index=255)
+def reference(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy of the upsampled logits."""
+    return F.cross_entropy(upsampled(logits, target).float(), target, ignore_index=255)
 
 
 def definition(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy plus CPG of the enlarged logits, as defined."""
-    large = enlarge(logits, target.shape[-2:], align_corners=False)
+    """Cross-entropy plus CPG of the upsampled logits, as defined."""
+    large = upsampled(logits, target)
     return F.cross_entropy(large, target, ignore_index=255) + cpg_loss(large, target)
 
 
-def compiled() -> dict[str, Loss]:
-    """The definition through ``torch.compile``, where there is a compiler."""
-    return {"compiled": torch.compile(definition, dynamic=False)} if shutil.which("c++") else {}
+def upsampled(logits: Tensor, target: Tensor) -> Tensor:
+    """Logits at the size of the target; at stride 1 they are."""
+    if logits.shape[-2:] == target.shape[-2:]:
+        return logits
+    return F.interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=False)
 
 
 LOSSES: dict[str, Loss] = {
-    "CE": plain,
-    "CE+CPG": CrossEntropyCPGLoss(),
-    "k=5": CrossEntropyCPGLoss(kernel_size=5),
-    "k=7": CrossEntropyCPGLoss(kernel_size=7),
+    REFERENCE: reference,
+    "CE by the same pass": CrossEntropyCPGLoss(cpg_weight=0),
+    PUBLIC: CrossEntropyCPGLoss(),
+    "k = 5": CrossEntropyCPGLoss(kernel_size=5),
+    "k = 7": CrossEntropyCPGLoss(kernel_size=7),
+}
+DEFINITIONS: dict[str, Loss] = {
+    REFERENCE: reference,
+    PUBLIC: CrossEntropyCPGLoss(),
     "definition": definition,
-    **compiled(),
+    # torch.compile needs a compiler: C++ for the CPU, and C for the launchers of a GPU's kernels.
+    **({"definition, compiled": torch.compile(definition, dynamic=False)} if shutil.which("c++") else {}),
 }
 
 
-def labels(size: tuple[int, int, int], classes: int, folder: Path | None) -> Tensor:
-    """Real labels of (images, height, width), enlarged and void where they are no class, or drawn blocks."""
-    images, height, width = size
-    if folder is None:
-        blocks = torch.randint(0, classes, (images, height // 16 + 1, width // 16 + 1))
-        return blocks.repeat_interleave(16, 1).repeat_interleave(16, 2)[:, :height, :width].contiguous()
-    files = sorted(folder.glob("*.png"))
-    chosen = [files[index * len(files) // images] for index in range(images)]
-    maps = [np.array(Image.open(file).resize((width, height), Image.Resampling.NEAREST)) for file in chosen]
-    target = torch.from_numpy(np.stack(maps)).long()
-    return target.where(target < 11, 255)
-
-
-def problem(shape: str, stride: int, folder: Path | None) -> tuple[Tensor, Tensor]:
+def problem(shape: Shape, stride: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
     """Logits at a stride, and the target."""
     torch.manual_seed(0)
-    images, classes, height, width = SHAPES[shape]
-    logits = torch.randn(images, classes, -(-height // stride), -(-width // stride), requires_grad=True)
-    return logits, labels((images, height, width), classes, folder)
+    images, classes, height, width = shape
+    logits = torch.randn(images, classes, -(-height // stride), -(-width // stride), device=device, dtype=dtype)
+    return logits.requires_grad_(), regions(images, classes, height, width).to(device)
 
 
-def loss_times(
-    shape: str, stride: int, names: list[str], folder: Path | None, repetitions: int
+def times(
+    shape: Shape, stride: int, dtype: torch.dtype, device: torch.device, repetitions: int, definitions: bool
 ) -> dict[str, list[float]]:
     """Seconds of each loss's forward and backward pass."""
-    logits, target = problem(shape, stride, folder)
+    logits, target = problem(shape, stride, dtype, device)
+    losses = DEFINITIONS if definitions else LOSSES
 
     def call(loss: Loss) -> Callable[[], object]:
         return lambda: torch.autograd.grad(loss(logits, target), logits)
 
-    return interleaved({name: call(LOSSES[name]) for name in names}, repetitions)
+    return interleaved({name: call(loss) for name, loss in losses.items()}, repetitions, device, warm_up=2)
 
 
-def step_times(size: str, classes: int, folder: Path | None, repetitions: int) -> dict[str, list[float]]:
-    """Seconds of a training step of LRASPP with each loss."""
-    torch.manual_seed(0)
-    images, height, width = STEPS[size]
-    network, photographs = LRASPP(classes), torch.randn(images, 3, height, width)
-    target = labels((images, height, width), classes, folder)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
-
-    def call(loss: Loss) -> Callable[[], object]:
-        def step() -> None:
-            optimizer.zero_grad()
-            loss(network(photographs)["out"], target).backward()
-            optimizer.step()
-
-        return step
-
-    return interleaved({name: call(LOSSES[name]) for name in ("CE", "CE+CPG")}, repetitions)
+def loss_peak(shape: Shape, stride: int, dtype: torch.dtype, device: torch.device, name: str) -> float:
+    """Bytes of one forward and backward pass above its inputs, gradient included."""
+    loss = {**LOSSES, **DEFINITIONS}[name]
+    warm = torch.randn(1, 2, 4, 4, device=device, requires_grad=True)
+    torch.autograd.grad(loss(warm, torch.zeros(1, 4, 4, dtype=torch.long, device=device)), warm)
+    logits, target = problem(shape, stride, dtype, device)
+    return peak(lambda: torch.autograd.grad(loss(logits, target), logits), device)
 
 
-def loss_peak(shape: str, stride: int, loss: str, folder: Path | None, _: int) -> float:
-    """Bytes at the high-water mark of one forward and backward pass above its inputs."""
-    warm = torch.randn(1, 2, 4, 4, requires_grad=True)
-    torch.autograd.grad(LOSSES[loss](warm, torch.zeros(1, 4, 4, dtype=torch.long)), warm)
-    logits, target = problem(shape, stride, folder)
-    return peak(lambda: torch.autograd.grad(LOSSES[loss](logits, target), logits))
+def measured(
+    options: Options, shape: Shape, stride: int, dtype: torch.dtype, definitions: bool = False
+) -> list[list[str]]:
+    """The cells of a row of times, and of one of memory."""
+    device = options.device
+    names = list(DEFINITIONS if definitions else LOSSES)
+    seconds = apart(device, times, shape, stride, dtype, device, options.repetitions, definitions, keep=True)
+    peaks = {name: apart(device, loss_peak, shape, stride, dtype, device, name) for name in names}
+    return [
+        [milliseconds(seconds[REFERENCE]), *(ratio(seconds[name], seconds[REFERENCE]) for name in names[1:])],
+        [gibibytes(peaks[REFERENCE]), *(f"{peaks[name] / peaks[REFERENCE]:.2f}" for name in names[1:])],
+    ]
 
 
-JOBS: dict[str, Callable[..., object]] = {"loss": loss_times, "step": step_times, "peak": loss_peak}
-
-
-def loss_table(environment: dict[str, str], options: list[str]) -> None:
-    """A row a shape and stride; the slow losses are timed apart, as the memory they churn through disturbs the others."""
-    slow = ["definition", *compiled()]
-    row("", "CE", *(f"{name} by CE" for name in (*QUICK[1:], *slow)), "memory by CE")
-    row(*["---"] * (3 + len(QUICK) - 1 + len(slow)))
-    for shape in SHAPES:
+def table(options: Options) -> Iterator[str]:
+    """A row of times and one of memory for each shape, stride and type; then the definition, for the first shape."""
+    yield "Forward and backward pass; all but the first column of numbers are ratios to it. Labels are drawn."
+    yield from heading("logits", "", *LOSSES)
+    for shape in SHAPES[options.device.type]:
         for stride in STRIDES:
-            quick = fresh(["loss", shape, stride, QUICK], environment, *options)
-            others = fresh(["loss", shape, stride, ["CE", *slow]], environment, *options)
-            peaks = {name: fresh(["peak", shape, stride, name], {}, *options) for name in (*QUICK, "definition")}
-            row(
-                f"{shape}, stride {stride}",
-                milliseconds(quick["CE"]),
-                *(ratio(quick[name], quick["CE"]) for name in QUICK[1:]),
-                *(ratio(others[name], others["CE"]) for name in slow),
-                ", ".join(f"{name} {value / peaks['CE']:.2f}" for name, value in peaks.items() if name != "CE")
-                + f" ({peaks['CE'] / 2**20:.0f} MiB)",
-            )
+            for dtype in DTYPES[options.device.type]:
+                yield from rows(options, shape, stride, dtype)
+    yield from heading("logits", "", *DEFINITIONS)
+    yield from rows(options, SHAPES[options.device.type][0], 4, torch.float32, definitions=True)
 
 
-def step_table(environment: dict[str, str], options: list[str]) -> None:
-    """A row a size of the batch and number of classes."""
-    row("LRASPP", "CE", "CE+CPG by CE")
-    row("---", "---", "---")
-    for size in STEPS:
-        for classes in (19, 171):
-            times = fresh(["step", size, classes], environment, *options)
-            row(f"{size}, {classes} classes", milliseconds(times["CE"]), ratio(times["CE+CPG"], times["CE"]))
-
-
-def main() -> None:
-    """Run a job for another process, or print the tables."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--labels", type=Path, help="folder of CamVid label files; drawn ones without")
-    parser.add_argument("--repetitions", type=int, default=9)
-    parser.add_argument("--steps", action="store_true", help="whole training steps instead of losses")
-    parser.add_argument("--job", type=json.loads, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.job:
-        kind, *details = arguments.job
-        print(json.dumps(JOBS[kind](*details, arguments.labels, arguments.repetitions)))
-        return
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {arguments.labels or 'drawn labels'}")
-    options = ["--repetitions", str(arguments.repetitions)]
-    options += ["--labels", str(arguments.labels)] if arguments.labels else []
-    for title, environment in (("Allocator keeps its memory", KEEP), ("Allocator as it comes", {})):
-        print(f"\n{title}\n")
-        (step_table if arguments.steps else loss_table)(environment, options)
-
-
-if __name__ == "__main__":
-    main()
+def rows(options: Options, shape: Shape, stride: int, dtype: torch.dtype, definitions: bool = False) -> Iterator[str]:
+    """The two rows of a shape, stride and type; one where the device has not the memory for them."""
+    images, classes, height, width = shape
+    title = f"{images}x{classes}x{height}x{width}, stride {stride}, {str(dtype).removeprefix('torch.')}"
+    try:
+        for what, cells in zip(("time", "memory"), measured(options, shape, stride, dtype, definitions), strict=True):
+            yield row(title, what, *cells)
+    except torch.OutOfMemoryError:
+        yield row(title, "more memory than the device has")

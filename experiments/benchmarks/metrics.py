@@ -1,82 +1,81 @@
-"""Time of the evaluation's metrics on one image, beside LRASPP's own forward pass on it.
+"""Time of the evaluation's metrics on one image, beside LRASPP's own forward pass on it."""
 
-    python experiments/benchmarks/metrics.py --cityscapes path/to/cityscapes
+from collections.abc import Callable, Iterator
+from itertools import cycle
 
-The labels are Cityscapes' at half size, 512x1024; predictions are the labels shifted by 3 pixels, with patches of other
-classes. Medians of interleaved repetitions, with their spread.
-"""
-
-import argparse
-
-import cv2
 import numpy as np
 import torch
-from measure import interleaved, milliseconds, ratio, row
+from measure import Options, heading, interleaved, milliseconds, ratio, regions, row
 from torch import Tensor
 
-from cpg_lightning.data import CityscapesDataModule
 from cpg_lightning.metrics import BoundaryF1Score, BoundaryIoU, ClassIoU, TrimapJaccardIndex
 from cpg_lightning.networks import LRASPP
 
-SIZE = (512, 1024)
+CLASSES, SIZE = 19, (512, 1024)
 PATCHES = 0.05  # share of the 8x8 blocks that are of another class
+DRAWN = 3  # labels, where there is no Cityscapes
+FORWARD = "LRASPP's forward pass"
 
 
-def maps(root: str) -> list[tuple[Tensor, Tensor]]:
-    """Prediction and label, (1, H, W), of each training image."""
+def cityscapes_labels(root: str) -> Tensor:
+    """Classes of the training images' labels at half size, (B, H, W)."""
+    import cv2
+
+    from cpg_lightning.data import CityscapesDataModule
+
     data = CityscapesDataModule(root, crop_size=SIZE)
-    table, rng = data.label_table(), np.random.default_rng(0)
-    pairs = []
-    for _, path in data.files("train"):
-        values = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
-        label = table[cv2.resize(values, SIZE[::-1], interpolation=cv2.INTER_NEAREST_EXACT)].astype(np.int64)
-        prediction = np.roll(np.where(label == 255, 0, label), (3, -2), axis=(0, 1))
-        blocks = rng.integers(0, 19, (SIZE[0] // 8, SIZE[1] // 8)).repeat(8, axis=0).repeat(8, axis=1)
-        chosen = (rng.random((SIZE[0] // 8, SIZE[1] // 8)) < PATCHES).repeat(8, axis=0).repeat(8, axis=1)
-        prediction = np.where(chosen, blocks, prediction)
-        pairs.append((torch.from_numpy(prediction)[None], torch.from_numpy(label)[None]))
-    return pairs
+    values = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for _, path in data.files("train")]
+    half = [cv2.resize(value, SIZE[::-1], interpolation=cv2.INTER_NEAREST_EXACT) for value in values]
+    return torch.from_numpy(data.label_table()[np.stack(half)]).long()
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--cityscapes", required=True, help="root of the dataset, unpacked")
-    parser.add_argument("--repetitions", type=int, default=15)
-    options = parser.parse_args()
-    pairs = maps(options.cityscapes)
-    network = LRASPP(19).eval()
+def predictions(labels: Tensor) -> Tensor:
+    """The labels shifted by three pixels, with patches of other classes."""
+    generator = torch.Generator().manual_seed(0)
+    shifted = labels.where(labels != 255, 0).roll((3, -2), dims=(1, 2))
+    blocks = (len(labels), SIZE[0] // 8, SIZE[1] // 8)
+    others = torch.randint(CLASSES, blocks, generator=generator)
+    chosen = torch.rand(blocks, generator=generator) < PATCHES
+    others, chosen = (grid.repeat_interleave(8, 1).repeat_interleave(8, 2) for grid in (others, chosen))
+    return others.where(chosen, shifted)
+
+
+def table(options: Options) -> Iterator[str]:
+    """A row a metric."""
+    device = options.device
+    labels = cityscapes_labels(options.cityscapes) if options.cityscapes else regions(DRAWN, CLASSES, *SIZE)
+    pairs = [
+        (prediction[None].to(device), label[None].to(device))
+        for prediction, label in zip(predictions(labels), labels, strict=True)
+    ]
+    network = LRASPP(CLASSES).eval().to(device)
     network.to(memory_format=network.memory_format)
-    image = torch.rand(1, 3, *SIZE).contiguous(memory_format=network.memory_format)
+    image = torch.rand(1, 3, *SIZE, device=device).contiguous(memory_format=network.memory_format)
     metrics = {
-        "mIoU": ClassIoU(19),
-        "boundary IoU": BoundaryIoU(19, CityscapesDataModule.dilation_ratio),
-        "boundary F1, five distances": BoundaryF1Score(19),
-        "trimap IoU, five widths": TrimapJaccardIndex(19),
+        "mIoU": ClassIoU(CLASSES),
+        "boundary IoU": BoundaryIoU(CLASSES),
+        "boundary F1, five distances": BoundaryF1Score(CLASSES),
+        "trimap IoU, five widths": TrimapJaccardIndex(CLASSES),
     }
+    metrics = {name: metric.to(device) for name, metric in metrics.items()}
 
-    def all_of_them(index: int) -> None:
-        for metric in metrics.values():
-            metric.update(*pairs[index])
+    def updated(names: list[str]) -> Callable[[], None]:
+        turns = cycle(pairs)
 
+        def update() -> None:
+            prediction, label = next(turns)
+            for name in names:
+                metrics[name].update(prediction, label)
+
+        return update
+
+    @torch.inference_mode()
     def forward() -> None:
-        with torch.inference_mode():
-            network(image)
+        network(image)
 
-    turns = {name: iter(range(10**9)) for name in [*metrics, "all"]}
-    calls = {
-        name: lambda name=name, metric=metric: metric.update(*pairs[next(turns[name]) % len(pairs)])
-        for name, metric in metrics.items()
-    }
-    seconds = interleaved(
-        {"LRASPP's forward pass": forward, **calls, "all": lambda: all_of_them(next(turns["all"]) % len(pairs))},
-        options.repetitions,
-    )
-    row("", "an image of 512x1024", "by the forward pass")
-    row(*["---"] * 3)
+    calls = {FORWARD: forward, **{name: updated([name]) for name in metrics}, "all": updated(list(metrics))}
+    seconds = interleaved(calls, 3 * options.repetitions, device, warm_up=len(pairs))
+    yield f"{'Half-size labels of Cityscapes' if options.cityscapes else 'Drawn labels'} of {CLASSES} classes."
+    yield from heading("", f"an image of {SIZE[0]}x{SIZE[1]}", "by the forward pass")
     for name, values in seconds.items():
-        row(name, milliseconds(values), ratio(values, seconds["LRASPP's forward pass"]))
-
-
-if __name__ == "__main__":
-    main()
+        yield row(name, milliseconds(values), ratio(values, seconds[FORWARD]))

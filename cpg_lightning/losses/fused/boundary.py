@@ -1,0 +1,160 @@
+"""The boundary entries of a batch of label maps: the pixels and classes that CPG compares, in exact integers."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..cpg import integer_kernel, replicate
+
+NO_CLASS = torch.iinfo(torch.int16).max
+
+
+class Boundary:
+    r"""The boundary entries of a batch, as a sparse list of horizontal runs of pixels.
+
+    Few windows hold more than one label, and in those the gradient of the one-hot target is not zero for the labels in the
+    window alone. Each such pair (pixel, class) needs the probabilities in the window around its pixel. Pairs lie side by
+    side along boundaries, and their windows overlap. Thus the pixels of each class are kept as *runs*, which are longer
+    than the pairs by half a window on both sides. For a kernel of size 3::
+
+        labels of one row        0 0 0 0 1 1 1 1 1 0 0 0
+        pairs with class 1             p p       p p
+        runs of class 1              r r r r   r r r r
+                                     |     |
+                                     \_____/  a window is 3 neighbours of a run, in 3 rows
+
+    Args:
+        target: Classes or ``ignore_index``, int64, (B, H, W).
+        kernel_size: See :class:`~cpg_lightning.CPGLoss`, as the two that follow.
+        ignore_index: Target value that is no class.
+        void_borders: Whether windows with ignored pixels count.
+        first_rows: Where parts of the batch start, ascending, as rows of all images in order (0 to B * H): (S).
+
+    Attributes:
+        starts: For each of ``first_rows``, the first pixel of a run in it or after it. S numbers.
+        image: Image of each pixel of the runs, (L).
+        row: Its row in the image, (L).
+        column: Its column, clamped to the image, (L).
+        class_index: Class of the run, (L).
+        gradient: The target's gradient times the denominator of the kernel, horizontal and vertical, (2, L). It holds
+            integers as floating point, and 0 where the pixel is no pair with the class.
+        kernel: The integer kernel and its transpose, int64, (2, k * k).
+
+    On an accelerator the constructor waits for the device four times: for the number of windows, of those with three or more
+    labels, of pairs, and for ``starts``.
+    """
+
+    def __init__(
+        self, target: Tensor, kernel_size: int, ignore_index: int, void_borders: bool, first_rows: Tensor
+    ) -> None:
+        radius, (height, width) = kernel_size // 2, target.shape[1:]
+        ignored = target == ignore_index
+        labels = target.masked_fill(ignored, NO_CLASS).to(torch.int16)
+        padded = replicate(replicate(labels, radius, dim=2), radius, dim=1)
+        lowest, highest = (_extreme(padded, kernel_size, choose) for choose in (torch.minimum, torch.maximum))
+        is_centre = (lowest != highest) & ~ignored
+        if not void_borders:
+            is_centre &= highest < NO_CLASS
+        centre = is_centre.view(-1).nonzero()[:, 0]
+        extremes = torch.stack([each.view(-1).index_select(0, centre) for each in (lowest, highest)])
+        row = torch.div(centre, width, rounding_mode="floor")  # of all images in order
+        column, image = torch.sub(centre, row, alpha=width), torch.div(row, height, rounding_mode="floor")
+        self.kernel = _kernel_rows(kernel_size, target.device)
+        pair, classes, gradient = _pairs(_windows(padded, image, row, column, kernel_size), extremes, self.kernel)
+
+        # A pair's window as one number: row, class and first column, of an image with room for windows at its edge.
+        padded_width = width + 2 * radius
+        window = torch.add(column, row, alpha=NO_CLASS * padded_width)
+        key, order = torch.add(window.index_select(0, pair), classes, alpha=padded_width).sort()
+        # Of each window, the columns that the next does not share.
+        unshared = key.diff(append=key[-1:] + kernel_size).clamp_(max=kernel_size)
+        stop = F.pad(unshared.cumsum(0), (1, 0))
+        first_pairs = torch.searchsorted(key, first_rows * (NO_CLASS * padded_width))
+        self.starts: list[int] = stop.index_select(0, first_pairs).tolist()
+        start, length = stop[:-1], self.starts[-1]
+        pixel = torch.repeat_interleave(key - start, unshared, output_size=length)
+        pixel += torch.arange(length, device=pixel.device)
+        self.column = (pixel % padded_width).sub_(radius).clamp_(0, width - 1)
+        pixel = torch.div(pixel, padded_width, rounding_mode="floor")
+        self.class_index, pixel = pixel % NO_CLASS, torch.div(pixel, NO_CLASS, rounding_mode="floor")
+        self.row, self.image = pixel % height, torch.div(pixel, height, rounding_mode="floor")
+        self.gradient = gradient.new_zeros(2, length)
+        self.gradient.index_add_(1, start + radius, gradient.index_select(1, order))
+
+    def entries(self) -> Tensor:
+        """How many entries (pixel, class, direction) there are."""
+        return (self.gradient != 0).sum()
+
+
+def _kernel_rows(kernel_size: int, device: torch.device) -> Tensor:
+    """The integer kernel and its transpose, int64, (2, k * k).
+
+    They are computed on the device: a copy from the host would be a synchronisation.
+    """
+    _, denominator = integer_kernel(kernel_size)
+    offset = torch.arange(kernel_size, device=device) - kernel_size // 2
+    squares = offset.square()
+    kernel = torch.div(denominator * offset, (squares[:, None] + squares).clamp_(min=1), rounding_mode="floor")
+    return torch.stack([kernel.view(-1), kernel.T.reshape(-1)])
+
+
+def _extreme(padded: Tensor, size: int, choose: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The lowest or the highest label in the window around each pixel, (B, H, W), by windows of doubled size."""
+    for dim in (1, 2):
+        span = 1
+        while span < size:
+            shift = min(span, size - span)
+            length = padded.shape[dim] - shift
+            padded = choose(padded.narrow(dim, 0, length), padded.narrow(dim, shift, length))
+            span += shift
+    return padded
+
+
+def _windows(padded: Tensor, image: Tensor, row: Tensor, column: Tensor, kernel_size: int) -> Tensor:
+    """The windows around some pixels (N) in padded label maps, (N, k * k); rows are those of all images in order."""
+    padded_row, width = torch.add(row, image, alpha=kernel_size - 1), padded.shape[2]
+    first = torch.add(column, padded_row, alpha=width)
+    rows = first[:, None] + torch.arange(0, kernel_size * width, width, device=row.device)
+    # A row of a window is contiguous: copied at once, several times as fast as pixel by pixel.
+    return padded.view(-1).unfold(0, kernel_size, 1).index_select(0, rows.view(-1)).view(-1, kernel_size**2)
+
+
+def _pairs(windows: Tensor, extremes: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The labels of each window, with their gradient.
+
+    Args:
+        windows: Labels, int16, (N, k * k).
+        extremes: The lowest and the highest label of each window, int16, (2, N).
+        kernel: The integer kernel and its transpose, int64, (2, k * k).
+
+    Returns:
+        Index of the window (P), class (P) and gradient (2, P) of each pair. A few gradients are zero.
+    """
+    size = windows.shape[1]
+    # Sums of the kernel's integers are exact in float32 up to 9 * 9.
+    values = windows.T.to(torch.float64 if size > 81 else torch.float32, memory_format=torch.contiguous_format)
+    lowest, highest = extremes.to(values.dtype)
+    is_lowest = torch.eq(values, lowest, out=torch.empty_like(values))
+    gradient = kernel.to(values.dtype) @ is_lowest
+    covered = is_lowest.add_(torch.eq(values, highest, out=values)).sum(dim=0)
+    # In most windows there are no others, and the kernel's weights add up to 0.
+    has_two = covered == size
+    is_pair = has_two & (extremes < NO_CLASS)
+    # The labels of the other windows lie sorted side by side. Weights are added up to the end of each label's run.
+    others = (~has_two).nonzero()[:, 0]
+    ordered, order = windows.index_select(0, others).sort(dim=1)
+    sums = kernel.index_select(1, order.view(-1)).view(2, *order.shape).cumsum(dim=2).view(2, -1)
+    is_end = F.pad(ordered.diff(dim=1), (0, 1), value=1) != 0
+
+    found = torch.cat([is_pair.view(-1), is_end.view(-1)]).nonzero()[:, 0]
+    every = torch.arange(len(windows), device=windows.device)
+    window = torch.cat([every, every, others.repeat_interleave(size, output_size=ordered.numel())])
+    classes = torch.cat([extremes.view(-1), ordered.view(-1)]).index_select(0, found)
+    gradient = torch.cat([gradient, -gradient, sums.to(gradient.dtype)], dim=1).index_select(1, found)
+    # A label's sum less that of the label before, which is 0 at the last label of the window before.
+    is_sum = found >= extremes.numel()
+    gradient = gradient - F.pad(gradient * is_sum, (1, 0))[:, :-1] * is_sum
+    is_void = classes == NO_CLASS
+    return window.index_select(0, found), classes.masked_fill(is_void, 0).long(), gradient.masked_fill_(is_void, 0)

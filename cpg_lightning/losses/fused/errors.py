@@ -1,0 +1,108 @@
+"""The squared errors of CPG over runs of boundary pixels, and their gradient."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..cpg import integer_kernel
+from .boundary import Boundary
+from .buffer import RowBuffer
+
+
+@dataclass
+class Entries:
+    r"""The part :math:`p_c g_c` of the gradient of CPG by single logits.
+
+    Attributes:
+        index: Their index in a :class:`~.buffer.RowBuffer`, (k, L).
+        row: Their rows, (k, L).
+        value: The gradient, (k, L).
+        stop: The row after the last.
+    """
+
+    index: Tensor
+    row: Tensor
+    value: Tensor
+    stop: int
+
+    def before(self, row: int) -> "Entries":
+        """Those in the rows before a row."""
+        if self.stop <= row:
+            return self
+        return Entries(self.index, self.row, self.value.masked_fill(self.row >= row, 0), row)
+
+    def after(self, row: int) -> "Entries":
+        """Those in a row and the rows after it."""
+        return Entries(self.index, self.row, self.value.masked_fill(self.row < row, 0), self.stop)
+
+
+class BoundaryErrors:
+    """Predicted gradients less the target's, at the entries of a boundary.
+
+    Args:
+        boundary: The boundary of a batch.
+        kernel_size: Side of its windows, k.
+        size: Height and width of the images.
+        cpg_weight: What the gradient is multiplied with.
+        most: Numbers in windows to look at at once.
+        like: A tensor of the device and the dtype to compute in.
+
+    """
+
+    def __init__(
+        self, boundary: Boundary, kernel_size: int, size: tuple[int, int], cpg_weight: float, most: int, like: Tensor
+    ) -> None:
+        self.boundary, self.kernel_size, self.radius = boundary, kernel_size, kernel_size // 2
+        self.height, self.width = size
+        self.offset = torch.arange(-self.radius, self.radius + 1, device=like.device)[:, None]
+        self.pixel = torch.add(
+            boundary.column, boundary.image, alpha=self.height * self.width
+        )  # in an image's first row
+        _, denominator = integer_kernel(kernel_size)
+        self.kernel, self.true = (each.to(like.dtype) / denominator for each in (boundary.kernel, boundary.gradient))
+        self.entries = boundary.entries().clamp_(min=1).to(like.dtype)
+        self.adjoint = self.kernel.T * (2 * cpg_weight / self.entries)
+        self.most = max(kernel_size, most // kernel_size**2)
+        self.squares = like.new_zeros(())
+
+    def mean(self) -> Tensor:
+        """The mean of the squared errors, of those that were added."""
+        return self.squares / self.entries
+
+    def add(self, runs: slice, stop: int, buffer: RowBuffer, inverse: Tensor, factor: Tensor) -> list[Entries]:
+        r"""Add the errors of some runs; subtract :math:`\langle g, p \rangle` from the factor of each pixel.
+
+        Args:
+            runs: Pixels of the boundary's runs, whose windows lie in the buffer.
+            stop: The row after their windows.
+            buffer: Exponentials of logits.
+            inverse: One by their sum over the classes, (B, H, W).
+            factor: What the probabilities are multiplied with in the gradient, (B, H, W).
+
+        Returns:
+            The other part of the gradient.
+        """
+        # Windows overlap: parts do so by a radius on both sides.
+        firsts = range(runs.start, runs.stop - 2 * self.radius, self.most)
+        parts = [slice(first, min(first + self.most + 2 * self.radius, runs.stop)) for first in firsts]
+        return [self._add_part(part, stop, buffer, inverse, factor) for part in parts]
+
+    def _add_part(self, runs: slice, stop: int, buffer: RowBuffer, inverse: Tensor, factor: Tensor) -> Entries:
+        boundary, size = self.boundary, self.kernel_size
+        row = (boundary.row[runs] + self.offset).clamp_(0, self.height - 1)  # (k, L)
+        index = buffer.index(boundary.image[runs], boundary.class_index[runs], row, boundary.column[runs])
+        pixel = torch.add(self.pixel[runs], row, alpha=self.width).view(-1)
+        probability = buffer.select(index) * inverse.view(-1).index_select(0, pixel).view(index.shape)
+        windows = probability.unfold(1, size, 1).transpose(1, 2)  # (k, k, L - 2 * radius)
+        predicted = self.kernel @ windows.reshape(size * size, -1)  # (2, L - 2 * radius)
+        true = self.true[:, runs.start + self.radius : runs.stop - self.radius]
+        error = (predicted - true).masked_fill_(true == 0, 0)
+        self.squares += error.flatten().dot(error.flatten())
+        by_window = (self.adjoint @ error).view(size, size, -1)
+        value = torch.zeros_like(probability)  # first g, then p_c g_c
+        for shift, by_neighbour in enumerate(by_window.unbind(1)):
+            value[:, shift : shift + by_neighbour.shape[1]].add_(by_neighbour)
+        value *= probability
+        factor.view(-1).index_add_(0, pixel, value.view(-1), alpha=-1)
+        return Entries(index, row, value, stop)

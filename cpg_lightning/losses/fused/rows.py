@@ -1,0 +1,318 @@
+"""Cross-entropy plus CPG in one pass over rows of upsampled logits: value and gradient."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import pairwise, product, starmap
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .boundary import Boundary
+from .buffer import RowBuffer
+from .errors import BoundaryErrors, Entries
+from .pixel_weights import PixelWeights, ohem_mask
+from .upsampling import Bilinear, Identity, Upsampling
+
+# On a CPU: enough logits for an operation to be worth its call, few enough to stay in the cache.
+STRIP_LOGITS_CPU = 2**20
+# Elsewhere: so many that the time of a kernel is far longer than its launch.
+STRIP_LOGITS = 3 * 2**25
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of :class:`~cpg_lightning.CrossEntropyCPGLoss` that the pass needs."""
+
+    ignore_index: int
+    cpg_weight: float = 0.0
+    kernel_size: int = 3
+    void_borders: bool = True
+    label_smoothing: float = 0.0
+    ohem_threshold: float | None = None
+    ohem_min_kept: int = 0
+    strip_logits: int | None = None
+
+
+def fused_cross_entropy_cpg(
+    logits: Tensor, target: Tensor, class_weights: Tensor | None, options: Options, align_corners: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss, cross-entropy and CPG, whatever autocast and the precision of matrix products are set to.
+
+    Args:
+        logits: Floating point, (B, C, h, w).
+        target: Classes or ``ignore_index``, int64, (B, H, W).
+        class_weights: Weight of each class in float32 at least, (C), or None.
+        options: The loss's options.
+        align_corners: How the logits are upsampled.
+
+    Returns:
+        Three scalars: the loss, and detached cross-entropy and CPG.
+    """
+    with torch.autocast(logits.device.type, enabled=False), _full_precision():
+        return _FusedCrossEntropyCPG.apply(logits, target.contiguous(), class_weights, options, align_corners)
+
+
+@contextmanager
+def _full_precision() -> Iterator[None]:
+    """Matrix products of float32 in float32, whatever ``torch.set_float32_matmul_precision`` says.
+
+    TF32 has 11 bits: upsampled logits would lose a thousandth, and sums of the kernel's integers that are 0 would not be.
+    """
+    backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
+    before = [(backend, backend.fp32_precision) for backend in backends]
+    reduced = [(backend, precision) for backend, precision in before if precision not in ("none", "ieee")]
+    try:
+        for backend, _ in reduced:
+            backend.fp32_precision = "ieee"
+        yield
+    finally:
+        for backend, precision in reduced:
+            backend.fp32_precision = precision
+
+
+class _FusedCrossEntropyCPG(torch.autograd.Function):
+    r"""Loss, cross-entropy and CPG of logits (B, C, h, w); the gradient of the loss is computed in forward.
+
+    With :math:`p` the softmax of the upsampled logits :math:`z` and :math:`a_c` the weight with which :math:`-\log p_c` of a
+    pixel counts (one entry, the true class, unless labels are smoothed), cross-entropy has the gradient
+    :math:`p_c \sum_j a_j - a_c` by :math:`z_c`. CPG has one by the probabilities,
+    :math:`g = 2 \lambda / |B| \cdot K^T (P - G)`, that is not zero only near boundaries, and through the softmax
+    :math:`p_c (g_c - \langle g, p \rangle)`. Together::
+
+        dz_c =  p_c (sum_j a_j - <g, p>)  -  a_c  +  p_c g_c
+                dense: a factor a pixel      few     few
+
+    Some rows at a time. On a CPU those are a part of one image, so that what is computed stays in the cache. On an
+    accelerator they are many images, as each operation costs a launch. The factor of a row is known when the windows that
+    reach it have been looked at, so within an image the gradient follows a halo of two radii of the kernel behind::
+
+        target (H, W) -- windows of two labels -- pairs (pixel, class) with G not 0, in integers
+                                                               |
+        logits (C, h, w) -- rows (rows, C, W) -- exp -- p in the pairs' windows -- P - G -- g
+               ^                                  |                                        / \
+               |                                  +-- times factor, minus a_c <-- <g, p> -+   +- p_c g_c
+               |                                                 |                                  |
+               +------------ adjoint of the upsampling ----------+----------------------------------+
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, logits: Tensor, target: Tensor, class_weights: Tensor | None, options: Options, align_corners: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        work = logits.float() if logits.element_size() < 4 else logits
+        rows = _Rows(work, target, class_weights, options, align_corners, ctx.needs_input_grad[0])
+        rows.run()
+        # In full precision: a scale of mixed precision is yet to come.
+        ctx.save_for_backward(rows.gradient)
+        ctx.dtype = logits.dtype
+        ce, cpg = rows.cross_entropy, work.new_zeros(()) if rows.errors is None else rows.errors.mean()
+        ctx.mark_non_differentiable(ce, cpg)
+        return ce + options.cpg_weight * cpg, ce, cpg
+
+    @staticmethod
+    def backward(ctx: Any, scale: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "CrossEntropyCPGLoss has no second derivative; for one, add F.cross_entropy and cpg_loss of the logits "
+                "upsampled with F.interpolate"
+            )
+        (gradient,) = ctx.saved_tensors
+        if scale.device.type != "cpu" or scale != 1:  # on the CPU, looking costs nothing and may save a pass
+            gradient = gradient * scale
+        return gradient.to(ctx.dtype), None, None, None, None
+
+
+class _Rows:
+    """One call: its tensors, and the pass over rows.
+
+    Attributes:
+        gradient: Gradient of the loss by the logits, (B, C, h, w), or None.
+        cross_entropy: The mean cross-entropy.
+        factor: What a pixel's probabilities are multiplied with, see :class:`_FusedCrossEntropyCPG`, (B, H, W).
+        inverse: One by the sum of a pixel's exponentials, (B, H, W).
+        is_nan: Where the gradient by upsampled logits is NaN, (B, H, W); None where the upsampling needs no such care.
+    """
+
+    def __init__(
+        self,
+        logits: Tensor,
+        target: Tensor,
+        class_weights: Tensor | None,
+        options: Options,
+        align_corners: bool,
+        with_gradient: bool,
+    ) -> None:
+        self.options, self.logits = options, logits.contiguous()
+        self.size = self.height, self.width = target.shape[1], target.shape[2]
+        self.halo = 2 * (options.kernel_size // 2) if options.cpg_weight else 0
+        on_cpu = logits.device.type == "cpu"
+        self.strip_logits = options.strip_logits or (STRIP_LOGITS_CPU if on_cpu else STRIP_LOGITS)
+        self.upsampling: Upsampling = Identity()
+        self.is_nan: Tensor | None = None
+        if logits.shape[2:] != self.size:
+            self.upsampling = Bilinear((logits.shape[2], logits.shape[3]), self.size, align_corners, logits)
+            # Checked on the CPU only: on a GPU the check would force a synchronisation.
+            if not (on_cpu and math.isfinite(logits.sum())):
+                self.is_nan = target.new_empty(target.shape, dtype=torch.bool)
+        self.try_without_shift = on_cpu and self.is_nan is None
+        self.images, self.step = self._images_and_rows()
+        ignored = target == options.ignore_index
+        self.classes = target.masked_fill(ignored, 0)
+        self.gradient = self.upsampling.new_gradient(self.logits) if with_gradient else None
+        self.memory = self._memory()
+        self.inverse = logits.new_ones(target.shape)
+        kept = None
+        if options.ohem_threshold is not None:
+            kept = ohem_mask(self._likelihood(), ignored, options.ohem_threshold, options.ohem_min_kept)
+        self.weights = PixelWeights(logits, self.classes, ignored, kept, class_weights, options.label_smoothing)
+        self.factor = self.weights.of_probabilities()
+        self.cross_entropy = logits.new_zeros(())
+        self.errors = self._boundary_errors(target) if options.cpg_weight and len(target) else None
+        # The position of each pixel: image, row and column.
+        sizes = ((len(target), 1, 1), (self.height, 1), (self.width,))
+        self.position = [torch.arange(size[0], device=logits.device).view(size) for size in sizes]
+
+    def run(self) -> None:
+        """Go through all rows of all images."""
+        strips = self._strips()
+        starts = [0] * (len(strips) + 1) if self.errors is None else self.errors.boundary.starts
+        entries: list[Entries] = []
+        for (images, rows), runs in zip(strips, starmap(slice, pairwise(starts)), strict=True):
+            if rows.start == 0:
+                done, buffer = 0, self._buffer(images)
+            self._add_cross_entropy(images, rows, buffer)
+            if self.errors is not None:
+                entries += self.errors.add(runs, rows.stop, buffer, self.inverse, self.factor)
+            ready = rows.stop if rows.stop == self.height else rows.stop - self.halo
+            if self.gradient is not None:
+                self._accumulate_rows(self.gradient, images, slice(done, ready), buffer, entries)
+            entries = [each.after(ready) for each in entries if each.stop > ready]
+            buffer.forget(ready, rows.stop)
+            done = ready
+        if self.gradient is not None and self.is_nan is not None:
+            self.upsampling.accumulate_nan(self.gradient, self.is_nan)
+
+    def _images_and_rows(self) -> tuple[int, int]:
+        """How many images to look at at once, and how many of their rows: all of them, unless it is one image.
+
+        Logits that may not be finite are upsampled as a whole: in a product with a matrix a NaN would spread.
+        """
+        rows = self.strip_logits // (self.logits.shape[1] * self.width)
+        if rows >= self.height or self.is_nan is not None:
+            return max(1, min(rows // self.height, len(self.logits))), self.height
+        return 1, min(max(self.halo + 1, rows), self.height)
+
+    def _strips(self) -> list[tuple[slice, slice]]:
+        """The images and rows to look at at once, in order."""
+        images, rows = (
+            [slice(first, min(first + step, size)) for first in range(0, size, step)]
+            for step, size in ((self.images, len(self.logits)), (self.step, self.height))
+        )
+        return list(product(images, rows))
+
+    def _boundary_errors(self, target: Tensor) -> BoundaryErrors:
+        # The runs of a strip: those whose windows are complete with it.
+        images = torch.arange(0, len(target), self.images, device=target.device)[:, None]
+        rows = (torch.arange(0, self.height, self.step, device=target.device) - self.halo // 2).clamp(min=0)
+        first_rows = F.pad((images * self.height + rows).view(-1), (0, 1), value=len(target) * self.height)
+        options = self.options
+        boundary = Boundary(target, options.kernel_size, options.ignore_index, options.void_borders, first_rows)
+        return BoundaryErrors(
+            boundary, options.kernel_size, self.size, options.cpg_weight, self.strip_logits, self.logits
+        )
+
+    def _memory(self) -> Tensor | None:
+        """Memory for the rows of some images, or None where they have it in their gradient."""
+        if self.gradient is not None and self.upsampling.in_place:
+            return None
+        if self.step == self.height:
+            return self.logits.new_empty(self.images, self.logits.shape[1], *self.size)
+        rows = min(self.step + self.halo, self.height)
+        return self.logits.new_empty(self.images, rows, self.logits.shape[1], self.width).transpose(1, 2)
+
+    def _buffer(self, images: slice) -> RowBuffer:
+        if self.memory is not None:
+            return RowBuffer(self.memory[: images.stop - images.start], images.start, moves=self.step < self.height)
+        assert self.gradient is not None
+        return RowBuffer(self.gradient[images], images.start, moves=False)
+
+    def _likelihood(self) -> Tensor:
+        """The probability of each pixel's true class, (B, H, W), before everything else."""
+        likelihood = torch.empty_like(self.inverse)
+        for images, rows in self._strips():
+            buffer = self._buffer(images)
+            buffer.first = rows.start if buffer.moves else 0
+            likelihood[images, rows] = self._probabilities(images, rows, buffer.rows(rows), None)[0].exp()
+        return likelihood
+
+    def _add_cross_entropy(self, images: slice, rows: slice, buffer: RowBuffer) -> None:
+        """Write the exponentials of some rows to the buffer, and add their cross-entropy."""
+        weights = self.weights
+        smooth_weights = None if weights.smooth is None else weights.class_weights
+        of_true, of_all = self._probabilities(images, rows, buffer.rows(rows), smooth_weights)
+        self._subtract(weights.true[images, rows], of_true.masked_fill(weights.left_out[images, rows], 0))
+        if weights.smooth is not None and of_all is not None:
+            self._subtract(weights.smooth[images, rows], of_all.masked_fill(weights.left_out[images, rows], 0))
+
+    def _subtract(self, weights: Tensor, log_probabilities: Tensor) -> None:
+        self.cross_entropy -= weights.flatten().dot(log_probabilities.flatten())
+
+    def _probabilities(
+        self, images: slice, rows: slice, out: Tensor, class_weights: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Write probabilities to memory, but for a factor a pixel that is written to ``inverse``.
+
+        Args:
+            images: Some images.
+            rows: Some of their rows.
+            out: The memory, (N, C, rows, W).
+            class_weights: Weight of each class, (C), or None.
+
+        Returns:
+            The log probability of the true class (N, rows, W), and the weighted sum of those of all classes.
+        """
+        part, logits = (images, rows), self.logits[images]
+        true = self.classes[part].unsqueeze(1)
+        if self.try_without_shift:
+            # Most logits of networks need no shift, and finding it is a second pass over them. The sums tell.
+            upsampled = self.upsampling.upsample(logits, rows, out)
+            of_true, of_all = upsampled.gather(1, true)[:, 0], _weighted_sum(upsampled, class_weights)
+            total = torch.exp(upsampled, out=out).sum(dim=1)
+            if total.numel() and math.exp(-40) < total.min() and total.max() < math.exp(40):
+                normaliser = total.log()
+                torch.reciprocal(total, out=self.inverse[part])
+                if class_weights is not None and of_all is not None:
+                    of_all -= normaliser * class_weights.sum()
+                return of_true - normaliser, of_all
+        log_probability = self.upsampling.upsample(logits, rows, out).log_softmax(dim=1)
+        torch.exp(log_probability, out=out)
+        return log_probability.gather(1, true)[:, 0], _weighted_sum(log_probability, class_weights)
+
+    def _accumulate_rows(
+        self, gradient: Tensor, images: slice, rows: slice, buffer: RowBuffer, entries: list[Entries]
+    ) -> None:
+        """From the exponentials of some rows to their gradient, and through the upsampling to that of the logits."""
+        part = images, rows
+        dense = buffer.rows(rows)
+        dense *= (self.factor[part] * self.inverse[part]).unsqueeze(1)
+        image, row, column = self.position
+        true = buffer.index(image[images], self.classes[part], row[rows], column)
+        buffer.add(true, self.weights.true[part], alpha=-1)
+        if self.weights.smooth is not None:
+            dense.addcmul_(self.weights.class_weights[:, None, None], self.weights.smooth[part].unsqueeze(1), value=-1)
+        for each in entries:
+            some = each.before(rows.stop)
+            buffer.add(some.index, some.value)
+        if self.is_nan is not None:
+            self.is_nan[part] = dense[:, 0].isnan()
+            dense.nan_to_num_(0.0)
+        self.upsampling.accumulate_rows(gradient[images], dense, rows)
+
+
+def _weighted_sum(values: Tensor, class_weights: Tensor | None) -> Tensor | None:
+    """The sum over the classes: (N, C, rows, W) -> (N, rows, W)."""
+    return None if class_weights is None else class_weights @ values.transpose(1, 2)

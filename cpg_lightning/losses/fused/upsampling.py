@@ -1,0 +1,159 @@
+"""Bilinear upsampling of logits by rows, and its adjoint: full-resolution logits need never exist."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+
+class Upsampling(ABC):
+    """Rows of logits at target size, and the way back for their gradient."""
+
+    in_place: bool
+    """Whether rows of the upsampled gradient are rows of the gradient, to compute in."""
+
+    @abstractmethod
+    def new_gradient(self, logits: Tensor) -> Tensor:
+        """Memory for the gradient of logits (B, C, h, w), as :meth:`accumulate_rows` needs it."""
+
+    @abstractmethod
+    def upsample(self, logits: Tensor, rows: slice, out: Tensor) -> Tensor:
+        """Some rows of the upsampled logits.
+
+        Args:
+            logits: (N, C, h, w); finite, unless the rows are all rows.
+            rows: Rows of the target.
+            out: Memory for them, (N, C, rows, W); (C, W) is contiguous in it, or all of it where the rows are all rows.
+
+        Returns:
+            The logits (N, C, rows, W): ``out``, or a view of ``logits``.
+        """
+
+    @abstractmethod
+    def accumulate_rows(self, gradient: Tensor, upsampled: Tensor, rows: slice) -> None:
+        """The adjoint of upsampling: add the gradient of some rows to that of the logits.
+
+        Args:
+            gradient: (N, C, h, w)
+            upsampled: Gradient by the upsampled logits, finite, (N, C, rows, W).
+            rows: Rows of the target.
+        """
+
+    @abstractmethod
+    def accumulate_nan(self, gradient: Tensor, mask: Tensor) -> None:
+        """Write NaN to the gradient (B, C, h, w) of the logits that pixels of a mask (B, H, W) are computed from."""
+
+
+class Identity(Upsampling):
+    """Logits at target size: rows are views, and their gradient is computed in the memory of the gradient."""
+
+    in_place = True
+
+    def new_gradient(self, logits: Tensor) -> Tensor:  # noqa: D102
+        return torch.empty_like(logits)
+
+    def upsample(self, logits: Tensor, rows: slice, out: Tensor) -> Tensor:  # noqa: D102
+        return logits[:, :, rows]
+
+    def accumulate_rows(self, gradient: Tensor, upsampled: Tensor, rows: slice) -> None:  # noqa: D102
+        pass
+
+    def accumulate_nan(self, gradient: Tensor, mask: Tensor) -> None:  # noqa: D102
+        gradient.masked_fill_(mask.unsqueeze(1), torch.nan)
+
+
+class Bilinear(Upsampling):
+    """The upsampling of ``F.interpolate(logits, size, mode="bilinear")``.
+
+    A part of the rows is a product with banded matrices. So is the adjoint: that of ``F.interpolate`` is not deterministic on
+    a GPU.
+
+    Args:
+        small: Height and width of the logits.
+        large: Height and width of the target.
+        align_corners: As in ``torch.nn.functional.interpolate``.
+        like: A tensor of the device and the dtype to compute in.
+    """
+
+    in_place = False
+
+    def __init__(self, small: tuple[int, int], large: tuple[int, int], align_corners: bool, like: Tensor) -> None:
+        self.large, self.align_corners = large, align_corners
+        self.rows, self.columns = (_Axis(*sizes, align_corners, like) for sizes in zip(small, large, strict=True))
+
+    def new_gradient(self, logits: Tensor) -> Tensor:  # noqa: D102
+        return torch.zeros_like(logits)
+
+    def upsample(self, logits: Tensor, rows: slice, out: Tensor) -> Tensor:  # noqa: D102
+        if out.shape[2] == self.large[0]:  # as F.interpolate does it, but in the memory that is there
+            return torch.ops.aten.upsample_bilinear2d.out(logits, self.large, self.align_corners, out=out)
+        support = self.rows.support(rows)
+        few = logits[:, :, support].transpose(1, 2)  # (N, s, C, w)
+        columns = few.new_empty(*few.shape[:3], self.large[1])
+        lines, column_lines = few.reshape(-1, few.shape[3]), columns.view(-1, self.large[1])
+        for band, taps in self.columns.bands(slice(0, self.large[1])):
+            torch.mm(lines[:, taps], self.columns.matrix[band, taps].T, out=column_lines[:, band])
+        columns, upsampled = columns.flatten(2), out.transpose(1, 2).flatten(2)  # (N, s, C * W), (N, rows, C * W)
+        for band, taps in self.rows.bands(rows):
+            matrix = self.rows.matrix[band, taps].expand(len(logits), -1, -1)
+            torch.bmm(matrix, columns[:, _within(taps, support)], out=upsampled[:, _within(band, rows)])
+        return out
+
+    def accumulate_rows(self, gradient: Tensor, upsampled: Tensor, rows: slice) -> None:  # noqa: D102
+        support = self.rows.support(rows)
+        # Whole images are contiguous and keep their dimensions; parts of them are contiguous as (rows, C, W).
+        whole = upsampled.is_contiguous()
+        fine = (
+            upsampled.flatten(0, 1) if whole else upsampled.transpose(1, 2).flatten(2)
+        )  # (N * C, H, W), (N, rows, C * W)
+        columns = fine.new_zeros(len(fine), support.stop - support.start, fine.shape[2])
+        for band, taps in self.rows.bands(rows):
+            matrix = self.rows.matrix[band, taps].T.expand(len(fine), -1, -1)
+            columns[:, _within(taps, support)].baddbmm_(matrix, fine[:, _within(band, rows)])
+        lines = columns.view(-1, upsampled.shape[3])
+        few = lines.new_zeros(len(lines), gradient.shape[3])
+        for band, taps in self.columns.bands(slice(0, self.large[1])):
+            few[:, taps].addmm_(lines[:, band], self.columns.matrix[band, taps])
+        part = gradient[:, :, support]
+        part.add_(few.view_as(part) if whole else few.view_as(part.transpose(1, 2)).transpose(1, 2))
+
+    def accumulate_nan(self, gradient: Tensor, mask: Tensor) -> None:  # noqa: D102
+        weight = self.rows.matrix.T @ mask.to(gradient.dtype) @ self.columns.matrix
+        gradient.masked_fill_((weight > 0).unsqueeze(1), torch.nan)
+
+
+class _Axis:
+    """One dimension of a bilinear upsampling: row ``i`` of ``matrix``, (large, small), has the weights of position ``i``."""
+
+    def __init__(self, small: int, large: int, align_corners: bool, like: Tensor) -> None:
+        # Position i lies at (first + i * step) / denominator. Integers are exact on every device, and computed there: a copy
+        # from the host would be a synchronisation.
+        self.small, self.large = small, large
+        self.first, self.step, self.denominator = small - large, 2 * small, 2 * large
+        if align_corners:
+            self.first, self.step, self.denominator = 0, small - 1, max(1, large - 1)
+        numerator = torch.arange(large, device=like.device).mul_(self.step).add_(self.first)
+        numerator.clamp_(0, (small - 1) * self.denominator)
+        taps = torch.arange(0, small * self.denominator, self.denominator, device=like.device)
+        distance = (numerator[:, None] - taps).abs_()
+        self.matrix = (self.denominator - distance).clamp_(min=0).to(like.dtype).div_(self.denominator)
+        # A product with a narrower band has fewer zeros. On a GPU, each costs a launch.
+        self.band = 128 if like.device.type == "cpu" else 256
+
+    def support(self, positions: slice) -> slice:
+        """The positions of ``small`` that some of ``large`` depend on."""
+        return slice(self._lower(positions.start), min(self._lower(positions.stop - 1) + 2, self.small))
+
+    def bands(self, positions: slice) -> Iterator[tuple[slice, slice]]:
+        """Some positions of ``large`` at a time, and their support."""
+        for first in range(positions.start, positions.stop, self.band):
+            band = slice(first, min(first + self.band, positions.stop))
+            yield band, self.support(band)
+
+    def _lower(self, position: int) -> int:
+        return min(max(0, self.first + position * self.step) // self.denominator, self.small - 1)
+
+
+def _within(part: slice, whole: slice) -> slice:
+    return slice(part.start - whole.start, part.stop - whole.start)

@@ -1,0 +1,132 @@
+"""Images a second of `cpg fit`, loader included, beside a plain training loop with torchvision's parts."""
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import lightning as L
+import torch
+import torch.nn.functional as F
+from data import EXPERIMENTS, Reference
+from lightning.pytorch.callbacks import Callback
+from measure import Options, apart, heading, ratio, row
+from torch.utils.data import DataLoader
+from torchvision.models.segmentation import lraspp_mobilenet_v3_large
+
+from cpg_lightning.cli import main
+from cpg_lightning.data import SegmentationDataModule
+from cpg_lightning.data.base import one_thread
+
+CRITERIA = {"CE + CPG": "ce_cpg.yaml", "CE": "ce.yaml"}
+
+
+class PlainLoop(Callback):
+    """After each epoch of ``cpg fit``, an epoch of a plain loop over the same files, and the times of both.
+
+    The plain loop has torchvision's reference transforms, its network, ``F.cross_entropy`` and the same optimizer, batch
+    size, number of workers and precision. The first epoch of each does not count.
+    """
+
+    def __init__(self) -> None:
+        self.seconds_an_image: dict[str, list[float]] = {"cpg fit": [], "plain loop": []}
+        self.images = 0
+        self.epoch: Callable[[], int]
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Build the plain loop."""
+        self.epoch = plain_loop(trainer.datamodule, trainer.strategy.root_device, trainer.precision)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Begin."""
+        self.images, self.start = 0, now(pl_module.device)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, _: int
+    ) -> None:
+        """Count the images."""
+        self.images += len(batch["image"])
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Time this epoch and one of the plain loop."""
+        ours = (now(pl_module.device) - self.start) / self.images
+        start = now(pl_module.device)
+        images = self.epoch()
+        theirs = (now(pl_module.device) - start) / images
+        if trainer.current_epoch:
+            self.seconds_an_image["cpg fit"].append(ours)
+            self.seconds_an_image["plain loop"].append(theirs)
+
+
+def now(device: torch.device) -> float:
+    """Seconds, after what the device was given is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
+
+
+def plain_loop(data: SegmentationDataModule, device: torch.device, precision: str) -> Callable[[], int]:
+    """A function that trains for an epoch and returns how many images it saw."""
+    loader = DataLoader(
+        Reference(data.datasets["train"], data),
+        data.batch_size,
+        shuffle=True,
+        drop_last=True,
+        num_workers=data.train_dataloader().num_workers,
+        worker_init_fn=one_thread,
+        persistent_workers=data.train_dataloader().num_workers > 0,
+        pin_memory=device.type == "cuda",
+    )
+    network = lraspp_mobilenet_v3_large(num_classes=data.num_classes, weights_backbone=None).to(device).train()
+    optimizer = torch.optim.AdamW(network.parameters(), lr=0.002)
+
+    def epoch() -> int:
+        seen = 0
+        for images, masks in loader:
+            images, masks = images.to(device, non_blocking=True), masks.squeeze(1).to(device, non_blocking=True)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
+                logits = network(images)["out"]
+            masks = masks.long().where(masks < data.num_classes, data.ignore_index)
+            loss = F.cross_entropy(logits.float(), masks, ignore_index=data.ignore_index)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            seen += len(images)
+        return seen
+
+    return epoch
+
+
+def fitted(criterion: str, root: str, device: torch.device, precision: str, epochs: int) -> dict[str, list[float]]:
+    """Seconds an image of both in each epoch but the first."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = main(
+            [
+                "fit",
+                *("--config", str(EXPERIMENTS / "camvid.yaml"), "--data.root", root),
+                *("--model.network", str(EXPERIMENTS / "networks" / "lraspp_mobilenet_v3_large.yaml")),
+                *("--model.criterion", str(EXPERIMENTS / "criteria" / CRITERIA[criterion])),
+                *("--trainer.callbacks", "training.PlainLoop", "--trainer.logger", "false"),
+                *("--trainer.accelerator", device.type, "--trainer.devices", "1", "--trainer.precision", precision),
+                *("--trainer.max_epochs", str(epochs + 1), "--trainer.limit_val_batches", "0"),
+                *("--trainer.enable_checkpointing", "false", "--trainer.enable_progress_bar", "false"),
+                *("--trainer.enable_model_summary", "false", "--trainer.default_root_dir", folder),
+            ]
+        )
+    return next(callback for callback in command.trainer.callbacks if isinstance(callback, PlainLoop)).seconds_an_image
+
+
+def table(options: Options) -> Iterator[str]:
+    """A row a criterion."""
+    precision = "bf16-mixed" if options.device.type == "cuda" else "32-true"
+    yield f"LRASPP on the training images of CamVid's layout, {precision}, loaders included; an epoch of each in turn."
+    yield from heading("", "`cpg fit`, images a second", "plain loop, images a second", "`cpg fit` by the plain loop")
+    for criterion in CRITERIA:
+        seconds = apart(options.device, fitted, criterion, options.root, options.device, precision, options.repetitions)
+        ours, theirs = seconds["cpg fit"], seconds["plain loop"]
+        yield row(
+            f"{criterion}, the plain loop CE",
+            *(f"{1 / statistics.median(values):.1f}" for values in (ours, theirs)),
+            ratio([1 / value for value in ours], [1 / value for value in theirs]),
+        )
