@@ -20,7 +20,7 @@ from torch import Tensor
 
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.data.predicted import PredictionRecord
-from cpg_lightning.metrics import ImageScores, image_scores
+from cpg_lightning.metrics.evaluation import ImageCounts, ImageScores, image_scores
 from cpg_lightning.module import Scores, SegmentationModule
 from cpg_lightning.pictures import (
     Colour,
@@ -114,7 +114,7 @@ class EvaluationReport(Callback):
     ) -> None:
         """Keep what is to be shown."""
         if not trainer.sanity_checking:
-            self._look(trainer, pl_module, outputs["prediction"], batch, batch_idx)
+            self._look(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_test_batch_end(
         self,
@@ -126,7 +126,7 @@ class EvaluationReport(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keep what is to be shown."""
-        self._look(trainer, pl_module, outputs["prediction"], batch, batch_idx)
+        self._look(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:  # type: ignore[override]
         """Log what is due."""
@@ -161,22 +161,31 @@ class EvaluationReport(Callback):
         self.examples, self.worst, self.images = [], [], []
 
     def _look(
-        self, trainer: L.Trainer, module: SegmentationModule, predictions: Tensor, batch: dict[str, Any], batch_idx: int
+        self,
+        trainer: L.Trainer,
+        module: SegmentationModule,
+        outputs: dict[str, Any],
+        batch: dict[str, Any],
+        batch_idx: int,
     ) -> None:
         """Keep the first image of a chosen batch, the worst images and every image's scores."""
-        due = module.boundary_metrics_due()
+        if trainer.state.fn == "fit" and not trainer.is_global_zero:
+            return
         for index, name in enumerate(batch["name"]):
-            prediction, label = predictions[index : index + 1], batch["mask"][index : index + 1]
-            scores = image_scores(name, prediction, label, module.class_iou, module.boundary_iou) if due else None
+            counts: ImageCounts = outputs["counts"][index]
+            scores = None
+            if counts.boundary is not None:
+                scores = image_scores(name, counts.confusion, counts.boundary, module.ignore_index)
             if scores and trainer.state.fn != "fit":
                 self.images.append(scores)
             chosen = batch_idx in self.chosen and index == 0
             value = scores.boundary_iou if scores and not np.isnan(scores.boundary_iou) else np.inf
             room = len(self.worst) < self.num_worst
-            worst = due and (room or any(value < each.boundary_iou for each in self.worst))
+            worst = scores is not None and (room or any(value < each.boundary_iou for each in self.worst))
             if not trainer.is_global_zero or not (chosen or worst):
                 continue
-            example = _example(name, batch["image"][index], label[0], prediction[0], float(value), module.ignore_index)
+            label, prediction = batch["mask"][index], outputs["prediction"][index]
+            example = _example(name, batch["image"][index], label, prediction, float(value), module.ignore_index)
             if chosen:
                 self.examples.append(example)
             if worst:
@@ -367,10 +376,14 @@ def _table(module: SegmentationModule, scores: Scores, stage: str) -> Table:
     for name, mean in scores.means.items():
         table.add_row(name, f"{mean.item():.4f}")
     if scores.boundary_iou is not None:
-        table.caption = (
-            f"boundary IoU: {module.boundary_iou.dilation_ratio:g} of the diagonal{module.boundary_iou.seen()}"
-        )
+        table.caption = f"boundary IoU: {module.boundary_iou.dilation_ratio:g} of the diagonal{_last_width(module)}"
     return table
+
+
+def _last_width(module: SegmentationModule) -> str:
+    """The width of the boundary IoU's band in the last image; nothing before the first."""
+    size = module.boundary_iou.last_size
+    return "" if size is None else f", {module.boundary_iou.width(*size)} pixels at {size[0]}x{size[1]}"
 
 
 def _class_rows(module: SegmentationModule, scores: Scores) -> list[list[Any]]:

@@ -246,8 +246,9 @@ class _WindowedView:
         inside = self.images[:, :, top : top + height, left : left + width]
         if inside.shape[-2:] == self.window:
             return inside
-        colour = torch.tensor(self.inference.pad_colour, dtype=inside.dtype, device=inside.device).view(1, 3, 1, 1)
-        window = colour.expand(len(inside), 3, height, width).clone()
+        window = inside.new_empty((len(inside), 3, height, width))
+        for channel, value in enumerate(self.inference.pad_colour):  # a tensor of the colours would be waited for
+            window[:, channel] = value
         window[:, :, : inside.shape[2], : inside.shape[3]] = inside
         return window
 

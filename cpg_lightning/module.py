@@ -20,6 +20,7 @@ from cpg_lightning.inference import Inference
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.losses.criterion import SegmentationCriterion
 from cpg_lightning.metrics import AbsentClasses, BoundaryF1Score, BoundaryIoU, ClassIoU, TrimapJaccardIndex, accuracies
+from cpg_lightning.metrics.evaluation import ImageCounts
 from cpg_lightning.networks import SegmentationNetwork
 
 
@@ -72,7 +73,7 @@ class SegmentationModule(L.LightningModule):
         palette: Colour of each class, RGB.
         absent_classes: What the mIoU does about a class that the labels do not have; see
             :class:`~cpg_lightning.metrics.ClassIoU`.
-        dilation_ratio: Width of the band of the boundary IoU, as a share of an image's diagonal.
+        dilation_ratio: Width of the band of the boundary IoU, as a fraction of an image's diagonal.
         boundary_metrics_every: In training, every so manieth validation has boundary metrics, and the last, unless training
             ends early; in ``validate`` and ``test`` there always are.
         image_size: What the data module resizes images to before it gives them, for predictions without one; see
@@ -343,16 +344,25 @@ class SegmentationModule(L.LightningModule):
         """The arguments of :meth:`Inference.classes` for a batch."""
         return lambda images: self(images)["out"], batch["image"], _common_size(batch), self.network.align_corners
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """Counts the pixels of a batch; its ``prediction`` is for callbacks."""
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """Count the pixels of a batch; ``prediction`` and the ``counts`` of each image are for callbacks."""
         prediction = self.classes(batch)
-        self.class_iou.update(prediction, batch["mask"])
-        if self.boundary_metrics_due():
-            for metric in (self.boundary_iou, self.boundary_f1, self.trimap):
-                metric.update(prediction, batch["mask"])
-        return {"prediction": prediction}
+        images = [slice(index, index + 1) for index in range(len(prediction))]
+        return {
+            "prediction": prediction,
+            "counts": [self._count(prediction[image], batch["mask"][image]) for image in images],
+        }
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+    def _count(self, prediction: Tensor, mask: Tensor) -> ImageCounts:
+        """Count the pixels of one image (1, H, W)."""
+        self.class_iou.update(prediction, mask)
+        if not self.boundary_metrics_due():
+            return ImageCounts(self.class_iou.last_confusion)
+        for metric in (self.boundary_iou, self.boundary_f1, self.trimap):
+            metric.update(prediction, mask)
+        return ImageCounts(self.class_iou.last_confusion, self.boundary_iou.last_counts)
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """As :meth:`validation_step`."""
         return self.validation_step(batch, batch_idx)
 

@@ -1,6 +1,7 @@
 """Boundary IoU, boundary F1 and trimap IoU: the reference values, literal definitions, hand-computed cases, invariances."""
 
 import math
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import distance_transform_edt
 
-from cpg_lightning.metrics import BoundaryF1Score, BoundaryIoU, ClassIoU, TrimapJaccardIndex
+from cpg_lightning.metrics import BoundaryF1Score, BoundaryIoU, ClassIoU, TrimapJaccardIndex, bands
 
 C = 4  # classes of the maps that are drawn
 MODES = ("pooled", "present", "gscnn")
@@ -28,9 +29,9 @@ def states_of(metric):
     return {name: getattr(metric, name) for name in metric._defaults}
 
 
-def updated(metric, preds, target):
-    metric.update(torch.as_tensor(np.asarray(preds)).long(), torch.as_tensor(np.asarray(target)).long())
-    return metric
+def updated(metric, preds, target, device="cpu"):
+    metric.to(device).update(*(torch.as_tensor(np.asarray(each)).long().to(device) for each in (preds, target)))
+    return metric.cpu()
 
 
 @st.composite
@@ -101,16 +102,16 @@ def literal_trimap(preds, target, width):
 class TestLiteralDefinitions:
     @settings(max_examples=150, deadline=None)
     @given(maps(), st.sampled_from([0.01, 0.1, 0.3]))
-    def test_boundary_iou(self, both, ratio):
-        metric = updated(BoundaryIoU(C, ratio, average="none"), *both)
+    def test_boundary_iou(self, device, both, ratio):
+        metric = updated(BoundaryIoU(C, ratio, average="none"), *both, device)
         intersection, union = literal_boundary_iou(*both, ratio)
         assert (metric.intersection.tolist(), metric.union.tolist()) == (intersection.tolist(), union.tolist())
         with np.errstate(invalid="ignore"):
             np.testing.assert_allclose(metric.compute(), intersection / union, rtol=1e-12)
 
     @settings(max_examples=150, deadline=None)
-    @given(maps(), st.lists(st.sampled_from([0.05, 0.3, 1, 1.5, 2, 3, 5]), min_size=1, max_size=4))
-    def test_boundary_f1(self, both, thresholds):
+    @given(maps(), st.lists(st.sampled_from([0.05, 0.3, 1, 1.5, 2, 3, 5, 12, 1000]), min_size=1, max_size=4))
+    def test_boundary_f1(self, device, both, thresholds):
         counts = literal_f1_counts(*both, thresholds)
         scores = []
         for image in [*counts, counts.sum(axis=0)]:
@@ -125,14 +126,22 @@ class TestLiteralDefinitions:
             "gscnn": np.where(np.isnan(images), 1, images).mean(axis=(0, 2)),
         }
         for mode in MODES:
-            metric = updated(BoundaryF1Score(C, thresholds, mode), *both)
+            metric = updated(BoundaryF1Score(C, thresholds, mode), *both, device)
             assert np.array_equal(metric.counts, counts.sum(axis=0))
             np.testing.assert_allclose(metric.compute(), expected[mode], rtol=1e-9, atol=1e-12)
 
+    def test_distances_may_be_large(self, device):
+        target, preds = np.zeros((2, 1, 90, 140), int)
+        target[:, :30, :20] = preds[:, 70:, 120:] = target[:, 80:, :5] = preds[:, :4, 60:] = 1
+        thresholds = (11, 12, 100, 127, 128, 150, 500)
+        metric = updated(BoundaryF1Score(C, thresholds), preds, target, device)
+        assert np.array_equal(metric.counts, literal_f1_counts(preds, target, thresholds).sum(axis=0))
+        assert len(metric.compute().unique()) == 3
+
     @settings(max_examples=100, deadline=None)
     @given(maps(), st.lists(st.integers(0, 6), min_size=1, max_size=3, unique=True))
-    def test_trimap(self, both, widths):
-        metric = updated(TrimapJaccardIndex(C, widths), *both)
+    def test_trimap(self, device, both, widths):
+        metric = updated(TrimapJaccardIndex(C, widths), *both, device)
         expected = [literal_trimap(*both, width) for width in widths]
         assert metric.confmat.tolist() == [confmat.tolist() for confmat in expected]
 
@@ -156,32 +165,32 @@ class TestGoldenValues:
         }
         return {**group, "num_classes": int(group["num_classes"])}
 
-    def test_iou(self, golden):
-        metric = updated(ClassIoU(golden["num_classes"]), golden["pred"], golden["target"])
+    def test_iou(self, device, golden):
+        metric = updated(ClassIoU(golden["num_classes"]), golden["pred"], golden["target"], device)
         assert np.array_equal(metric.confmat, golden["confusion"])
         np.testing.assert_allclose(metric.compute(), golden["iou"], rtol=0, atol=1e-9)
         assert metric.compute().nanmean().item() == pytest.approx(float(golden["miou"]), abs=1e-9)
 
     @pytest.mark.parametrize("index", [0, 1])
-    def test_boundary_iou(self, golden, index):
+    def test_boundary_iou(self, device, golden, index):
         metric = BoundaryIoU(golden["num_classes"], float(golden["biou_ratio"][index]))
         assert metric.width(*golden["target"].shape[1:]) == golden["biou_px"][index]
-        updated(metric, golden["pred"], golden["target"])
+        updated(metric, golden["pred"], golden["target"], device)
         assert np.array_equal(metric.intersection, golden["biou_predkept_inter"][index].sum(axis=0))
         assert np.array_equal(metric.union, golden["biou_predkept_union"][index].sum(axis=0))
         assert metric.compute().item() == pytest.approx(float(golden["biou_predkept_mean"][index]), abs=1e-9)
 
     @pytest.mark.parametrize("mode", MODES)
-    def test_boundary_f1(self, golden, mode):
+    def test_boundary_f1(self, device, golden, mode):
         metric = BoundaryF1Score(golden["num_classes"], tuple(golden["f1_px"].tolist()), mode)
-        updated(metric, golden["pred"], golden["target"])
+        updated(metric, golden["pred"], golden["target"], device)
         assert np.array_equal(metric.counts, golden["f1_counts"].sum(axis=1))
         np.testing.assert_allclose(metric.of_classes(), golden[f"f1_{mode}_class"], rtol=0, atol=1e-9)
         np.testing.assert_allclose(metric.compute(), golden[f"f1_{mode}_mean"], rtol=0, atol=1e-9)
 
-    def test_trimap(self, golden):
+    def test_trimap(self, device, golden):
         metric = TrimapJaccardIndex(golden["num_classes"], tuple(golden["trimap_px"].tolist()))
-        updated(metric, golden["pred"], golden["target"])
+        updated(metric, golden["pred"], golden["target"], device)
         assert np.array_equal(metric.confmat, golden["trimap_confusion"])
         np.testing.assert_allclose(metric.compute(), golden["trimap_miou"], rtol=0, atol=1e-9)
 
@@ -191,6 +200,15 @@ class TestGoldenValues:
             for ratio, f1_px, iou_px in zip(arrays["ratio_values"].tolist(), f1, iou, strict=True):
                 assert BoundaryF1Score(2, (ratio,)).distances(*size.tolist()) == [f1_px]
                 assert BoundaryIoU(2, ratio).width(*size.tolist()) == iou_px
+
+
+def test_the_drawing_of_the_boundaries_is_what_the_functions_give():
+    lines = Path(bands.__file__).read_text().split("label map   ")[1].splitlines()[2:9]
+    drawn = [np.array([line.split()[1:][7 * index : 7 * index + 7] for line in lines]) for index in range(4)]
+    labels = torch.as_tensor(drawn[0] == "B")[None].to(torch.uint8)
+    in_bands = [bands.mixed_blocks(labels)[0], bands.inner_bands(labels, 1), bands.two_sided_bands(labels, [1]) == 0]
+    for drawing, band in zip(drawn[1:], in_bands, strict=True):
+        assert (np.where(band[0], drawn[0], ".") == drawing).all()
 
 
 class TestByHand:
@@ -287,48 +305,17 @@ class TestInvariance:
             assert value.dtype == (torch.float64 if state == "scores" else torch.int64)
 
 
-def images(number):
-    rng = np.random.default_rng(number)
-    blocks = [rng.choice([*range(C), 255], (number, 4, 5)), rng.integers(0, C, (number, 4, 5))]
-    target, preds = (each.repeat(6, axis=1).repeat(6, axis=2) for each in blocks)
-    return torch.as_tensor(preds), torch.as_tensor(target)
-
-
-def count_a_share(rank, number, folder):
-    torch.distributed.init_process_group("gloo", f"file://{folder}/together", rank=rank, world_size=2)
-    preds, target = images(number)
-    results = {}
-    for name, metric in {**metrics(), "iou": ClassIoU(C)}.items():
-        for index in range(rank, number, 2):
-            metric.update(preds[index : index + 1], target[index : index + 1])
-        with metric.sync_context():
-            results[name] = {state: value.clone() for state, value in states_of(metric).items()}
-        results[name]["value"] = metric.compute()
-    torch.save(results, folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
-@pytest.mark.parametrize("number", [3, pytest.param(5, marks=pytest.mark.slow)])
-def test_two_processes_count_each_image_once(number, tmp_path):
-    torch.multiprocessing.spawn(count_a_share, (number, tmp_path), nprocs=2)
-    for name, metric in {**metrics(), "iou": ClassIoU(C)}.items():
-        metric.update(*images(number))
-        expected = {**states_of(metric), "value": metric.compute()}
-        for rank in range(2):
-            got = torch.load(tmp_path / f"{rank}.pt")[name]
-            for state, value in expected.items():
-                torch.testing.assert_close(got[state], value, rtol=1e-12, atol=1e-12, equal_nan=True)
-
-
 @pytest.mark.parametrize(
     ("make", "message"),
     [
         (lambda: BoundaryIoU(0), "from 2 to 255 classes, got 0"),
         (lambda: BoundaryIoU(256), "from 2 to 255 classes, got 256"),
-        (lambda: BoundaryIoU(3, 1.5), "share of the diagonal between 0 and 1, got 1.5"),
+        (lambda: BoundaryIoU(3, 1.5), "fraction of the diagonal between 0 and 1, got 1.5"),
         (lambda: BoundaryIoU(3, average="micro"), "macro or none, got 'micro'"),
         (lambda: BoundaryF1Score(3, ()), "thresholds to be positive"),
         (lambda: BoundaryF1Score(3, (1, -2)), "thresholds to be positive"),
+        (lambda: BoundaryF1Score(3, (1, math.inf)), "thresholds to be positive and finite"),
+        (lambda: BoundaryF1Score(3, (math.nan,)), "thresholds to be positive and finite"),
         (lambda: BoundaryF1Score(3, mode="mean"), "pooled, present or gscnn, got 'mean'"),
         (lambda: TrimapJaccardIndex(3, (1.5,)), "whole numbers of pixels"),
         (lambda: TrimapJaccardIndex(3, (-1,)), "whole numbers of pixels"),

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulated_device import SimulatedDevice
 
 from cpg_lightning import inference
 from cpg_lightning.inference import Inference
@@ -304,3 +305,25 @@ class TestScalesAndFlips:
 def test_arguments_out_of_range_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Inference(**options)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"flip": True, "scales": (0.5, 1)},
+        {"window": (24, 24), "windows_at_once": 2},
+        {"window": (24, 24), "border": "pad", "pad_colour": (1, 2, 3)},
+        {"long_side": 70, "average": "exponential"},
+    ],
+    ids=lambda options: next(iter(options), "whole"),
+)
+def test_the_host_waits_for_no_strip(options, align_corners, monkeypatch):
+    monkeypatch.setattr(inference, "LARGEST_STRIP", 2000)
+    with SimulatedDevice() as counted:
+        images = images_of(1, 3, 40, 56).to(counted.device)
+        counted.reset()
+        Inference(**options).classes(lambda images: images[:, :, ::4, ::4], images, (80, 112), align_corners)
+    assert counted.launches > 0
+    assert not counted.waits, counted.waits

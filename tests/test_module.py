@@ -16,6 +16,7 @@ from cpg_lightning.callbacks import EvaluationReport, PredictionWriter
 from cpg_lightning.data import CamVidDataModule
 from cpg_lightning.inference import Inference
 from cpg_lightning.losses import CrossEntropyCPGLoss
+from cpg_lightning.metrics import BoundaryF1Score, TrimapJaccardIndex, boundary_iou
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.networks import LRASPP
 
@@ -348,6 +349,40 @@ def test_a_training_without_a_validation_reports_none(data, tmp_path, capsys):
     trainer.fit(module_of(), datamodule=data)
     assert "the last validation" not in capsys.readouterr().out
     assert not (tmp_path / "pictures").exists()
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test"])
+def test_the_report_counts_no_boundary_again(data, tmp_path, monkeypatch, command):
+    def counted(labels, width):
+        bands.append(labels.shape)
+        return bands_of(labels, width)
+
+    bands, bands_of = [], boundary_iou.inner_bands
+    monkeypatch.setattr(boundary_iou, "inner_bands", counted)
+    trainer = trainer_of(
+        callbacks=[EvaluationReport()], default_root_dir=tmp_path, max_epochs=1, num_sanity_val_steps=0
+    )
+    getattr(trainer, command)(module_of(), datamodule=data)
+    images = {"fit": 3, "validate": 3, "test": 2}[command]
+    assert bands == [(2, 36, 48)] * images  # prediction and label of each
+
+
+def test_a_report_of_several_images_a_batch_has_the_scores_of_each(data, tmp_path):
+    tables = []
+    for batch_size in (1, 3):
+        data.eval_batch_size = batch_size
+        folder = tmp_path / str(batch_size)
+        trainer_of(callbacks=[EvaluationReport()], default_root_dir=folder).validate(module_of(), datamodule=data)
+        tables.append(rows_of(folder / "tables" / "val-images.csv"))
+    assert len(tables[0]) == 3
+    assert tables[0] == tables[1]
+
+
+def test_a_module_may_have_metrics_of_one_distance_alone(data):
+    module = module_of()
+    module.boundary_f1, module.trimap = BoundaryF1Score(11, (3,)), TrimapJaccardIndex(11, (5,))
+    (scores,) = trainer_of().validate(module, datamodule=data)
+    assert {name for name in scores if "px" in name} == {"val/boundary_F1/3px", "val/trimap_mIoU/5px"}
 
 
 def test_a_report_without_worst_images_has_none(data, tmp_path):

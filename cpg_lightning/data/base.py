@@ -74,7 +74,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         layout: The dataset's folders and files, drawn as a tree, for error messages.
         absent_classes: What the dataset's official evaluation does about a class that the labels do not have; see
             :class:`~cpg_lightning.metrics.ClassIoU`.
-        dilation_ratio: Width of the boundary band of :class:`~cpg_lightning.metrics.BoundaryIoU`, as a share of the diagonal.
+        dilation_ratio: Width of the boundary band of :class:`~cpg_lightning.metrics.BoundaryIoU`, as a fraction of the diagonal.
         label_values: The value in the label files of each class; every other value but the void ones is an error.
         void_values: Values in the label files that are ignored; the first is what ignored pixels are written as.
         splits: The splits that there are.

@@ -1,0 +1,8 @@
+"""Metrics over a whole dataset: IoU, boundary IoU, boundary F1 and trimap IoU. They need torchmetrics alone."""
+
+from cpg_lightning.metrics.boundary_f1 import BoundaryF1Score
+from cpg_lightning.metrics.boundary_iou import BoundaryIoU
+from cpg_lightning.metrics.iou import AbsentClasses, ClassIoU, accuracies
+from cpg_lightning.metrics.trimap import TrimapJaccardIndex
+
+__all__ = ["AbsentClasses", "BoundaryF1Score", "BoundaryIoU", "ClassIoU", "TrimapJaccardIndex", "accuracies"]
