@@ -37,6 +37,7 @@ def logits(images):
     return images.new_zeros(len(images), 5, *images.shape[2:])
 
 
+@pytest.mark.usefixtures("on_device")
 @pytest.mark.parametrize(
     ("output", "names"),
     [
@@ -70,6 +71,7 @@ def test_other_output_is_refused(output, message):
         Adapter(5, Returns(output))(torch.zeros(1, 3, 8, 8))
 
 
+@pytest.mark.usefixtures("on_device")
 def test_padding_is_at_the_bottom_and_on_the_right_and_comes_off_again():
     seen = []
     network = Adapter(3, Returns(lambda x: seen.append(x) or x), size_divisor=4)
@@ -176,6 +178,7 @@ class TestUnusedParameters:
         assert "does not require grad" in hard.unprobed
 
 
+@pytest.mark.usefixtures("on_device")
 class TestSmallImages:
     SIZES = ((1, 1), (20, 40), (33, 17), (64, 7))
 
@@ -283,6 +286,7 @@ def test_a_library_that_is_missing_is_named_with_what_to_type(monkeypatch, modul
         build()
 
 
+@pytest.mark.usefixtures("on_device")
 class TestSMP:
     @pytest.mark.parametrize("architecture", ["unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "pan"])
     def test_enlarged_logits_are_its_output(self, architecture):
