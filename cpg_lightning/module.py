@@ -324,7 +324,9 @@ class SegmentationModule(L.LightningModule):
         images = len(batch["image"])
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=images)
         self.log_dict({f"train/{name}": term for name, term in terms.items()}, batch_size=images)
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=images)
+        # A tensor that the device fills: a number would be copied to it, for which the host waits.
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log("lr", torch.full((), rate, dtype=torch.float32, device=self.device), batch_size=images)
         return loss
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
