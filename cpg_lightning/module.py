@@ -87,6 +87,9 @@ class SegmentationModule(L.LightningModule):
         weights: File of weights to start the network from: a checkpoint of this package, or a state dict; see
             :meth:`~cpg_lightning.networks.SegmentationNetwork.load_weights`.
         new_classifier: Whether, where those are of another number of classes, the last layers start anew.
+        compile_network: Whether the Trainer compiles the network, in place, see :meth:`torch.nn.Module.compile`. The first
+            step then takes a minute or more. Images of other sizes may compile it again. The names in the state dict do not
+            change, so checkpoints can be used with and without it.
 
     Raises:
         ValueError: If there are fewer than 2 classes or not as many class names or colours as classes, or if numbers are
@@ -122,6 +125,7 @@ class SegmentationModule(L.LightningModule):
         aux_weight: float = 0.4,
         weights: str | None = None,
         new_classifier: bool = False,
+        compile_network: bool = False,
     ) -> None:
         super().__init__()
         for name, values in (("class_names", class_names), ("palette", palette)):
@@ -170,6 +174,7 @@ class SegmentationModule(L.LightningModule):
         self.image_size = image_size
         self.inference = inference or Inference()
         self.predict_probabilities = predict_probabilities
+        self.compile_network = compile_network
         self.class_iou = ClassIoU(num_classes, ignore_index, absent_classes)
         self.boundary_iou = BoundaryIoU(num_classes, dilation_ratio, ignore_index, average="none")
         self.boundary_f1 = BoundaryF1Score(num_classes, ignore_index=ignore_index)
@@ -245,6 +250,15 @@ class SegmentationModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Check what this module is run with; see :meth:`check_run`."""
         self.check_run(self.trainer, getattr(self.trainer, "datamodule", None), stage)
+
+    def configure_model(self) -> None:
+        """Compile the network in place where ``compile_network`` is set.
+
+        Lightning calls this hook in each process, before it wraps the module in DDP.
+        """
+        # Not in the constructor: a copy for another process would not be compiled. torch reuses the code of an earlier call.
+        if self.compile_network:
+            self.network.compile()
 
     def check_run(self, trainer: L.Trainer, data: L.LightningDataModule | None, stage: str) -> None:
         """Refuse a Trainer or data that this module cannot be run with, before anything is written.

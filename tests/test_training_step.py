@@ -1,10 +1,13 @@
 """The training step on an accelerator, in half precision, in parts, with deterministic algorithms and compiled."""
 
+import os
+import shutil
 from collections import Counter
 
 import lightning as L
 import pytest
 import torch
+import torch._dynamo.testing
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import SingleDeviceStrategy
@@ -37,6 +40,23 @@ def batches():
     images = torch.randint(0, 256, (4, 2, 3, 32, 48), dtype=torch.uint8)
     batches = [{"image": image, "mask": mask, "name": ["a", "b"]} for image, mask in zip(images, masks, strict=True)]
     return DataLoader(batches, batch_size=None)
+
+
+class Traced(Tiny):
+    """A network whose graphs are not turned into machine code, which takes long, and which counts what is not compiled."""
+
+    python = 0
+
+    def __init__(self):
+        super().__init__(CLASSES, aux_loss=True)
+
+    def compile(self):
+        super().compile(backend="eager", fullgraph=True)
+
+    def forward(self, images):
+        if not torch.compiler.is_compiling():
+            self.python += 1
+        return super().forward(images)
 
 
 class Simulated(Accelerator):
@@ -101,3 +121,61 @@ def test_the_learning_rate_is_logged_as_a_number_of_the_device(batches):
         trainer_of(accelerator=Simulated(), strategy=strategy, callbacks=[Logged()]).fit(module_of(), batches)
     assert rates == pytest.approx(expected)
     assert len(set(rates)) == 4
+
+
+def fitted(batches, network=None, **options):
+    """Trains for the batches; gives the module and the Trainer."""
+    keywords = {name: options.pop(name) for name in ("compile_network", "optimizer") if name in options}
+    module, trainer = module_of(network, **keywords), trainer_of(**options)
+    trainer.fit(module, batches)
+    return module, trainer
+
+
+class TestCompiled:
+    @pytest.mark.parametrize("compiled", [False, True])
+    def test_a_checkpoint_continues_compiled_or_not(self, batches, compiled):
+        _, trainer = fitted(batches, Traced(), compile_network=compiled)
+        trainer.save_checkpoint("half.ckpt")
+        modules = [module_of(Traced(), compile_network=told) for told in (compiled, not compiled)]
+        for module in modules:
+            trainer_of(max_epochs=2).fit(module, batches, ckpt_path="half.ckpt")
+        assert [module.network.python > 0 for module in modules] == [not compiled, compiled]
+        same, crossed = (module.state_dict() for module in modules)
+        assert list(same) == list(crossed)
+        for name, value in same.items():
+            torch.testing.assert_close(crossed[name], value)
+
+    def test_a_checkpoint_of_a_compiled_network_is_loaded_without_compiling(self, batches):
+        module, trainer = fitted(batches, Traced(), compile_network=True)
+        trainer.save_checkpoint("compiled.ckpt")
+        loaded = SegmentationModule.load_from_checkpoint("compiled.ckpt", network=Traced())
+        images = next(iter(batches))["image"]
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(images), module(images))
+        assert (module.network.python, loaded.network.python) == (0, 1)
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch compiles by a C++ compiler")
+    def test_the_compiler_of_torch_gives_the_same_network(self, batches):
+        module, trainer = fitted(batches, compile_network=True)
+        trainer.save_checkpoint("compiled.ckpt")
+        loaded = SegmentationModule.load_from_checkpoint("compiled.ckpt", network=Tiny(CLASSES, aux_loss=True))
+        expected, _ = fitted(batches)
+        images = next(iter(batches))["image"]
+        with torch.no_grad():
+            for other in (loaded, expected):
+                torch.testing.assert_close(other(images), module(images))
+
+    def test_a_criterion_that_is_compiled_with_the_network_is_left_out(self, batches):
+        def loss(images, mask):
+            logits = network(images)
+            return criterion(logits["out"], mask) + criterion.auxiliary(logits["aux"], mask)
+
+        network, criterion, batch = Tiny(CLASSES, aux_loss=True), CrossEntropyCPGLoss(), next(iter(batches))
+        graphs = torch._dynamo.testing.CompileCounter()
+        arguments = batch["image"].float(), batch["mask"]
+        compiled = torch.compile(loss, backend=graphs)(*arguments)
+        torch.testing.assert_close(compiled, loss(*arguments))
+        gradients = (torch.autograd.grad(each, network.parameters()) for each in (compiled, loss(*arguments)))
+        torch.testing.assert_close(*gradients)
+        assert graphs.frame_count == 2  # the network, and the sum
