@@ -435,11 +435,13 @@ class SegmentationModule(L.LightningModule):
             means |= {f"trimap_mIoU/{width}px": score for width, score in self.scores.trimap.items()}
         self._reset_metrics()
         self.validations += 1
-        for name, score in means.items():
-            self.log(f"{stage}/{name}", score.float(), prog_bar=name == "mIoU")  # not every device has float64
+        logged = dict(means)
         if self.num_classes <= MOST_CLASSES_LOGGED:
-            scores = zip(self.class_names, iou.float(), strict=True)
-            self.log_dict({f"{stage}/IoU/{name}": score for name, score in scores})
+            logged |= {f"IoU/{name}": score for name, score in zip(self.class_names, iou, strict=True)}
+        for name, score in logged.items():
+            score = score.to(self.device, torch.float32)  # not every device has float64
+            # All processes have the same score, but Lightning recommends to reduce it. A maximum is exact, a mean is rounded.
+            self.log(f"{stage}/{name}", score, prog_bar=name == "mIoU", sync_dist=True, reduce_fx="max")
 
     def _reset_metrics(self) -> None:
         for metric in (self.class_iou, self.boundary_iou, self.boundary_f1, self.trimap):

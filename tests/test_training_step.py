@@ -21,10 +21,10 @@ from cpg_lightning.module import SegmentationModule
 CLASSES = 5
 
 
-def module_of(network=None, **options):
+def module_of(kind=Tiny, **options):
     """A module whose network has an auxiliary output, with the same weights each time."""
     torch.manual_seed(0)
-    return SegmentationModule(network or Tiny(CLASSES, aux_loss=True), CrossEntropyCPGLoss(), CLASSES, **options)
+    return SegmentationModule(kind(CLASSES, aux_loss=True), CrossEntropyCPGLoss(), CLASSES, **options)
 
 
 def trainer_of(**options):
@@ -46,9 +46,6 @@ class Traced(Tiny):
     """A network whose graphs are not turned into machine code, which takes long, and which counts what is not compiled."""
 
     python = 0
-
-    def __init__(self):
-        super().__init__(CLASSES, aux_loss=True)
 
     def compile(self):
         super().compile(backend="eager", fullgraph=True)
@@ -123,10 +120,9 @@ def test_the_learning_rate_is_logged_as_a_number_of_the_device(batches):
     assert len(set(rates)) == 4
 
 
-def fitted(batches, network=None, **options):
+def fitted(batches, kind=Tiny, compile_network=False, **options):
     """Trains for the batches; gives the module and the Trainer."""
-    keywords = {name: options.pop(name) for name in ("compile_network", "optimizer") if name in options}
-    module, trainer = module_of(network, **keywords), trainer_of(**options)
+    module, trainer = module_of(kind, compile_network=compile_network), trainer_of(**options)
     trainer.fit(module, batches)
     return module, trainer
 
@@ -134,9 +130,9 @@ def fitted(batches, network=None, **options):
 class TestCompiled:
     @pytest.mark.parametrize("compiled", [False, True])
     def test_a_checkpoint_continues_compiled_or_not(self, batches, compiled):
-        _, trainer = fitted(batches, Traced(), compile_network=compiled)
+        _, trainer = fitted(batches, Traced, compile_network=compiled)
         trainer.save_checkpoint("half.ckpt")
-        modules = [module_of(Traced(), compile_network=told) for told in (compiled, not compiled)]
+        modules = [module_of(Traced, compile_network=told) for told in (compiled, not compiled)]
         for module in modules:
             trainer_of(max_epochs=2).fit(module, batches, ckpt_path="half.ckpt")
         assert [module.network.python > 0 for module in modules] == [not compiled, compiled]
@@ -146,9 +142,9 @@ class TestCompiled:
             torch.testing.assert_close(crossed[name], value)
 
     def test_a_checkpoint_of_a_compiled_network_is_loaded_without_compiling(self, batches):
-        module, trainer = fitted(batches, Traced(), compile_network=True)
+        module, trainer = fitted(batches, Traced, compile_network=True)
         trainer.save_checkpoint("compiled.ckpt")
-        loaded = SegmentationModule.load_from_checkpoint("compiled.ckpt", network=Traced())
+        loaded = SegmentationModule.load_from_checkpoint("compiled.ckpt", network=Traced(CLASSES, aux_loss=True))
         images = next(iter(batches))["image"]
         with torch.no_grad():
             torch.testing.assert_close(loaded(images), module(images))
@@ -179,3 +175,25 @@ class TestCompiled:
         gradients = (torch.autograd.grad(each, network.parameters()) for each in (compiled, loss(*arguments)))
         torch.testing.assert_close(*gradients)
         assert graphs.frame_count == 2  # the network, and the sum
+
+
+class TestDistributed:
+    @pytest.mark.filterwarnings("error:It is recommended to use")
+    def test_two_processes_log_the_scores_of_one_without_advice(self, batches):
+        alone, together = (
+            trainer_of(devices=devices, strategy=strategy).validate(module_of(), loader, verbose=False)[0]
+            for devices, strategy, loader in ((1, "auto", batches), (2, "ddp_fork", batches))
+        )
+        assert together == pytest.approx(alone, nan_ok=True)
+        assert "val/boundary_IoU" in together
+
+    @pytest.mark.filterwarnings("error:It is recommended to use")
+    def test_a_compiled_network_learns_the_same_in_ddp(self, batches):
+        expected, _ = fitted(batches)
+        try:
+            module, _ = fitted(batches, Traced, strategy="ddp", use_distributed_sampler=False, compile_network=True)
+        finally:
+            torch.distributed.destroy_process_group()
+        assert module.network.python == 0
+        for name, value in expected.state_dict().items():
+            torch.testing.assert_close(module.state_dict()[name], value)
