@@ -22,6 +22,7 @@ from cpg_lightning.losses.criterion import SegmentationCriterion
 from cpg_lightning.metrics import AbsentClasses, BoundaryF1Score, BoundaryIoU, ClassIoU, TrimapJaccardIndex, accuracies
 from cpg_lightning.metrics.evaluation import ImageCounts
 from cpg_lightning.networks import SegmentationNetwork
+from cpg_lightning.pictures import Colour, default_palette
 
 
 @dataclass
@@ -187,6 +188,11 @@ class SegmentationModule(L.LightningModule):
         # In checkpoints too: they may have come with weights that a checkpoint does not fetch again.
         self.register_buffer("mean", 255 * torch.tensor(network.mean).view(3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(network.std).view(3, 1, 1))
+
+    @property
+    def colours(self) -> Sequence[Colour]:
+        """Colour of each class, RGB: the palette, or colours that are easy to tell apart."""
+        return self.palette or default_palette(self.num_classes)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

@@ -1,0 +1,224 @@
+"""What an evaluation came to: tables and pictures, in the terminal, in files and in Weights & Biases."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import WandbLogger
+from PIL import Image
+from rich.console import Console
+
+from cpg_lightning.callbacks.examples import Example, example_of, logged_masks, shrunk, void_value
+from cpg_lightning.callbacks.processes import of_all_processes
+from cpg_lightning.callbacks.tables import class_rows, score_table, write_tables
+from cpg_lightning.metrics.evaluation import ImageCounts, ImageScores, image_scores
+from cpg_lightning.module import Scores, SegmentationModule
+from cpg_lightning.pictures import comparison, confusion_picture, trimap_picture
+
+
+class EvaluationReport(Callback):
+    """What an evaluation came to: tables, and pictures of a few images.
+
+    To Weights & Biases, in training at every n-th validation and at the last: the same few images through the run and
+    those of the worst boundary IoU, with label and prediction as overlays (``val/examples``, ``val/worst``); the table of
+    the classes' IoU (``val/IoU_table``); the confusion matrix and the trimap curve.
+
+    At the end of ``fit``, ``validate`` and ``test``, in the terminal the table, and in the run's folder ``pictures``: image |
+    label | prediction | boundary errors of those images, the confusion matrix, the trimap curve. After ``validate`` and
+    ``test`` also ``tables``: the classes, and every image, the worst boundary IoU first, as CSV.
+
+    The images are of the first process's share; the tables are of all.
+
+    Args:
+        num_images: How many images: the first of each of so many batches, evenly spaced.
+        num_worst: How many of the worst.
+        every_n_validations: How often they go to Weights & Biases.
+        folder: Where ``pictures`` and ``tables`` are; the trainer's ``default_root_dir`` by default.
+
+    Raises:
+        ValueError: If a number is less than 1, or of the worst less than 0.
+    """
+
+    def __init__(
+        self, num_images: int = 4, num_worst: int = 4, every_n_validations: int = 5, folder: str | None = None
+    ) -> None:
+        for name, number, smallest in (
+            ("num_images", num_images, 1),
+            ("num_worst", num_worst, 0),
+            ("every_n_validations", every_n_validations, 1),
+        ):
+            if number < smallest:
+                raise ValueError(f"expected {name} to be {smallest} or more, got {number}")
+        self.num_images = num_images
+        self.num_worst = num_worst
+        self.every_n_validations = every_n_validations
+        self.folder = folder
+        self.validations = 0
+        self.chosen: set[int] = set()
+        self.examples: list[Example] = []
+        self.worst: list[Example] = []
+        self.images: list[ImageScores] = []
+        self.logged = True
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Choose the images."""
+        self._start(int(sum(trainer.num_val_batches)))
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Choose the images."""
+        self._start(int(sum(trainer.num_test_batches)))
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: SegmentationModule,  # type: ignore[override]
+        outputs: Any,
+        batch: dict[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep what is to be shown."""
+        if not trainer.sanity_checking:
+            self._look(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_test_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: SegmentationModule,  # type: ignore[override]
+        outputs: Any,
+        batch: dict[str, Any],
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep what is to be shown."""
+        self._look(trainer, pl_module, outputs, batch, batch_idx)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:  # type: ignore[override]
+        """Log what is due."""
+        if trainer.sanity_checking:
+            return
+        self.validations += 1
+        self.logged = False
+        if trainer.state.fn == "validate":
+            self._finish(trainer, pl_module, "val")
+        elif self.validations % self.every_n_validations == 0:
+            self._log(trainer, pl_module, "val")
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:  # type: ignore[override]
+        """Log, draw and print the test."""
+        self.logged = False
+        self._finish(trainer, pl_module, "test")
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:  # type: ignore[override]
+        """Log, draw and print the last validation."""
+        self._finish(trainer, pl_module, "val")
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of validations, so that a resumed run logs as often."""
+        return {"validations": self.validations}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """See :meth:`state_dict`."""
+        self.validations = state_dict["validations"]
+
+    def _start(self, batches: int) -> None:
+        self.chosen = set(np.linspace(0, max(0, batches - 1), self.num_images).round().astype(int).tolist())
+        self.examples, self.worst, self.images = [], [], []
+
+    def _look(
+        self,
+        trainer: L.Trainer,
+        module: SegmentationModule,
+        outputs: dict[str, Any],
+        batch: dict[str, Any],
+        batch_idx: int,
+    ) -> None:
+        """Keep the first image of a chosen batch, the worst images and every image's scores."""
+        if trainer.state.fn == "fit" and not trainer.is_global_zero:
+            return
+        for index, name in enumerate(batch["name"]):
+            counts: ImageCounts = outputs["counts"][index]
+            scores = None
+            if counts.boundary is not None:
+                scores = image_scores(name, counts.confusion, counts.boundary, module.ignore_index)
+            if scores and trainer.state.fn != "fit":
+                self.images.append(scores)
+            chosen = batch_idx in self.chosen and index == 0
+            value = scores.boundary_iou if scores and not np.isnan(scores.boundary_iou) else np.inf
+            room = len(self.worst) < self.num_worst
+            worst = scores is not None and (room or any(value < each.boundary_iou for each in self.worst))
+            if not trainer.is_global_zero or not (chosen or worst):
+                continue
+            label, prediction = batch["mask"][index], outputs["prediction"][index]
+            example = example_of(name, batch["image"][index], label, prediction, float(value), module.ignore_index)
+            if chosen:
+                self.examples.append(example)
+            if worst:
+                self.worst = sorted([*self.worst, example], key=lambda each: each.boundary_iou)[: self.num_worst]
+
+    def _finish(self, trainer: L.Trainer, module: SegmentationModule, stage: str) -> None:
+        if module.scores is None:
+            return
+        images = of_all_processes(self.images)
+        if not trainer.is_global_zero:
+            return
+        if not self.logged:
+            self._log(trainer, module, stage)
+        console = Console(markup=False, emoji=False)  # names and paths may have brackets in them
+        console.print(score_table(module, module.scores, stage))
+        checkpoint = getattr(trainer.checkpoint_callback, "best_model_path", "")
+        if checkpoint and trainer.state.fn == "fit":
+            console.print(f"best checkpoint: {checkpoint}", soft_wrap=True, highlight=False)
+        folder = Path(self.folder or trainer.default_root_dir)
+        for name, picture in {**self._sheets(module), **_charts(module, module.scores)}.items():
+            path = folder / "pictures" / f"{stage}-{name}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            picture.save(path)
+            console.print(f"picture: {path}", soft_wrap=True, highlight=False)
+        if trainer.state.fn != "fit":
+            for path in write_tables(folder / "tables", stage, module, module.scores, images):
+                console.print(f"table: {path}", soft_wrap=True, highlight=False)
+
+    def _sheets(self, module: SegmentationModule) -> dict[str, Image.Image]:
+        """The images that were kept, by name."""
+        sheets = {}
+        for name, examples in (("examples", self.examples), ("worst", self.worst)):
+            if examples:
+                rows = [(each.image, each.label, each.prediction) for each in examples]
+                void = void_value(module.ignore_index)
+                sheets[name] = comparison(rows, module.colours, module.class_names, void)
+        return sheets
+
+    def _log(self, trainer: L.Trainer, module: SegmentationModule, stage: str) -> None:
+        self.logged = True
+        loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        if module.scores is None or not loggers:
+            return
+        labels = {**dict(enumerate(module.class_names)), void_value(module.ignore_index): "ignored"}
+        charts = _charts(module, module.scores)
+        for logger in loggers:
+            for name, examples in (("examples", self.examples), ("worst", self.worst)):
+                if examples:
+                    logger.log_image(
+                        f"{stage}/{name}",
+                        [shrunk(each.image) for each in examples],
+                        step=trainer.global_step,
+                        caption=[each.name for each in examples],
+                        masks=[logged_masks(each, labels) for each in examples],
+                    )
+            for name, chart in charts.items():
+                logger.log_image(f"{stage}/{name}", [chart], step=trainer.global_step)
+            columns, *rows = class_rows(module, module.scores)
+            data = [[None if isinstance(each, float) and np.isnan(each) else each for each in row] for row in rows]
+            logger.log_table(f"{stage}/IoU_table", columns=columns, data=data, step=trainer.global_step)
+
+
+def _charts(module: SegmentationModule, scores: Scores) -> dict[str, Image.Image]:
+    """The confusion matrix and, where it was due, the trimap curve."""
+    charts = {"confusion": confusion_picture(scores.confusion.numpy(), module.class_names)}
+    if scores.trimap is not None:
+        trimap = {width: score.item() for width, score in scores.trimap.items()}
+        charts["trimap"] = trimap_picture(trimap, scores.means["mIoU"].item())
+    return charts

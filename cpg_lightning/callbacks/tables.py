@@ -1,0 +1,71 @@
+"""The scores of an evaluation as tables: in the terminal and as CSV files."""
+
+import csv
+from collections.abc import Sequence
+from dataclasses import astuple, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from cpg_lightning.metrics.evaluation import ImageScores
+from cpg_lightning.module import Scores, SegmentationModule
+
+
+def score_table(module: SegmentationModule, scores: Scores, stage: str) -> Table:
+    """The classes' scores, and the means below."""
+    columns, *rows = class_rows(module, scores)
+    table = Table(title=f"the last {'test' if stage == 'test' else 'validation'}", min_width=30)
+    for column in columns[:-1]:
+        table.add_column(column, justify="left" if column == "class" else "right")
+    for name, *values in rows:
+        table.add_row(name, *("absent" if np.isnan(value) else f"{value:.4f}" for value in values[:-1]))
+    table.add_section()
+    for name, mean in scores.means.items():
+        table.add_row(name, f"{mean.item():.4f}")
+    if scores.boundary_iou is not None:
+        table.caption = f"boundary IoU: {module.boundary_iou.dilation_ratio:g} of the diagonal{_last_width(module)}"
+    return table
+
+
+def _last_width(module: SegmentationModule) -> str:
+    """The width of the boundary IoU's band in the last image; nothing before the first."""
+    size = module.boundary_iou.last_size
+    return "" if size is None else f", {module.boundary_iou.width(*size)} pixels at {size[0]}x{size[1]}"
+
+
+def class_rows(module: SegmentationModule, scores: Scores) -> list[list[Any]]:
+    """Columns, and a row for each class: name, IoU, boundary IoU where it was due, labelled pixels."""
+    parts = {"IoU": scores.iou.tolist()}
+    if scores.boundary_iou is not None:
+        parts["boundary IoU"] = scores.boundary_iou.tolist()
+    pixels = scores.confusion.sum(dim=1).tolist()
+    return [
+        ["class", *parts, "pixels"],
+        *([name, *values] for name, *values in zip(module.class_names, *parts.values(), pixels, strict=True)),
+    ]
+
+
+def write_tables(
+    folder: Path, stage: str, module: SegmentationModule, scores: Scores, images: Sequence[ImageScores]
+) -> list[Path]:
+    """Write the means, the classes and the images, the worst boundary IoU first, as CSV; returns where."""
+    folder.mkdir(parents=True, exist_ok=True)
+    by_rank = sorted(images, key=lambda each: (np.isnan(each.boundary_iou), each.boundary_iou))
+    ratio = module.boundary_iou.dilation_ratio
+    tables: dict[str, list[list[Any]]] = {
+        "means": [
+            ["score", "value"],
+            *([name, mean.item()] for name, mean in scores.means.items()),
+            ["dilation_ratio", ratio],
+        ],
+        "classes": class_rows(module, scores),
+        "images": [[each.name for each in fields(ImageScores)], *(list(astuple(each)) for each in by_rank)],
+    }
+    paths = []
+    for name, rows in tables.items():
+        paths.append(folder / f"{stage}-{name}.csv")
+        with paths[-1].open("w", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
+    return paths
