@@ -88,6 +88,9 @@ class SegmentationModule(L.LightningModule):
         weights: File of weights to start the network from: a checkpoint of this package, or a state dict; see
             :meth:`~cpg_lightning.networks.SegmentationNetwork.load_weights`.
         new_classifier: Whether, where those are of another number of classes, the last layers start anew.
+        compile_network: Whether the Trainer compiles the network, in place, see :meth:`torch.nn.Module.compile`. The first
+            step then takes a minute or more. Images of other sizes may compile it again. The names in the state dict do not
+            change, so checkpoints can be used with and without it.
 
     Raises:
         ValueError: If there are fewer than 2 classes or not as many class names or colours as classes, or if numbers are
@@ -123,6 +126,7 @@ class SegmentationModule(L.LightningModule):
         aux_weight: float = 0.4,
         weights: str | None = None,
         new_classifier: bool = False,
+        compile_network: bool = False,
     ) -> None:
         super().__init__()
         for name, values in (("class_names", class_names), ("palette", palette)):
@@ -171,6 +175,7 @@ class SegmentationModule(L.LightningModule):
         self.image_size = image_size
         self.inference = inference or Inference()
         self.predict_probabilities = predict_probabilities
+        self.compile_network = compile_network
         self.class_iou = ClassIoU(num_classes, ignore_index, absent_classes)
         self.boundary_iou = BoundaryIoU(num_classes, dilation_ratio, ignore_index, average="none")
         self.boundary_f1 = BoundaryF1Score(num_classes, ignore_index=ignore_index)
@@ -246,6 +251,15 @@ class SegmentationModule(L.LightningModule):
     def setup(self, stage: str) -> None:
         """Check what this module is run with; see :meth:`check_run`."""
         self.check_run(self.trainer, getattr(self.trainer, "datamodule", None), stage)
+
+    def configure_model(self) -> None:
+        """Compile the network in place where ``compile_network`` is set.
+
+        Lightning calls this hook in each process, before it wraps the module in DDP.
+        """
+        # Not in the constructor: a copy for another process would not be compiled. torch reuses the code of an earlier call.
+        if self.compile_network:
+            self.network.compile()
 
     def check_run(self, trainer: L.Trainer, data: L.LightningDataModule | None, stage: str) -> None:
         """Refuse a Trainer or data that this module cannot be run with, before anything is written.
@@ -325,7 +339,9 @@ class SegmentationModule(L.LightningModule):
         images = len(batch["image"])
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=images)
         self.log_dict({f"train/{name}": term for name, term in terms.items()}, batch_size=images)
-        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=images)
+        # A tensor that the device fills: a number would be copied to it, for which the host waits.
+        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self.log("lr", torch.full((), rate, dtype=torch.float32, device=self.device), batch_size=images)
         return loss
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
@@ -429,11 +445,13 @@ class SegmentationModule(L.LightningModule):
             means |= {f"trimap_mIoU/{width}px": score for width, score in self.scores.trimap.items()}
         self._reset_metrics()
         self.validations += 1
-        for name, score in means.items():
-            self.log(f"{stage}/{name}", score.float(), prog_bar=name == "mIoU")  # not every device has float64
+        logged = dict(means)
         if self.num_classes <= MOST_CLASSES_LOGGED:
-            scores = zip(self.class_names, iou.float(), strict=True)
-            self.log_dict({f"{stage}/IoU/{name}": score for name, score in scores})
+            logged |= {f"IoU/{name}": score for name, score in zip(self.class_names, iou, strict=True)}
+        for name, score in logged.items():
+            score = score.to(self.device, torch.float32)  # not every device has float64
+            # All processes have the same score, but Lightning recommends to reduce it. A maximum is exact, a mean is rounded.
+            self.log(f"{stage}/{name}", score, prog_bar=name == "mIoU", sync_dist=True, reduce_fx="max")
 
     def _reset_metrics(self) -> None:
         for metric in (self.class_iou, self.boundary_iou, self.boundary_f1, self.trimap):

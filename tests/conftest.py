@@ -1,6 +1,8 @@
 """Tiny datasets in the official layouts, and a place where a run leaves no trace."""
 
 import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -66,11 +68,31 @@ def real_data() -> Path:
     return Path(os.environ["CPG_LIGHTNING_DATA"])
 
 
+def _simulated_device() -> AbstractContextManager[object]:
+    from simulated_device import SimulatedDevice  # only here: it makes the device known to torch
+
+    return SimulatedDevice()
+
+
 @pytest.fixture(scope="session")
-def device() -> torch.device:
-    """The device that networks, criteria and metrics are tested on: ``CPG_LIGHTNING_DEVICE``, by default the CPU."""
+def device() -> Iterator[torch.device]:
+    """The device of the tests of networks, criteria and metrics: ``CPG_LIGHTNING_DEVICE``, by default the CPU.
+
+    ``simulated`` computes on the CPU and finds mixes of devices.
+    """
     name = os.environ.get("CPG_LIGHTNING_DEVICE", "cpu")
-    try:
-        return torch.zeros((), device=name).device
-    except (RuntimeError, AssertionError) as error:
-        pytest.fail(f"expected CPG_LIGHTNING_DEVICE to be a device of this machine, got {name!r}: {error}")
+    with _simulated_device() if name == "simulated" else nullcontext():
+        try:
+            found = torch.zeros((), device=name).device
+        except (RuntimeError, AssertionError) as error:
+            pytest.fail(f"expected CPG_LIGHTNING_DEVICE to be a device of this machine, got {name!r}: {error}")
+        if found.type == "cuda":
+            torch.backends.fp32_precision = "ieee"  # TF32 has ten bits, too few for the tolerances
+        yield found
+
+
+@pytest.fixture
+def on_device(device: torch.device) -> Iterator[torch.device]:
+    """Tensors and modules are made on the device."""
+    with device:
+        yield device

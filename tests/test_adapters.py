@@ -37,6 +37,7 @@ def logits(images):
     return images.new_zeros(len(images), 5, *images.shape[2:])
 
 
+@pytest.mark.usefixtures("on_device")
 @pytest.mark.parametrize(
     ("output", "names"),
     [
@@ -70,6 +71,7 @@ def test_other_output_is_refused(output, message):
         Adapter(5, Returns(output))(torch.zeros(1, 3, 8, 8))
 
 
+@pytest.mark.usefixtures("on_device")
 def test_padding_is_at_the_bottom_and_on_the_right_and_comes_off_again():
     seen = []
     network = Adapter(3, Returns(lambda x: seen.append(x) or x), size_divisor=4)
@@ -83,6 +85,12 @@ def test_padding_is_at_the_bottom_and_on_the_right_and_comes_off_again():
 def test_a_size_of_nothing_is_refused(name, size):
     with pytest.raises(ValueError, match=f"expected a {name} of 1 or more pixels, got 0"):
         Adapter(3, nn.Identity(), **{name: size})
+
+
+def test_the_memory_format_is_an_option():
+    assert Adapter(3, nn.Conv2d(3, 3, 1)).memory_format is torch.contiguous_format
+    assert Adapter(3, nn.Conv2d(3, 3, 1), channels_last=True).memory_format is torch.channels_last
+    assert SMP(3, "fpn", "resnet18").memory_format is torch.channels_last
 
 
 def test_an_auxiliary_output_may_come_in_training_alone():
@@ -176,14 +184,16 @@ class TestUnusedParameters:
         assert "does not require grad" in hard.unprobed
 
 
+@pytest.mark.usefixtures("on_device")
 class TestSmallImages:
     SIZES = ((1, 1), (20, 40), (33, 17), (64, 7))
 
     def check(self, network):
-        network.eval()
+        network.eval().to(memory_format=network.memory_format)
         for height, width in self.SIZES:
+            images = torch.randn(1, 3, height, width).contiguous(memory_format=network.memory_format)
             with torch.no_grad():
-                logits = network(torch.randn(1, 3, height, width))["out"]
+                logits = network(images)["out"]
             assert logits.shape[1] == 4
             assert logits.isfinite().all()
             assert all(found <= side for found, side in zip(logits.shape[2:], (height, width), strict=True))
@@ -283,6 +293,7 @@ def test_a_library_that_is_missing_is_named_with_what_to_type(monkeypatch, modul
         build()
 
 
+@pytest.mark.usefixtures("on_device")
 class TestSMP:
     @pytest.mark.parametrize("architecture", ["unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "pan"])
     def test_enlarged_logits_are_its_output(self, architecture):
@@ -317,8 +328,9 @@ class TestSMP:
     def test_what_is_trained_gets_a_gradient(self, architecture):
         encoder = "tu-vit_tiny_patch16_224" if architecture == "dpt" else "resnet18"
         options = {"dynamic_img_size": True} if architecture == "dpt" else None
-        network = SMP(4, architecture, encoder, options=options).train()
-        network(torch.randn(2, 3, 64, 64))["out"].sum().backward()
+        network = SMP(4, architecture, encoder, options=options).train().to(memory_format=SMP.memory_format)
+        images = torch.randn(2, 3, 64, 64).contiguous(memory_format=SMP.memory_format)
+        network(images)["out"].sum().backward()
         trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
         assert all(parameter.grad is not None for parameter in trained)
         assert (len(trained) < len(list(network.parameters()))) == (architecture != "unet")

@@ -137,7 +137,8 @@ def test_training_is_timed_beside_the_plain_loop(monkeypatch, tmp_path, capsys):
     root = write_camvid(tmp_path / "camvid", train=8)
     run(monkeypatch, "training", "--root", str(root), "--repetitions", "1")
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(" |")[0] for line in lines[-2:]] == ["| CE + CPG, the plain loop CE", "| CE, the plain loop CE"]
+    names = ["| cpg fit, CE + CPG", "| cpg fit, CE", "| plain loop, CE"]
+    assert [line.split(" |")[0] for line in lines[-3:]] == names
 
 
 @pytest.mark.slow

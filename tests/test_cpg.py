@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from cpg_lightning.losses import CPGLoss, cpg_loss
 from cpg_lightning.losses.cpg import boundary_entries, integer_kernel, probability_gradient
 
+pytestmark = pytest.mark.usefixtures("on_device")
+
 GOLDEN = np.load(Path(__file__).parent / "golden" / "cpg_loss.npz")
 
 
@@ -140,9 +142,9 @@ def test_a_one_pixel_line_is_no_boundary_on_itself(kernel_size):
 @pytest.mark.parametrize(
     "target", [torch.full((2, 8, 8), 1), torch.full((2, 8, 8), 255)], ids=["one class", "all ignored"]
 )
-def test_without_a_boundary_value_and_gradient_are_zero(target):
+def test_without_a_boundary_value_and_gradient_are_zero(target, device):
     logits = torch.randn(2, 3, 8, 8, requires_grad=True)
-    loss = cpg_loss(logits, target)
+    loss = cpg_loss(logits, target.to(device))
     loss.backward()
     assert loss.item() == 0
     assert not logits.grad.any()
@@ -193,9 +195,9 @@ def test_gradients_of_half_precision_maps_do_not_overflow(kernel_size):
     torch.testing.assert_close(gradient, probability_gradient(maps.float(), kernel_size), rtol=0, atol=0)
 
 
-def test_autocast_changes_nothing():
+def test_autocast_changes_nothing(device):
     logits, target = torch.randn(1, 4, 9, 9), torch.randint(0, 4, (1, 9, 9))
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(device.type, dtype=torch.bfloat16):
         inside = cpg_loss(logits, target)
     torch.testing.assert_close(inside, cpg_loss(logits, target), rtol=0, atol=0)
 

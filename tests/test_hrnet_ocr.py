@@ -24,14 +24,14 @@ def golden(real_data):
 
 
 @pytest.mark.parametrize("checkpoint_activations", [False, True])
-def test_it_is_the_official_network(golden, checkpoint_activations):
+def test_it_is_the_official_network(golden, checkpoint_activations, device):
     recipe, weights, outputs = golden
     network = HRNetOCR(19, checkpoint_activations=checkpoint_activations).eval()
     network.load_weights(weights)
     with torch.no_grad():
-        found = network(recipe.make_input())
+        found = network.to(device)(recipe.make_input().to(device))
     for name, logits in (("main", found["out"]), ("aux", found["aux"])):
-        torch.testing.assert_close(logits, torch.from_numpy(outputs[name]), rtol=0, atol=1e-4)
+        torch.testing.assert_close(logits.cpu(), torch.from_numpy(outputs[name]), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,7 @@ def test_another_width_is_refused():
         HRNetOCR(19, width=40)
 
 
+@pytest.mark.usefixtures("on_device")
 def test_recomputing_leaves_statistics_alone_however_often_and_whichever_batch_norm():
     network = HRNetOCR(3, width=18, checkpoint_activations=True).train()
     layer = nn.SyncBatchNorm.convert_sync_batchnorm(network.trunk.layer1)
@@ -63,6 +64,7 @@ def test_recomputing_leaves_statistics_alone_however_often_and_whichever_batch_n
     torch.testing.assert_close(dict(layer.named_buffers()), before)
 
 
+@pytest.mark.usefixtures("on_device")
 def test_a_graph_of_recomputed_activations_can_be_kept():
     network = HRNetOCR(3, width=18, checkpoint_activations=True).train()
     loss = network(torch.randn(2, 3, 33, 33))["out"].mean()
@@ -70,11 +72,12 @@ def test_a_graph_of_recomputed_activations_can_be_kept():
     torch.testing.assert_close(torch.autograd.grad(loss, network.trunk.conv1.weight), first)
 
 
+@pytest.mark.usefixtures("on_device")
 def test_recomputing_activations_changes_neither_gradients_nor_statistics():
     torch.manual_seed(0)
-    networks = [HRNetOCR(5, width=18, checkpoint_activations=flag).train() for flag in (False, True)]
+    networks = [HRNetOCR(5, width=18, checkpoint_activations=flag).double().train() for flag in (False, True)]
     networks[1].load_state_dict(networks[0].state_dict())
-    images = torch.randn(1, 3, 33, 49)
+    images = torch.randn(1, 3, 33, 49, dtype=torch.float64)  # a GPU adds in any order
     for network in networks:
         torch.manual_seed(0)  # for dropout
         sum(logits.square().mean() for logits in network(images).values()).backward()

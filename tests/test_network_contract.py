@@ -18,6 +18,8 @@ from cpg_lightning.networks import (
     SegmentationNetwork,
 )
 
+pytestmark = pytest.mark.usefixtures("on_device")
+
 SEGFORMER = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 24, 32], "decoder_hidden_size": 16}
 
 
@@ -105,11 +107,11 @@ def test_channels_last_changes_only_rounding(network):
     assert (found["out"] - expected).norm() < 1e-4 * expected.norm()
 
 
-def test_bfloat16_is_roughly_the_same(network):
+def test_bfloat16_is_roughly_the_same(network, device):
     network.eval()
     with torch.no_grad():
         expected = network(images())["out"]
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with torch.autocast(device.type, dtype=torch.bfloat16):
             found = network(images())["out"]
         assert network.bfloat16()(images().bfloat16())["out"].dtype == torch.bfloat16
     assert (found.float() - expected).norm() < 0.1 * expected.norm()

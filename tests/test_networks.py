@@ -9,6 +9,8 @@ from torchvision.models.segmentation import deeplabv3_resnet50, lraspp_mobilenet
 
 from cpg_lightning.networks import LRASPP, DeepLabV3
 
+pytestmark = pytest.mark.usefixtures("on_device")
+
 TORCHVISION = {
     "DeepLabV3": (DeepLabV3(7), lambda: deeplabv3_resnet50(num_classes=7, weights_backbone=None)),
     "DeepLabV3 with auxiliary head": (
@@ -20,11 +22,11 @@ TORCHVISION = {
 
 
 @pytest.fixture(params=TORCHVISION)
-def network_and_reference(request):
+def network_and_reference(request, device):
     network, reference = TORCHVISION[request.param]
     reference = reference()
     reference.load_state_dict(network.state_dict())
-    return network.eval(), reference.eval()
+    return network.eval().to(device), reference.eval().to(device)
 
 
 @pytest.mark.parametrize("size", [(64, 96), (67, 93)])

@@ -205,10 +205,18 @@ def test_a_module_moves_to_the_device(counted):
     assert network[0].weight.grad.device == DEVICE
 
 
-def test_autocast_knows_the_device(counted):
+def test_a_module_on_the_device_is_converted(counted):
+    network = torch.nn.Linear(2, 1).to(DEVICE)
+    weights = network.weight.tolist()
+    assert network.bfloat16()(here([[1.0, 2.0]], counted).bfloat16()).dtype == torch.bfloat16
+    assert network.double().weight.tolist()[0] == pytest.approx(weights[0], rel=0.01)
+
+
+def test_autocast_changes_nothing(counted):
     values = here(torch.ones(2, 2), counted)
-    with torch.autocast(DEVICE.type, enabled=False):
-        assert (values @ values).dtype == torch.float32
+    for enabled in (False, True):
+        with torch.autocast(DEVICE.type, torch.bfloat16, enabled=enabled):
+            assert (values @ values).dtype == torch.float32
 
 
 def test_nothing_takes_the_device_by_itself():

@@ -7,7 +7,8 @@ from math import inf
 import torch
 from torch import Tensor, nn
 
-from .fused.rows import Options, fused_cross_entropy_cpg
+from .fused.function import fused_cross_entropy_cpg
+from .fused.rows import Options
 from .target import checked_target
 
 

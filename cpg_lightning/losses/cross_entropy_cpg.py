@@ -9,7 +9,8 @@ from torch import Tensor
 from .cpg import integer_kernel
 from .criterion import SegmentationCriterion
 from .fused.boundary import NO_CLASS
-from .fused.rows import Options, fused_cross_entropy_cpg
+from .fused.function import fused_cross_entropy_cpg
+from .fused.rows import Options
 from .target import checked_target
 
 

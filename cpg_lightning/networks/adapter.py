@@ -6,6 +6,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
@@ -38,6 +39,8 @@ class Adapter(SegmentationNetwork):
         std: Standard deviation likewise.
         min_size: Smallest height and width of its input, in pixels; found by trial if left out.
         fixed_size: Height and width of its input, in pixels, where it takes one size alone; found by trial if left out.
+        channels_last: Whether weights and images are in ``torch.channels_last``, in which convolutional networks mostly
+            run faster. A network that calls ``view`` on its features may refuse it.
 
     Attributes:
         square: Whether its input has to be as high as wide; images are padded to it.
@@ -63,9 +66,12 @@ class Adapter(SegmentationNetwork):
         std: tuple[float, float, float] = SegmentationNetwork.std,
         min_size: int | None = None,
         fixed_size: tuple[int, int] | None = None,
+        channels_last: bool = False,
     ) -> None:
         super().__init__()
         check_num_classes(num_classes)
+        if channels_last:
+            self.memory_format = torch.channels_last
         for name, pixels in (("size_divisor", size_divisor), ("min_size", min_size), *_named_sides(fixed_size)):
             if pixels is not None and pixels < 1:
                 raise ValueError(f"expected a {name} of 1 or more pixels, got {pixels}")

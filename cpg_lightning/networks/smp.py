@@ -39,6 +39,7 @@ class SMP(Adapter):
         torch.Size([1, 5, 16, 24])
     """
 
+    memory_format = torch.channels_last
     fetching = ("encoder_weights",)
 
     def __init__(

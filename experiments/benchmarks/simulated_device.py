@@ -15,6 +15,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_leaves, tree_map
 
 TORCH = str(Path(torch.__file__).parent)
+# Autocast does nothing on the device: it has no list of operators for it.
+_library = torch.library.Library("_", "IMPL", "AutocastPrivateUse1")
 
 
 class _Backend:
@@ -60,6 +62,7 @@ def _register() -> torch.device:
             return True
 
     backend_registration._setup_privateuseone_for_python_backend("simulated", _Backend(), Hooks())
+    _library.fallback(torch.library.fallthrough_kernel)
     return torch.device("simulated", 0)
 
 
@@ -160,6 +163,16 @@ class SimulatedTensor(Tensor):
         )
         tensor.on_host = on_host
         return tensor
+
+    @property
+    def data(self) -> Tensor:
+        """The tensor without its history. Modules set it when they are converted, which must reach the values too."""
+        return self.detach()
+
+    @data.setter
+    def data(self, values: Tensor) -> None:
+        Tensor.data.__set__(self, values)
+        self.on_host = values.on_host
 
     def tolist(self) -> Any:
         """The values as Python numbers: the host waits."""

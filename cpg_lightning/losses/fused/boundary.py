@@ -70,7 +70,8 @@ class Boundary:
         key, order = torch.add(window.index_select(0, pair), classes, alpha=padded_width).sort()
         # Of each window, the columns that the next does not share.
         unshared = key.diff(append=key[-1:] + kernel_size).clamp_(max=kernel_size)
-        stop = F.pad(unshared.cumsum(0), (1, 0))
+        stop = key.new_zeros(len(key) + 1)
+        torch.cumsum(unshared, 0, out=stop[1:])
         first_pairs = torch.searchsorted(key, first_rows * (NO_CLASS * padded_width))
         self.starts: list[int] = stop.index_select(0, first_pairs).tolist()
         start, length = stop[:-1], self.starts[-1]

@@ -2,6 +2,7 @@
 
 import math
 
+import torch
 from torch import Tensor
 
 
@@ -11,15 +12,15 @@ class PixelWeights:
     Args:
         logits: (B, C, h, w)
         classes: True class, 0 where ignored, int64, (B, H, W).
-        ignored: Pixels that are ignored, bool, (B, H, W).
-        kept: Pixels that online hard example mining keeps, bool, (B, H, W), or None for all.
+        left_out: Pixels that do not count, bool, (B, H, W).
         class_weights: Weight of each class, (C), or None for 1.
         label_smoothing: As in ``F.cross_entropy``.
+        by_number: Whether the mean is by the number of pixels that count, not by the sum of the weights of their classes.
 
     Attributes:
+        left_out: As given.
         true: Weight of the true class, (B, H, W).
         smooth: Weight of the sum over all classes, each times its class weight, (B, H, W); None without label smoothing.
-        left_out: Pixels that do not count, bool, (B, H, W).
         class_weights: (C)
     """
 
@@ -27,21 +28,18 @@ class PixelWeights:
         self,
         logits: Tensor,
         classes: Tensor,
-        ignored: Tensor,
-        kept: Tensor | None,
+        left_out: Tensor,
         class_weights: Tensor | None,
         label_smoothing: float,
+        by_number: bool,
     ) -> None:
+        self.left_out = left_out
         self.class_weights = logits.new_ones(logits.shape[1]) if class_weights is None else class_weights
-        self.left_out = ignored if kept is None else ~kept
-        is_valid = (~ignored).to(logits.dtype)
-        self.true = is_valid if class_weights is None else class_weights[classes] * is_valid
-        total = self.true.sum()
-        if kept is not None:
-            self.true = self.true * kept
-            total = kept.sum().to(self.true.dtype)
+        counts = torch.logical_not(left_out, out=torch.empty_like(left_out, dtype=logits.dtype))
+        self.true = counts if class_weights is None else class_weights[classes] * counts
+        total = (counts if by_number else self.true).sum()
         total = total.masked_fill(total == 0, math.inf)  # then all weights are 0
-        self.smooth = is_valid * (label_smoothing / len(self.class_weights) / total) if label_smoothing else None
+        self.smooth = counts * (label_smoothing / len(self.class_weights) / total) if label_smoothing else None
         self.true = self.true * ((1 - label_smoothing) / total)
 
     def of_probabilities(self) -> Tensor:
@@ -51,8 +49,8 @@ class PixelWeights:
         return self.true + self.smooth * self.class_weights.sum()
 
 
-def ohem_mask(likelihood: Tensor, ignored: Tensor, threshold: float, min_kept: int) -> Tensor:
-    """The pixels that online hard example mining keeps, bool, (B, H, W).
+def easy_or_ignored(likelihood: Tensor, ignored: Tensor, threshold: float, min_kept: int) -> Tensor:
+    """The pixels that online hard example mining leaves out, bool, (B, H, W).
 
     Args:
         likelihood: Probability of the true class, (B, H, W).
@@ -61,6 +59,6 @@ def ohem_mask(likelihood: Tensor, ignored: Tensor, threshold: float, min_kept: i
         min_kept: Place in the order of likelihood that the threshold is raised to.
     """
     ordered = likelihood.masked_fill(ignored, math.inf).flatten().sort().values
-    last = (ignored.numel() - 1 - ignored.sum()).clamp(min=0, max=min_kept)
-    bound = ordered.gather(0, last[None]).clamp(min=threshold) if len(ordered) else threshold
-    return ~((likelihood >= bound) | ignored)  # NaN is kept: a loss of NaN must be seen
+    last = (ignored.numel() - 1 - ignored.sum()).clamp_(min=0, max=min_kept)
+    bound = ordered.gather(0, last[None]).clamp_(min=threshold) if len(ordered) else threshold
+    return (likelihood >= bound) | ignored  # NaN is kept: a loss of NaN must be seen

@@ -119,8 +119,9 @@ class Bilinear(Upsampling):
         part.add_(few.view_as(part) if whole else few.view_as(part.transpose(1, 2)).transpose(1, 2))
 
     def accumulate_nan(self, gradient: Tensor, mask: Tensor) -> None:  # noqa: D102
-        weight = self.rows.matrix.T @ mask.to(gradient.dtype) @ self.columns.matrix
-        gradient.masked_fill_((weight > 0).unsqueeze(1), torch.nan)
+        rows, columns = (axis.neighbours().to(gradient.dtype) for axis in (self.rows, self.columns))
+        reached = rows.T @ mask.to(gradient.dtype) @ columns
+        gradient.masked_fill_((reached > 0).unsqueeze(1), torch.nan)
 
 
 class _Axis:
@@ -133,13 +134,22 @@ class _Axis:
         self.first, self.step, self.denominator = small - large, 2 * small, 2 * large
         if align_corners:
             self.first, self.step, self.denominator = 0, small - 1, max(1, large - 1)
-        numerator = torch.arange(large, device=like.device).mul_(self.step).add_(self.first)
+        first, step = self.first, self.step
+        if step:
+            numerator = torch.arange(first, first + large * step, step, device=like.device)
+        else:  # one position
+            numerator = torch.full((large,), first, device=like.device)
         numerator.clamp_(0, (small - 1) * self.denominator)
         taps = torch.arange(0, small * self.denominator, self.denominator, device=like.device)
-        distance = (numerator[:, None] - taps).abs_()
-        self.matrix = (self.denominator - distance).clamp_(min=0).to(like.dtype).div_(self.denominator)
+        self.difference = numerator[:, None] - taps
+        weights = (self.denominator - self.difference.abs()).clamp_(min=0)
+        self.matrix = weights.to(like.dtype).div_(self.denominator)
         # A product with a narrower band has fewer zeros. On a GPU, each costs a launch.
         self.band = 128 if like.device.type == "cpu" else 256
+
+    def neighbours(self) -> Tensor:
+        """The two positions of ``small`` that each of ``large`` is between, bool, (large, small); a weight may be 0."""
+        return (self.difference >= -self.denominator) & (self.difference < self.denominator)
 
     def support(self, positions: slice) -> slice:
         """The positions of ``small`` that some of ``large`` depend on."""

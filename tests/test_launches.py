@@ -1,0 +1,53 @@
+"""What a training step's criterion launches on an accelerator, and where the host waits, counted on a simulated one."""
+
+import pytest
+import torch
+from simulated_device import SimulatedDevice
+
+from cpg_lightning.losses import CrossEntropyCPGLoss
+
+PER_CALL, PER_STRIP, WAITS = 200, 60, 4
+
+
+def counted(criterion, shape, size, auxiliary=False):
+    """Launches and waits of a forward and backward pass."""
+    torch.manual_seed(0)
+    target = torch.zeros(shape[0], *size, dtype=torch.long)
+    target[:, 10:40, 50:] = 1
+    target[:, 30:60, 80:110] = 2  # a third label in some windows
+    target[:, :20, :30] = 255
+    loss = criterion.auxiliary if auxiliary else criterion
+    with SimulatedDevice() as device:
+        logits, target = torch.randn(shape).to(device.device).requires_grad_(), target.to(device.device)
+        loss(logits, target)  # weights of classes are copied to the device once
+        device.reset()
+        loss(logits, target).backward()
+    return device.launches, device.waits
+
+
+@pytest.mark.parametrize("images", [1, 2, 6])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"kernel_size": 7},
+        {"void_borders": False, "class_weights": [1.0] * 7},
+        {"label_smoothing": 0.1},
+        {"ohem_threshold": 0.7},
+    ],
+)
+@pytest.mark.parametrize("stride", [1, 8])
+def test_the_criterion_launches_and_waits_little_whatever_the_batch_size(images, options, stride):
+    height, width = 256, 512
+    image = 7 * height * width
+    criterion = CrossEntropyCPGLoss(**options, strip_logits=2 * image)
+    launches, waits = counted(criterion, (images, 7, height // stride, width // stride), (height, width))
+    assert launches <= PER_CALL + PER_STRIP * -(-images // 2)
+    assert waits.total() <= WAITS
+    assert all("boundary.py" in place for _, place in waits)
+
+
+def test_the_auxiliary_loss_waits_for_nothing():
+    launches, waits = counted(CrossEntropyCPGLoss(), (2, 7, 8, 16), (64, 128), auxiliary=True)
+    assert launches <= PER_CALL
+    assert not waits

@@ -1,0 +1,199 @@
+"""The training step on an accelerator, in half precision, in parts, with deterministic algorithms and compiled."""
+
+import os
+import shutil
+from collections import Counter
+
+import lightning as L
+import pytest
+import torch
+import torch._dynamo.testing
+from lightning.pytorch.accelerators import Accelerator
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from simulated_device import DEVICE, SimulatedDevice
+from tiny import Tiny
+from torch.utils.data import DataLoader
+
+from cpg_lightning.losses import CrossEntropyCPGLoss
+from cpg_lightning.module import SegmentationModule
+
+CLASSES = 5
+
+
+def module_of(kind=Tiny, **options):
+    """A module whose network has an auxiliary output, with the same weights each time."""
+    torch.manual_seed(0)
+    return SegmentationModule(kind(CLASSES, aux_loss=True), CrossEntropyCPGLoss(), CLASSES, **options)
+
+
+def trainer_of(**options):
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return L.Trainer(**{"accelerator": "cpu", "max_epochs": 1, "enable_checkpointing": False, **quiet, **options})
+
+
+@pytest.fixture
+def batches():
+    """Four batches of two images."""
+    torch.manual_seed(0)
+    masks = torch.randint(0, CLASSES, (4, 2, 4, 6)).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    images = torch.randint(0, 256, (4, 2, 3, 32, 48), dtype=torch.uint8)
+    batches = [{"image": image, "mask": mask, "name": ["a", "b"]} for image, mask in zip(images, masks, strict=True)]
+    return DataLoader(batches, batch_size=None)
+
+
+class Traced(Tiny):
+    """A network whose graphs are not turned into machine code, which takes long, and which counts what is not compiled."""
+
+    python = 0
+
+    def compile(self):
+        super().compile(backend="eager", fullgraph=True)
+
+    def forward(self, images):
+        if not torch.compiler.is_compiling():
+            self.python += 1
+        return super().forward(images)
+
+
+class Simulated(Accelerator):
+    """The simulated device, for a Trainer."""
+
+    parse_devices = staticmethod(lambda devices: devices)
+    get_parallel_devices = staticmethod(lambda devices: [DEVICE])
+    auto_device_count = staticmethod(lambda: 1)
+    is_available = staticmethod(lambda: True)
+    name = staticmethod(lambda: "simulated")
+
+    def setup_device(self, device):
+        pass
+
+    def get_device_stats(self, device):
+        return {}
+
+    def teardown(self):
+        pass
+
+
+class Waits(Callback):
+    """The places where the host waits in each step, before Lightning reads the loss for its progress bar."""
+
+    def __init__(self, counted):
+        self.counted = counted
+        self.steps = []
+
+    def on_train_batch_start(self, *args):
+        self.counted.reset()
+
+    def on_train_batch_end(self, *args):
+        self.steps.append(Counter(self.counted.waits))
+
+
+def test_a_step_waits_for_the_device_in_the_criterion_alone(batches):
+    with SimulatedDevice() as counted:
+        waits = Waits(counted)
+        strategy = SingleDeviceStrategy(device=DEVICE)
+        trainer = trainer_of(accelerator=Simulated(), strategy=strategy, callbacks=[waits])
+        trainer.fit(module_of(), batches)
+    assert len(waits.steps) == 4
+    for step in waits.steps:
+        assert {place.split(":")[0] for _, place in step} == {"fused/boundary.py"}
+        assert step.total() <= 4
+    assert {"lr", "train/loss", "train/ce", "train/cpg", "train/aux"} <= trainer.callback_metrics.keys()
+
+
+def test_the_learning_rate_is_logged_as_a_number_of_the_device(batches):
+    class Logged(Callback):
+        def on_train_batch_end(self, trainer, *args):
+            rate = trainer.callback_metrics["lr"]
+            assert (rate.device, rate.dtype) == (DEVICE, torch.float32)
+            rates.append(rate.item())
+
+        def on_train_batch_start(self, trainer, *args):
+            expected.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    rates, expected = [], []
+    with SimulatedDevice():
+        strategy = SingleDeviceStrategy(device=DEVICE)
+        trainer_of(accelerator=Simulated(), strategy=strategy, callbacks=[Logged()]).fit(module_of(), batches)
+    assert rates == pytest.approx(expected)
+    assert len(set(rates)) == 4
+
+
+def fitted(batches, kind=Tiny, compile_network=False, **options):
+    """Trains for the batches; gives the module and the Trainer."""
+    module, trainer = module_of(kind, compile_network=compile_network), trainer_of(**options)
+    trainer.fit(module, batches)
+    return module, trainer
+
+
+class TestCompiled:
+    @pytest.mark.parametrize("compiled", [False, True])
+    def test_a_checkpoint_continues_compiled_or_not(self, batches, compiled):
+        _, trainer = fitted(batches, Traced, compile_network=compiled)
+        trainer.save_checkpoint("half.ckpt")
+        modules = [module_of(Traced, compile_network=told) for told in (compiled, not compiled)]
+        for module in modules:
+            trainer_of(max_epochs=2).fit(module, batches, ckpt_path="half.ckpt")
+        assert [module.network.python > 0 for module in modules] == [not compiled, compiled]
+        same, crossed = (module.state_dict() for module in modules)
+        assert list(same) == list(crossed)
+        for name, value in same.items():
+            torch.testing.assert_close(crossed[name], value)
+
+    def test_a_checkpoint_of_a_compiled_network_is_loaded_without_compiling(self, batches):
+        module, trainer = fitted(batches, Traced, compile_network=True)
+        trainer.save_checkpoint("compiled.ckpt")
+        loaded = SegmentationModule.load_from_checkpoint("compiled.ckpt", network=Traced(CLASSES, aux_loss=True))
+        images = next(iter(batches))["image"]
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(images), module(images))
+        assert (module.network.python, loaded.network.python) == (0, 1)
+
+    @pytest.mark.slow
+    @pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="torch compiles by a C++ compiler")
+    def test_the_compiler_of_torch_gives_the_same_network(self, batches):
+        module, trainer = fitted(batches, compile_network=True)
+        trainer.save_checkpoint("compiled.ckpt")
+        loaded = SegmentationModule.load_from_checkpoint("compiled.ckpt", network=Tiny(CLASSES, aux_loss=True))
+        expected, _ = fitted(batches)
+        images = next(iter(batches))["image"]
+        with torch.no_grad():
+            for other in (loaded, expected):
+                torch.testing.assert_close(other(images), module(images))
+
+    def test_a_criterion_that_is_compiled_with_the_network_is_left_out(self, batches):
+        def loss(images, mask):
+            logits = network(images)
+            return criterion(logits["out"], mask) + criterion.auxiliary(logits["aux"], mask)
+
+        network, criterion, batch = Tiny(CLASSES, aux_loss=True), CrossEntropyCPGLoss(), next(iter(batches))
+        graphs = torch._dynamo.testing.CompileCounter()
+        arguments = batch["image"].float(), batch["mask"]
+        compiled = torch.compile(loss, backend=graphs)(*arguments)
+        torch.testing.assert_close(compiled, loss(*arguments))
+        gradients = (torch.autograd.grad(each, network.parameters()) for each in (compiled, loss(*arguments)))
+        torch.testing.assert_close(*gradients)
+        assert graphs.frame_count == 2  # the network, and the sum
+
+
+class TestDistributed:
+    @pytest.mark.filterwarnings("error:It is recommended to use")
+    def test_two_processes_log_the_scores_of_one_without_advice(self, batches):
+        alone, together = (
+            trainer_of(devices=devices, strategy=strategy).validate(module_of(), loader, verbose=False)[0]
+            for devices, strategy, loader in ((1, "auto", batches), (2, "ddp_fork", batches))
+        )
+        assert together == pytest.approx(alone, nan_ok=True)
+        assert "val/boundary_IoU" in together
+
+    @pytest.mark.filterwarnings("error:It is recommended to use")
+    def test_a_compiled_network_learns_the_same_in_ddp(self, batches):
+        expected, _ = fitted(batches)
+        try:
+            module, _ = fitted(batches, Traced, strategy="ddp", use_distributed_sampler=False, compile_network=True)
+        finally:
+            torch.distributed.destroy_process_group()
+        assert module.network.python == 0
+        for name, value in expected.state_dict().items():
+            torch.testing.assert_close(module.state_dict()[name], value)
