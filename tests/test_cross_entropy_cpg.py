@@ -14,11 +14,11 @@ from cpg_lightning.losses.fused.upsampling import Bilinear
 
 
 @pytest.fixture
-def problem():
+def problem(device):
     torch.manual_seed(0)
     target = torch.randint(0, 4, (2, 3, 4)).repeat_interleave(8, 1).repeat_interleave(8, 2)
     target[0, :5, :7] = 255
-    return torch.randn(2, 4, 3, 4), target
+    return torch.randn(2, 4, 3, 4).to(device), target.to(device)
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
@@ -114,7 +114,7 @@ def problems(draw):
 def definition(logits, target, criterion, align_corners):
     """Cross-entropy and CPG of the upsampled logits, 0 where there is nothing to average over."""
     large = F.interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=align_corners)
-    weights = torch.tensor(criterion.class_weights or [1.0] * logits.shape[1], dtype=logits.dtype)
+    weights = torch.tensor(criterion.class_weights or [1.0] * logits.shape[1], dtype=logits.dtype, device=logits.device)
     options = {"ignore_index": 255, "label_smoothing": criterion.label_smoothing, "reduction": "sum"}
     total = weights[target[target != 255]].sum()
     ce = F.cross_entropy(large, target, weights, **options) / (total if total > 0 else torch.inf)
@@ -133,9 +133,9 @@ def definition(logits, target, criterion, align_corners):
     strip=st.sampled_from([1, 40, 1500, None, 2**26]),
 )
 def test_value_and_gradient_are_those_of_the_definition(
-    problem, kernel_size, void_borders, label_smoothing, weighted, align_corners, strip
+    device, problem, kernel_size, void_borders, label_smoothing, weighted, align_corners, strip
 ):
-    logits, target = problem
+    logits, target = (each.to(device) for each in problem)
     weights = (torch.arange(1, logits.shape[1] + 1) / 8).tolist() if weighted else None
     criterion = CrossEntropyCPGLoss(0.7, kernel_size, 255, void_borders, weights, label_smoothing, strip_logits=strip)
     expected = definition(logits.requires_grad_(), target, criterion, align_corners)

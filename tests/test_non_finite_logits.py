@@ -45,14 +45,14 @@ def value_and_gradient(loss, logits):
     smoothing=st.sampled_from([0.0, 0.1]),
     weights=st.sampled_from([None, [0.0, 1.0, 2.0, 3.0]]),
 )
-def test_cross_entropy_is_torchs(problem, strip, align_corners, smoothing, weights):
-    logits, target = problem
+def test_cross_entropy_is_torchs(device, problem, strip, align_corners, smoothing, weights):
+    logits, target = (each.to(device) for each in problem)
     if (target == 255).all():
         target.view(-1)[0] = 1
     logits.requires_grad_()
     weights = weights and weights[: logits.shape[1]]
     options = {"ignore_index": 255, "label_smoothing": smoothing}
-    weight = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+    weight = None if weights is None else torch.tensor(weights, dtype=torch.float64, device=device)
     if weight is not None and not weight[target[target != 255]].any():
         weight = weights = None  # there is nothing to average over
     expected = F.cross_entropy(upsampled(logits, target, align_corners), target, weight, **options)
@@ -65,8 +65,10 @@ def test_cross_entropy_is_torchs(problem, strip, align_corners, smoothing, weigh
 
 @settings(deadline=None, max_examples=150)
 @given(problem=problems(), strip=STRIPS, align_corners=st.booleans(), kernel_size=st.sampled_from([3, 5]))
-def test_with_cpg_they_are_those_of_the_definition_or_nan_in_the_windows(problem, strip, align_corners, kernel_size):
-    logits, target = problem
+def test_with_cpg_they_are_those_of_the_definition_or_nan_in_the_windows(
+    device, problem, strip, align_corners, kernel_size
+):
+    logits, target = (each.to(device) for each in problem)
     if (target == 255).all():
         target.view(-1)[0] = 1
     logits.requires_grad_()
