@@ -196,11 +196,20 @@ class TestCompiled:
 
 
 class TestDistributed:
+    @pytest.fixture(autouse=True)
+    def no_group(self):
+        """Neither the process group of another test nor one for the next."""
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+        yield
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
+
     @pytest.mark.filterwarnings("error:It is recommended to use")
     def test_two_processes_log_the_scores_of_one_without_advice(self, batches):
         alone, together = (
-            trainer_of(devices=devices, strategy=strategy).validate(module_of(), loader, verbose=False)[0]
-            for devices, strategy, loader in ((1, "auto", batches), (2, "ddp_fork", batches))
+            trainer_of(devices=devices, strategy=strategy).validate(module_of(), batches, verbose=False)[0]
+            for devices, strategy in ((1, "auto"), (2, "ddp_fork"))
         )
         assert together == pytest.approx(alone, nan_ok=True)
         assert "val/boundary_IoU" in together
@@ -208,10 +217,8 @@ class TestDistributed:
     @pytest.mark.filterwarnings("error:It is recommended to use")
     def test_a_compiled_network_learns_the_same_in_ddp(self, batches):
         expected, _ = fitted(batches)
-        try:
-            module, _ = fitted(batches, Traced, strategy="ddp", use_distributed_sampler=False, compile_network=True)
-        finally:
-            torch.distributed.destroy_process_group()
+        options = {"strategy": "ddp", "use_distributed_sampler": False}
+        module, _ = fitted(batches, Traced, compile_network=True, **options)
         assert module.network.python == 0
         for name, value in expected.state_dict().items():
             torch.testing.assert_close(module.state_dict()[name], value)
