@@ -343,7 +343,9 @@ class SegmentationModule(L.LightningModule):
             loss = loss + self.aux_weight * aux
             terms["aux"] = aux.detach()
         images = len(batch["image"])
-        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=images)
+        # Lightning reads what is in a progress bar after every step, for which the host waits, also where there is no bar.
+        shown = self.trainer.progress_bar_callback is not None
+        self.log("train/loss", loss.detach(), prog_bar=shown, batch_size=images)
         self.log_dict({f"train/{name}": term for name, term in terms.items()}, batch_size=images)
         # A tensor that the device fills: a number would be copied to it, for which the host waits.
         rate = self.trainer.optimizers[0].param_groups[0]["lr"]
