@@ -17,7 +17,7 @@ from cpg_lightning.data.class_table import UNKNOWN
 from cpg_lightning.data.decoding import MOST_PIXELS, check_size
 from cpg_lightning.data.files import FileTree
 from cpg_lightning.data.header import read_header
-from cpg_lightning.data.sampling import Draw
+from cpg_lightning.data.sampling import SeededIndex
 
 BETWEEN = 5  # unknown values in a label: more than a class or two that were forgotten
 
@@ -54,7 +54,7 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
         """Where the label is, for messages."""
         return f"label {index}"
 
-    def __getitem__(self, item: int | Draw) -> dict[str, Any]:
+    def __getitem__(self, item: int | SeededIndex) -> dict[str, Any]:
         """One image, uint8 (3, H, W), its mask, uint8 (H, W), if it has a label, and its name.
 
         In evaluation also its ``size``, int64 (2), height and width as they are before the pipeline.
@@ -65,7 +65,7 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
         Raises:
             ValueError: For a label value that the dataset does not have; see also :meth:`read`.
         """
-        draw = item if isinstance(item, Draw) else Draw(item, ())
+        draw = item if isinstance(item, SeededIndex) else SeededIndex(item, ())
         try:
             return self._sample(draw, *self.read(draw.index))
         except (OSError, ValueError) as error:
@@ -73,7 +73,7 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
                 raise
             return {"broken": str(error)}
 
-    def _sample(self, draw: Draw, image: np.ndarray, label: np.ndarray | None, name: str) -> dict[str, Any]:
+    def _sample(self, draw: SeededIndex, image: np.ndarray, label: np.ndarray | None, name: str) -> dict[str, Any]:
         """What the pipeline makes of an image and its label."""
         sample: dict[str, Any] = {"name": name}
         mask = None
@@ -107,7 +107,7 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
             len(wrong) >= BETWEEN
         )
         return (
-            f"expected label values {spans(known)}, got {wrong[:10].tolist()}: {self.where(index)}; "
+            f"expected label values {format_ranges(known)}, got {wrong[:10].tolist()}: {self.where(index)}; "
             f"{between}{self.unknown_hint}"
         )
 
@@ -201,11 +201,11 @@ class FileDataset(SegmentationDataset):
         return decode(content, path)
 
 
-def spans(values: np.ndarray) -> str:
+def format_ranges(values: np.ndarray) -> str:
     """Numbers in ascending order as ranges.
 
     Example:
-        >>> spans(np.array([0, 1, 2, 5, 255]))
+        >>> format_ranges(np.array([0, 1, 2, 5, 255]))
         '0..2, 5, 255'
     """
     groups = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)
