@@ -18,7 +18,7 @@ from tiny import Tiny
 
 from cpg_lightning.callbacks import PredictionWriter
 from cpg_lightning.cli import command, main
-from cpg_lightning.data import Augmentation, CamVidDataModule, CityscapesDataModule
+from cpg_lightning.data import Augmentation, CamVidDataModule, CityscapesDataModule, ShapesDataModule
 from cpg_lightning.inference import Inference
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.metrics import ClassIoU
@@ -91,6 +91,13 @@ class TestFiles:
             assert len(data.datasets["predict"]) == images
         with pytest.raises(FileNotFoundError, match="testannot"):
             data.setup("test")
+
+    def test_drawn_images_are_predicted_without_their_labels(self):
+        data = ShapesDataModule(val_images=2, eval_batch_size=2, num_workers=0)
+        data.setup("predict")
+        (batch,) = data.predict_dataloader()
+        assert set(batch) == {"image", "name", "size"}
+        assert batch["name"] == ["shapes-test-00000", "shapes-test-00001"]
 
     def test_several_sizes_in_a_batch_are_refused(self, photographs, tmp_path):
         data = data_of(tmp_path, predict_images=str(photographs), eval_batch_size=3)

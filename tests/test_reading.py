@@ -63,7 +63,7 @@ def predicted(tmp_path, images, **options):
     data.setup("predict")
     return {
         Path(str(path)).name: sample
-        for (path, _), sample in zip(data.datasets["predict"].files, data.datasets["predict"], strict=True)
+        for path, sample in zip(data.datasets["predict"].images, data.datasets["predict"], strict=True)
     }
 
 
@@ -413,7 +413,7 @@ class TestLists:
     def test_training_images_are_samples_as_often_as_they_are_listed(self, listed):
         dataset = folder_of(listed).dataset("train", training=True)
         assert [image.stem for image, _ in dataset.files] == ["train0", *["train1"] * 11]
-        assert {dataset.name(image) for image, _ in dataset.files} == {"train0", "train1"}
+        assert {dataset.names[image] for image, _ in dataset.files} == {"train0", "train1"}
 
     def test_an_image_is_evaluated_once(self, listed):
         (listed / "val.txt").write_text("val0\nval1\nval0\n")

@@ -16,13 +16,14 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from cpg_lightning.data.augmentation import Augmentation
 from cpg_lightning.data.class_table import label_table
-from cpg_lightning.data.dataset import FileDataset, SegmentationDataset
+from cpg_lightning.data.dataset import FileDataset, SegmentationDataset, image_names
 from cpg_lightning.data.decoding import MOST_PIXELS, decode_image, decode_label
 from cpg_lightning.data.files import FileTree, counted, images_at
 from cpg_lightning.data.loading import SegmentationLoader, TrainingLoader, collate, with_int64_masks
 from cpg_lightning.data.options import check_area, check_sides, check_whole
 from cpg_lightning.data.paths import expanded
 from cpg_lightning.data.predicted import PredictionRecord, identity_of
+from cpg_lightning.data.prediction import FilePredictionDataset, PredictionDataset
 from cpg_lightning.data.resizing import evaluation_pipeline
 from cpg_lightning.data.sampling import EvaluationSampler, TrainingSampler
 from cpg_lightning.data.workers import available_cores, default_workers
@@ -151,7 +152,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         self.predicted: PredictionRecord | None = None
         self.max_pixels = max_pixels
         self.tree = FileTree(self.root, self.layout, self.archives, max_pixels)
-        self.datasets: dict[str, SegmentationDataset] = {}
+        self.datasets: dict[str, SegmentationDataset | PredictionDataset] = {}
 
     def read_metadata(self) -> None:
         """Set the attributes that are read from files in ``root``; none by default."""
@@ -215,9 +216,6 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
                 f"expected a split out of {', '.join(self.splits)}, got {split!r}: {type(self).__name__} in {self.root}"
             )
         files = self.files(split) + (self.files("val") if training and self.train_with_val else [])
-        return self._of_files(files, training)
-
-    def _of_files(self, files: list[tuple[Path, Path | None]], training: bool) -> FileDataset:
         return FileDataset(
             self.tree,
             files,
@@ -246,35 +244,32 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         """
         return []
 
-    def unlabelled(self, split: Split) -> SegmentationDataset:
-        """The images to predict: ``predict_images``, or those of a split; what cannot be read is said in its sample.
+    def prediction_dataset(self, split: Split) -> PredictionDataset:
+        """The images to predict: ``predict_images``, or those of a split; without those that are predicted already.
 
         Raises:
             FileNotFoundError: See :meth:`files`, and if there are no ``predict_images``.
             ValueError: See :meth:`files`.
         """
+        images = self._images(split)
+        if self.predicted is not None:
+            images = self.predicted.without_predictions(images)
+        names = image_names(images)
+        if self.predicted is not None:
+            named = ((name, identity_of(path, self.tree.stored_in(path)), path) for path, name in names.items())
+            names = {path: names[path] for path in self.predicted.remaining(named)}
+        return FilePredictionDataset(self.tree, names, self.decode_image, self.pipeline(False), self.max_pixels)
+
+    def _images(self, split: Split) -> list[Path]:
+        """The image files among which those to predict are."""
         if self.predict_images is None:
-            self.tree.with_labels = False
-            try:
-                dataset = self.dataset(split, training=False)
-            finally:
-                self.tree.with_labels = True
-        else:
-            place = expanded(self.predict_images)
-            images, others = images_at(place, self.max_pixels)
-            if others:
-                rank_zero_warn(f"not predicted in {place}, as they are no images that are read: {counted(others)}")
-            dataset = self._of_files([(path, None) for path in images], training=False)
-        if isinstance(dataset, FileDataset):
-            images = [image for image, _ in dataset.files]
-            if self.predicted is not None:
-                images = self.predicted.without_predictions(images)
-                dataset = self._of_files([(image, None) for image in images], training=False)  # what they are called
-                named = ((dataset.name(path), identity_of(path, self.tree.stored_in(path)), path) for path in images)
-                images = self.predicted.remaining(named)
-            dataset.files = [(image, None) for image in images]
-        dataset.skip_broken = True
-        return dataset
+            with self.tree.without_labels():
+                return [image for image, _ in self.files(split)]
+        place = expanded(self.predict_images)
+        images, others = images_at(place, self.max_pixels)
+        if others:
+            rank_zero_warn(f"not predicted in {place}, as they are no images that are read: {counted(others)}")
+        return images
 
     def setup(self, stage: str) -> None:
         """Build the datasets of a stage (fit, validate, test or predict) and no other, once.
@@ -299,14 +294,20 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
             )
         for loader, split in stages[stage].items():
             if loader not in self.datasets:
-                dataset = self.dataset(split, loader == "train") if stage != "predict" else self.unlabelled(split)
-                if loader != "predict" and not dataset.labelled:
-                    raise ValueError(
-                        f"expected images with labels to {TrainerFn(stage).value} with, got the {split} split of {type(self).__name__} in "
-                        f"{self.root}, which has none; its images can be predicted. {self.why_no_labels(split)}"
-                        f"Expected layout:\n{self.layout}"
-                    )
-                self.datasets[loader] = dataset
+                self.datasets[loader] = (
+                    self.prediction_dataset(split) if stage == "predict" else self._labelled(split, stage, loader)
+                )
+
+    def _labelled(self, split: Split, stage: str, loader: str) -> SegmentationDataset:
+        """The dataset of a split that must have labels."""
+        dataset = self.dataset(split, training=loader == "train")
+        if not dataset.labelled:
+            raise ValueError(
+                f"expected images with labels to {TrainerFn(stage).value} with, got the {split} split of {type(self).__name__} in "
+                f"{self.root}, which has none; its images can be predicted. {self.why_no_labels(split)}"
+                f"Expected layout:\n{self.layout}"
+            )
+        return dataset
 
     @property
     def crop_size(self) -> tuple[int, int]:
@@ -360,7 +361,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         loader.within_run = self._within_run
         return loader
 
-    def _built(self, loader: str) -> SegmentationDataset:
+    def _built(self, loader: str) -> SegmentationDataset | PredictionDataset:
         if loader not in self.datasets:
             stage = {"train": "fit", "val": "validate"}.get(loader, loader)
             raise ValueError(f"expected setup({stage!r}) before the {loader} loader is asked for")

@@ -11,6 +11,7 @@ from cpg_lightning.data.base import SegmentationDataModule, Split
 from cpg_lightning.data.dataset import SegmentationDataset
 from cpg_lightning.data.decoding import MOST_PIXELS
 from cpg_lightning.data.options import check_area, check_sides, check_whole
+from cpg_lightning.data.prediction import PredictionDataset
 
 
 class ShapesDataset(SegmentationDataset):
@@ -49,6 +50,26 @@ class ShapesDataset(SegmentationDataset):
             mask[inside] = label
         noisy = image + rng.normal(0, 6, image.shape)
         return noisy.round().clip(0, 255).astype(np.uint8), mask, f"shapes-{self.split}-{index:05d}"
+
+
+class ShapesPredictionDataset(PredictionDataset):
+    """The drawn images of a split, without their labels.
+
+    Args:
+        drawn: The images.
+    """
+
+    def __init__(self, drawn: ShapesDataset) -> None:
+        super().__init__(drawn.pipeline)
+        self.drawn = drawn
+
+    def __len__(self) -> int:
+        return len(self.drawn)
+
+    def read(self, index: int) -> tuple[np.ndarray, str]:
+        """See :meth:`PredictionDataset.read`."""
+        image, _, name = self.drawn.read(index)
+        return image, name
 
 
 class ShapesDataModule(SegmentationDataModule):
@@ -121,6 +142,12 @@ class ShapesDataModule(SegmentationDataModule):
         """The dataset of a split, for training or for evaluation."""
         length = self.train_images if split == "train" else self.val_images
         return ShapesDataset(split, length, self.size, self.pipeline(training), training)
+
+    def prediction_dataset(self, split: Split) -> PredictionDataset:
+        """The images to predict: ``predict_images``, or the drawn images of a split."""
+        if self.predict_images is not None:
+            return super().prediction_dataset(split)
+        return ShapesPredictionDataset(self.dataset(split, training=False))
 
 
 def _texture(rng: np.random.Generator, size: tuple[int, int], colour: np.ndarray) -> np.ndarray:
