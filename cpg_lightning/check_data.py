@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.data.base import Split, one_thread
 from cpg_lightning.data.dataset import SegmentationDataset
-from cpg_lightning.data.sampling import Draw
+from cpg_lightning.data.sampling import SeededIndex
 from cpg_lightning.data.workers import available_cores
 from cpg_lightning.inspection import Findings, Inspection, summed
 from cpg_lightning.parsing import YAML, Parser, raised_first
@@ -228,7 +228,7 @@ def _draw_crops(data: SegmentationDataModule, path: Path, seed: int, console: Co
     crops: list[tuple[np.ndarray, np.ndarray]] = []
     for index in np.random.default_rng(seed).choice(len(dataset), CROPS, replace=len(dataset) < CROPS):
         try:
-            item = dataset[Draw(int(index), (seed, len(crops)))]
+            item = dataset[SeededIndex(int(index), (seed, len(crops)))]
         except (OSError, ValueError):
             continue
         crops.append((item["image"].permute(1, 2, 0).numpy(), item["mask"].numpy()))

@@ -19,16 +19,19 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
 
-from cpg_lightning.data import SegmentationDataModule
+from cpg_lightning.data import Augmentation, SegmentationDataModule
 from cpg_lightning.inference import Inference
 from cpg_lightning.losses import SegmentationCriterion
 from cpg_lightning.networks import SegmentationNetwork
 
 YAML = "cpg_yaml"  # the parser's mode
 MOST_NODES = 100_000  # of a configuration file
+# jsonargparse passes the value of an option two classes deep, such as --data.augmentation.scale, on as Python prints it.
+PRINTED = {"None": None, "nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 FAMILIES: tuple[type[Any], ...] = (
     SegmentationDataModule,
+    Augmentation,
     SegmentationNetwork,
     SegmentationCriterion,
     Inference,
@@ -144,13 +147,15 @@ def check_trainer(trainer: Namespace) -> None:
 def load_yaml(text: str) -> Any:
     """YAML as jsonargparse reads it, but a key that is given twice, or aliases that expand without bound, are errors.
 
+    A value that is no mapping may also be written as Python prints it: ``None``, ``nan``, ``inf`` or a list of these.
+
     Raises:
         yaml.YAMLError: For those, and for what is no YAML.
     """
     root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     if root is not None:
         _count_nodes(root, {})
-    return get_loader("yaml")(text)
+    return _from_printed(get_loader("yaml")(text))
 
 
 def dump_yaml(config: Any) -> str:
@@ -179,6 +184,13 @@ def message_of(error: BaseException) -> str:
     """The message of an error; from a worker process it arrives after the worker's traceback."""
     first = raised_first(error)
     return str(first).rsplit(f"{type(first).__name__}: ", maxsplit=1)[-1].strip()
+
+
+def _from_printed(value: Any) -> Any:
+    """A value that Python has printed, as it was before. Mappings, which are configuration files, stay as they are."""
+    if isinstance(value, list):
+        return [_from_printed(each) for each in value]
+    return PRINTED.get(value, value) if isinstance(value, str) else value
 
 
 def _count_nodes(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from cpg_lightning.data.decoding import read_image
-from cpg_lightning.data.transforms import evaluation_pipeline
+from cpg_lightning.data.resizing import evaluation_pipeline
 from cpg_lightning.inference import Inference
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.networks import SegmentationNetwork

@@ -23,10 +23,10 @@ BEGIN, END = "<!-- written by python tests/bad_inputs.py -->", "<!-- end -->"
 
 # What stands in commands for options that many have in common.
 SHORT = {
-    "MINE": '--data FolderDataModule --data.root mine --data.crop_size "[20, 28]"',
+    "MINE": '--data FolderDataModule --data.root mine --data.augmentation.crop_size "[20, 28]"',
     "MODEL": "--model.network LRASPP --model.criterion CrossEntropyCPGLoss --trainer.logger false",
 }
-CROP = '--data.crop_size "[20, 28]"'
+CROP = '--data.augmentation.crop_size "[20, 28]"'
 CHECK, FIT = "cpg check-data $MINE", "cpg fit $MINE $MODEL"
 
 
@@ -281,14 +281,14 @@ CLASSES = [
 ]  # fmt: skip
 
 NUMBERS = [
-    BadInput("a crop of a terapixel", folder(), "expected crop_size to be at most max_pixels=178956970 pixels, got 1000000x1000000 (height x width)", f'{CHECK} --data.crop_size "[1000000, 1000000]"'),
-    BadInput("a crop without pixels", folder(), "expected crop_size to be a height and a width of 1 or more pixels, got (0, 28)", f'{CHECK} --data.crop_size "[0, 28]"'),
-    BadInput("a scale that is no number", folder(), "expected scale to be two positive numbers, the smaller one first, got (nan, 1.0)", f'{CHECK} --data.scale "[.nan, 1]"'),
-    BadInput("an infinite scale", folder(), "expected scale to be two positive numbers, the smaller one first, got (1.0, inf)", f'{CHECK} --data.scale "[1, .inf]"'),
-    BadInput("a step that is no number", folder(), "expected scale_step to be positive and to fit between the scales (0.5, 2.0), got nan", f"{CHECK} --data.scale_step .nan"),
-    BadInput("a probability beyond 1", folder(), "expected horizontal_flip to be a probability, got 1.5", f"{CHECK} --data.horizontal_flip 1.5"),
-    BadInput("a probability that is no number", folder(), "expected horizontal_flip to be a probability, got nan", f"{CHECK} --data.horizontal_flip .nan"),
-    BadInput("a share that is no number", folder(), "expected max_class_share to be above 0 and at most 1, got nan", f"{CHECK} --data.max_class_share .nan"),
+    BadInput("a crop of a terapixel", folder(), "expected crop_size to be at most max_pixels=178956970 pixels, got 1000000x1000000 (height x width)", f'{CHECK} --data.augmentation.crop_size "[1000000, 1000000]"'),
+    BadInput("a crop without pixels", folder(), "expected crop_size to be a height and a width of 1 or more pixels, got (0, 28)", f'{CHECK} --data.augmentation.crop_size "[0, 28]"'),
+    BadInput("a scale that is no number", folder(), "expected scale to be two positive numbers, the smaller one first, got (nan, 1.0)", f'{CHECK} --data.augmentation.scale "[.nan, 1]"'),
+    BadInput("an infinite scale", folder(), "expected scale to be two positive numbers, the smaller one first, got (1.0, inf)", f'{CHECK} --data.augmentation.scale "[1, .inf]"'),
+    BadInput("a step that is no number", folder(), "expected scale_step to be positive and to fit between the scales (0.5, 2.0), got nan", f"{CHECK} --data.augmentation.scale_step .nan"),
+    BadInput("a probability beyond 1", folder(), "expected horizontal_flip to be a probability, got 1.5", f"{CHECK} --data.augmentation.horizontal_flip 1.5"),
+    BadInput("a probability that is no number", folder(), "expected horizontal_flip to be a probability, got nan", f"{CHECK} --data.augmentation.horizontal_flip .nan"),
+    BadInput("a share that is no number", folder(), "expected max_class_share to be above 0 and at most 1, got nan", f"{CHECK} --data.augmentation.max_class_share .nan"),
     BadInput("a batch of none", folder(), "expected batch_size to be 1 or more, a whole number, got 0", f"{CHECK} --data.batch_size 0"),
     BadInput("yes as a number", folder(), "Expected a <class 'int'>. Got value: True", f"{CHECK} --data.batch_size true", 2),
     BadInput("an option that there is not", folder(), "Option 'batch_sise' is not accepted", f"{CHECK} --data.batch_sise 4", 2),

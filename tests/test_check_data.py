@@ -14,7 +14,13 @@ from test_experiments import EXPERIMENTS
 
 from cpg_lightning.check_data import check_data, class_weights, look
 from cpg_lightning.cli import command, main
-from cpg_lightning.data import CityscapesDataModule, COCOStuff10kDataModule, COCOStuffDataModule, FolderDataModule
+from cpg_lightning.data import (
+    Augmentation,
+    CityscapesDataModule,
+    COCOStuff10kDataModule,
+    COCOStuffDataModule,
+    FolderDataModule,
+)
 
 
 @pytest.fixture
@@ -32,13 +38,13 @@ def folder(tmp_path):
 
 def checked(root, capsys, *options):
     """Exit status and what was printed, for a folder."""
-    data = ["--data", "FolderDataModule", "--data.root", str(root), "--data.crop_size", "[20, 28]"]
+    data = ["--data", "FolderDataModule", "--data.root", str(root), "--data.augmentation.crop_size", "[20, 28]"]
     status = check_data([*data, "--num_workers", "0", *options])
     return status, " ".join(capsys.readouterr().out.split())
 
 
 def looked_at(root, split="train", workers=0):
-    return look(FolderDataModule(root, crop_size=(20, 28)), split, workers, Console(quiet=True))
+    return look(FolderDataModule(root, Augmentation((20, 28))), split, workers, Console(quiet=True))
 
 
 class TestCounting:
@@ -70,7 +76,7 @@ class TestCounting:
         images = os.fsencode(folder / "images" / "train")
         os.rename(images + b"/train0.jpg", images + b"/caf\xe9.jpg")
         command = [sys.executable, "-m", "cpg_lightning", "check-data", "--data", "FolderDataModule", "--data.root"]
-        options = [str(folder), "--data.crop_size", "[20, 28]", "--num_workers", "0"]
+        options = [str(folder), "--data.augmentation.crop_size", "[20, 28]", "--num_workers", "0"]
         strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
         done = subprocess.run([*command, *options], check=False, capture_output=True, text=True, env=strict)
         assert "caf\\udce9.jpg" in done.stdout
@@ -94,7 +100,7 @@ class TestCounting:
         assert "│ 9 │ moss │ absent │ 0 │" in checked(folder, capsys)[1]
 
     def test_published_labels_are_looked_at_and_images_without_labels_counted(self, tmp_path, capsys):
-        options = ["--data.root", str(write_cityscapes(tmp_path / "c")), "--data.crop_size", "[20, 28]"]
+        options = ["--data.root", str(write_cityscapes(tmp_path / "c")), "--data.augmentation.crop_size", "[20, 28]"]
         assert check_data(["--data", "CityscapesDataModule", *options, "--splits", "[val, test]"]) == 1
         shown = " ".join(capsys.readouterr().out.split())
         assert "2 images of 500 published" in shown
@@ -143,7 +149,14 @@ class TestProblems:
         assert "expected the 20210 images of the train split as published, got 4" in capsys.readouterr().out
 
     def test_the_command_exits_with_the_status(self, folder, monkeypatch, capsys):
-        options = ["--data", "FolderDataModule", "--data.root", str(folder), "--data.crop_size", "[20, 28]"]
+        options = [
+            "--data",
+            "FolderDataModule",
+            "--data.root",
+            str(folder),
+            "--data.augmentation.crop_size",
+            "[20, 28]",
+        ]
         monkeypatch.setattr("sys.argv", ["cpg", "check-data", *options, "--num_workers", "0"])
         with pytest.raises(SystemExit) as stopped:
             command()
@@ -209,7 +222,7 @@ class TestOneReport:
             ValueError,
             match=r"labels to fit with, .*labels/train/\{name\}\.png: got .* with classes\.csv, images, masks",
         ):
-            FolderDataModule(folder, crop_size=(20, 28)).setup("fit")
+            FolderDataModule(folder, Augmentation((20, 28))).setup("fit")
 
     def test_labels_that_are_all_ignored_are_wrong(self, folder, capsys):
         for path in (folder / "labels" / "val").iterdir():
@@ -228,7 +241,7 @@ class TestOneReport:
         content = bytearray(path.read_bytes())
         content[-600:-2] = bytes(598)
         path.write_bytes(content)
-        data = ["--data", "FolderDataModule", "--data.root", str(folder), "--data.crop_size", "[20, 28]"]
+        data = ["--data", "FolderDataModule", "--data.root", str(folder), "--data.augmentation.crop_size", "[20, 28]"]
         assert check_data([*data, "--num_workers", "0", "--crops", ""]) == 1
         shown = capfd.readouterr()
         assert "whose decoder says 'Corrupt JPEG data: " in shown.out
@@ -248,7 +261,14 @@ class TestOneReport:
         root = write_cityscapes(tmp_path / "c")
         for path in root.rglob("*_labelIds.png"):
             Image.fromarray(np.array(Image.open(path)) % 19).save(path)
-        options = ["--data", "CityscapesDataModule", "--data.root", str(root), "--data.crop_size", "[20, 28]"]
+        options = [
+            "--data",
+            "CityscapesDataModule",
+            "--data.root",
+            str(root),
+            "--data.augmentation.crop_size",
+            "[20, 28]",
+        ]
         assert check_data([*options, "--splits", "[val]", "--num_workers", "0"]) == 1
         assert "suspicious: all label values are from 0 to 18: these look like train IDs" in " ".join(
             capsys.readouterr().out.split()
@@ -272,7 +292,7 @@ class TestOneReport:
         ],
     )
     def test_labels_of_the_other_release_are_suspected(self, module, write, value, other, tmp_path):
-        data = module(write(tmp_path), crop_size=(20, 28))
+        data = module(write(tmp_path), Augmentation((20, 28)))
         known = np.zeros(256, np.int64)
         known[[*data.label_values, data.void_values[0]]] = 1
         assert data.suspicions(known) == []
@@ -303,7 +323,7 @@ class TestPictures:
 
 class TestClassWeights:
     def test_they_follow_their_formulas(self, folder):
-        data, findings = FolderDataModule(folder, crop_size=(20, 28)), looked_at(folder)
+        data, findings = FolderDataModule(folder, Augmentation((20, 28))), looked_at(folder)
         share = np.array([32 * 156, 32 * 36]) / (32 * 192)
         assert class_weights(data, findings, "inverse_log") == np.round(1 / np.log(1.02 + share), 4).tolist()
         frequency = np.array([156 / 192, 36 / 144])
@@ -313,7 +333,7 @@ class TestClassWeights:
     @pytest.mark.parametrize("weighting", ["inverse_log", "median_frequency"])
     def test_a_class_that_does_not_occur_weighs_1(self, folder, weighting):
         (folder / "classes.csv").write_text((folder / "classes.csv").read_text() + "9,moss,#00ff00\n")
-        data, findings = FolderDataModule(folder, crop_size=(20, 28)), looked_at(folder)
+        data, findings = FolderDataModule(folder, Augmentation((20, 28))), looked_at(folder)
         weights = class_weights(data, findings, weighting)
         assert weights[2] == 1.0
         assert all(0 < weight < 100 for weight in weights)
@@ -322,7 +342,7 @@ class TestClassWeights:
         status, shown = checked(folder, capsys, "--class_weights", "weights/mine.yaml")
         assert (status, "--model.criterion weights/mine.yaml" in shown) == (0, True)
         written = yaml.safe_load((tmp_path / "weights" / "mine.yaml").read_text())
-        data = ["--data", "FolderDataModule", "--data.root", str(folder), "--data.crop_size", "[20, 28]"]
+        data = ["--data", "FolderDataModule", "--data.root", str(folder), "--data.augmentation.crop_size", "[20, 28]"]
         criterion = ["--model.criterion", "weights/mine.yaml", "--model.criterion.cpg_weight", "0.5"]
         cli = main([*data, "--model.network", "LRASPP", *criterion], run=False)
         assert cli.model.criterion.class_weights == pytest.approx(written["init_args"]["class_weights"])
@@ -335,14 +355,21 @@ class TestClassWeights:
 
 def test_all_of_cityscapes_values_have_a_name(tmp_path, capsys):
     root = write_cityscapes(tmp_path / "c")
-    check_data(["--data", "CityscapesDataModule", "--data.root", str(root), "--data.crop_size", "[9, 9]"])
+    check_data(["--data", "CityscapesDataModule", "--data.root", str(root), "--data.augmentation.crop_size", "[9, 9]"])
     shown = capsys.readouterr().out
     assert all(name in shown for name in CityscapesDataModule.class_names)
     assert "unknown" not in shown
 
 
 def test_the_real_camvid_is_as_published_but_for_its_test_split(real_data, capsys):
-    root = ["--data", "CamVidDataModule", "--data.root", str(real_data / "camvid"), "--data.crop_size", "[240, 320]"]
+    root = [
+        "--data",
+        "CamVidDataModule",
+        "--data.root",
+        str(real_data / "camvid"),
+        "--data.augmentation.crop_size",
+        "[240, 320]",
+    ]
     assert check_data([*root, "--splits", "[train, val]"]) == 0
     shown = capsys.readouterr().out
     assert "367 images of 367 published" in shown

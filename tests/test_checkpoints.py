@@ -16,7 +16,7 @@ from tiny import Tiny
 
 from cpg_lightning.checkpoints import FACTS, read_checkpoint
 from cpg_lightning.cli import main
-from cpg_lightning.data import CamVidDataModule
+from cpg_lightning.data import Augmentation, CamVidDataModule
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.networks import LRASPP, Adapter
@@ -158,7 +158,7 @@ class TestNothingRuns:
             trainer = trainer_of(
                 max_epochs=epochs, enable_checkpointing=True, limit_val_batches=0, callbacks=[callback]
             )
-            data = CamVidDataModule(camvid, crop_size=(24, 32), batch_size=2, num_workers=0)
+            data = CamVidDataModule(camvid, Augmentation((24, 32)), batch_size=2, num_workers=0)
             trainer.fit(SegmentationModule(Tiny(11), CrossEntropyCPGLoss(), 11), datamodule=data, **options)
 
         fit(1)

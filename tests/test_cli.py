@@ -29,7 +29,12 @@ PARTS = [
     "--model.optimizer=torch.optim.SGD",
     "--model.optimizer.lr=0.1",
 ]
-CAMVID = ["--data=CamVidDataModule", "--data.crop_size=[24,32]", "--data.batch_size=2", "--data.num_workers=0"]
+CAMVID = [
+    "--data=CamVidDataModule",
+    "--data.augmentation.crop_size=[24,32]",
+    "--data.batch_size=2",
+    "--data.num_workers=0",
+]
 ARGUMENTS = [*BASE, *PARTS, *CAMVID, "--data.root=camvid", "--trainer.max_epochs=2", "--trainer.log_every_n_steps=1"]
 
 
@@ -405,7 +410,7 @@ class TestErrors:
             ("--data.batch_sise=1", "'batch_sise' is not accepted"),
             ("--trainer.max_epoks=1", "max_epoks"),
             ("--model.criterion.kernel_size=4", "odd number of pixels"),
-            ("--data.scale=[2,1]", "smaller one first"),
+            ("--data.augmentation.scale=[2,1]", "smaller one first"),
         ],
     )
     def test_a_wrong_name_or_value(self, camvid, monkeypatch, capsys, argument, message):

@@ -13,17 +13,18 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from cpg_lightning.data import CamVidDataModule, ShapesDataModule
+from cpg_lightning.data import Augmentation, CamVidDataModule, ShapesDataModule
 from cpg_lightning.data.loading import TrainingLoader
 from cpg_lightning.data.sampling import EvaluationSampler, TrainingSampler
-from cpg_lightning.data.transforms import RandomScaleCrop, training_pipeline
 
 IDENTITY = np.arange(256, dtype=np.uint8)
 
 
 def module_of(root, **options):
     """A data module over a tiny CamVid whose samples show their crop."""
-    return CamVidDataModule(root, **{"crop_size": (20, 28), "batch_size": 2, "num_workers": 0, **options})
+    return CamVidDataModule(
+        root, **{"augmentation": Augmentation((20, 28)), "batch_size": 2, "num_workers": 0, **options}
+    )
 
 
 def epoch_of(loader):
@@ -61,7 +62,7 @@ class TestBatches:
         assert np.array_equal(batches[0]["mask"][0], np.where(label == 11, 255, label))
 
     def test_padding_is_black_and_ignored(self, camvid):
-        data = module_of(camvid, crop_size=(60, 70), scale=(1, 1), photometric=True, horizontal_flip=0)
+        data = module_of(camvid, augmentation=Augmentation((60, 70), scale=(1, 1), horizontal_flip=0, photometric=True))
         data.setup("fit")
         batch = next(iter(data.train_dataloader()))
         padding = torch.ones(60, 70, dtype=torch.bool)
@@ -70,7 +71,7 @@ class TestBatches:
         assert (batch["mask"][:, padding] == 255).all()
 
     def test_image_and_mask_are_cut_alike(self, camvid):
-        data = module_of(camvid, crop_size=(36, 48), scale=(1, 1), horizontal_flip=0.5)
+        data = module_of(camvid, augmentation=Augmentation((36, 48), scale=(1, 1), horizontal_flip=0.5))
         data.setup("fit")
         palette = torch.zeros(256, 3, dtype=torch.uint8)
         palette[:11] = torch.tensor(data.palette)
@@ -84,7 +85,7 @@ class TestBatches:
         assert 4 < flipped < 20
 
     def test_scale_is_drawn_evenly_between_its_limits(self):
-        pipeline = training_pipeline(RandomScaleCrop((20, 20), IDENTITY, (0.5, 2.0)), horizontal_flip=0.0)
+        pipeline = Augmentation((20, 20), horizontal_flip=0.0).pipeline(IDENTITY)
         ramp = np.arange(200, dtype=np.uint8)[None, :, None].repeat(100, axis=0).repeat(3, axis=2)
         scales = []
         for seed in range(100):
@@ -193,7 +194,7 @@ class TestRandomness:
             assert recorder.epochs == expected
 
     def test_transforms_are_independent_of_each_other(self):
-        pipeline = training_pipeline(RandomScaleCrop((20, 20), IDENTITY, (0.5, 2.0)))
+        pipeline = Augmentation((20, 20)).pipeline(IDENTITY)
         ramp = np.arange(200, dtype=np.uint8)[None, :, None].repeat(100, axis=0).repeat(3, axis=2)
 
         def correlation(prepare):
@@ -361,10 +362,8 @@ class TestErrors:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"crop_size": (0, 5)}, "crop_size to be a height and a width"),
             ({"image_size": (5, 5, 5)}, "image_size to be a height and a width"),
-            ({"scale": (2.0, 0.5)}, "the smaller one first"),
-            ({"horizontal_flip": 1.5}, "horizontal_flip to be a probability"),
+            ({"augmentation": (20, 28)}, r"expected an Augmentation, such as .*, got \(20, 28\)"),
             ({"batch_size": 0}, "batch_size to be 1 or more"),
             ({"num_workers": -1}, "num_workers to be 0 or more"),
         ],
@@ -393,7 +392,7 @@ def test_importing_the_data_modules_asks_no_network():
 
 class TestRealCamVid:
     def test_it_is_complete_and_every_label_is_a_class(self, real_data):
-        data = CamVidDataModule(real_data / "camvid", crop_size=(240, 320), image_size=(240, 320), num_workers=2)
+        data = CamVidDataModule(real_data / "camvid", Augmentation((240, 320)), image_size=(240, 320), num_workers=2)
         data.setup("fit")
         assert (len(data.datasets["train"]), len(data.datasets["val"])) == (367, 101)
         counts = torch.zeros(256, dtype=torch.int64)

@@ -12,7 +12,7 @@ from layouts import write_cvat, write_folder, write_roboflow
 from PIL import Image
 
 from cpg_lightning.check_data import check_data
-from cpg_lightning.data import FolderDataModule
+from cpg_lightning.data import Augmentation, FolderDataModule
 from cpg_lightning.data.class_table import read_classes
 from cpg_lightning.data.color_labels import ColorLabels
 
@@ -33,7 +33,9 @@ ROBOFLOW = {
 
 
 def built(root, **options):
-    return FolderDataModule(root, **{"crop_size": (20, 28), "batch_size": 2, "num_workers": 0, **options})
+    return FolderDataModule(
+        root, **{"augmentation": Augmentation((20, 28)), "batch_size": 2, "num_workers": 0, **options}
+    )
 
 
 class TestExports:
@@ -57,7 +59,14 @@ class TestExports:
     @pytest.mark.parametrize(("write", "options"), [(write_cvat, CVAT), (write_roboflow, ROBOFLOW)])
     def test_nothing_is_wrong_with_them(self, write, options, tmp_path, capsys):
         arguments = [f"--data.{option}={value}" for option, value in options.items()]
-        root = ["--data", "FolderDataModule", "--data.root", str(write(tmp_path / "x")), "--data.crop_size", "[20, 28]"]
+        root = [
+            "--data",
+            "FolderDataModule",
+            "--data.root",
+            str(write(tmp_path / "x")),
+            "--data.augmentation.crop_size",
+            "[20, 28]",
+        ]
         assert check_data([*root, *arguments, "--num_workers", "0"]) == 0
         assert "nothing is wrong" in capsys.readouterr().out
 

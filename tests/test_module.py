@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from tiny import Tiny
 
 from cpg_lightning.callbacks import EvaluationReport, PredictionWriter
-from cpg_lightning.data import CamVidDataModule
+from cpg_lightning.data import Augmentation, CamVidDataModule
 from cpg_lightning.inference import Inference
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.metrics import BoundaryF1Score, TrimapJaccardIndex, boundary_iou
@@ -36,7 +36,7 @@ def trainer_of(**options):
 @pytest.fixture
 def data(camvid):
     L.seed_everything(0)
-    return CamVidDataModule(camvid, crop_size=(24, 32), batch_size=2, num_workers=0)
+    return CamVidDataModule(camvid, Augmentation((24, 32)), batch_size=2, num_workers=0)
 
 
 class Rates(Callback):
@@ -129,7 +129,7 @@ class TestEvaluation:
 
     @pytest.mark.parametrize("image_size", [None, (20, 28)])
     def test_probabilities_are_those_of_the_predicted_classes(self, camvid, image_size):
-        data = CamVidDataModule(camvid, crop_size=(24, 32), image_size=image_size, num_workers=0)
+        data = CamVidDataModule(camvid, Augmentation((24, 32)), image_size=image_size, num_workers=0)
         classes, probabilities = (
             torch.cat(trainer_of().predict(module_of(predict_probabilities=told), datamodule=data))
             for told in (False, True)
@@ -138,7 +138,7 @@ class TestEvaluation:
         torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(classes.shape))
 
     def test_iou_is_counted_at_the_labels_own_size(self, camvid):
-        data = CamVidDataModule(camvid, crop_size=(24, 32), image_size=(20, 28), num_workers=0)
+        data = CamVidDataModule(camvid, Augmentation((24, 32)), image_size=(20, 28), num_workers=0)
         module = module_of().eval()
         (result,) = trainer_of().validate(module, datamodule=data, verbose=False)
         union, intersection = torch.zeros(11), torch.zeros(11)
@@ -222,7 +222,7 @@ class TestCheckpoints:
     def test_a_broken_run_goes_on_as_if_it_had_not_been_broken(self, camvid, steps, num_workers):
         def fit(ckpt_path=None, **options):
             L.seed_everything(0)
-            data = CamVidDataModule(camvid, crop_size=(24, 32), batch_size=2, num_workers=num_workers)
+            data = CamVidDataModule(camvid, Augmentation((24, 32)), batch_size=2, num_workers=num_workers)
             module, rates = module_of(warmup_steps=1), Rates()
             options["callbacks"] = [rates, EvaluationReport(), *options.get("callbacks", [])]
             trainer_of(max_epochs=2, **options).fit(module, datamodule=data, ckpt_path=ckpt_path)
@@ -265,13 +265,13 @@ class TestErrors:
         with pytest.raises(
             ValueError, match=r"takes, 24x32 pixels, got a crop_size of \(24, 24\); set --data\.crop_size"
         ):
-            fit(crop_size=(24, 24))
+            fit(augmentation=Augmentation((24, 24)))
         with pytest.raises(
             ValueError, match=r"in evaluation, got images of any size; set --data\.image_size \[24, 32\]"
         ):
-            fit(crop_size=(24, 32))
-        fit(crop_size=(24, 32), image_size=(24, 32))
-        fit(Inference((24, 32), border="pad"), crop_size=(24, 32))
+            fit(augmentation=Augmentation((24, 32)))
+        fit(augmentation=Augmentation((24, 32)), image_size=(24, 32))
+        fit(Inference((24, 32), border="pad"), augmentation=Augmentation((24, 32)))
 
     def test_one_class_is_refused(self):
         with pytest.raises(ValueError, match="expected from 2 to 255 classes, got 1; name the background as a class"):

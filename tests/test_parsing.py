@@ -67,12 +67,12 @@ class TestMessages:
         ("options", "message"),
         [
             (
-                ["--data.scale=[2,1]"],
+                ["--data.augmentation.scale=[2,1]"],
                 "expected scale to be two positive numbers, the smaller one first, got (2.0, 1.0)",
             ),
             (["--data.batch_size=0"], "expected batch_size to be 1 or more, a whole number, got 0"),
             (
-                ["--data.crop_size=[0,3]"],
+                ["--data.augmentation.crop_size=[0,3]"],
                 "expected crop_size to be a height and a width of 1 or more pixels, got (0, 3)",
             ),
             (["--model.aux_weight=-1"], "expected aux_weight to be 0 or more and finite, got -1.0"),
@@ -101,7 +101,10 @@ class TestMessages:
     @pytest.mark.parametrize(
         ("text", "message"),
         [
-            ("data: {init_args: {scale: [2, 1]}}", "expected scale to be two positive numbers, the smaller one first"),
+            (
+                "data: {init_args: {augmentation: {scale: [2, 1]}}}",
+                "expected scale to be two positive numbers, the smaller one first",
+            ),
             ("model: {inference: {class_path: Inference, init_args: {scales: [0]}}}", "expected scales to be positive"),
             (
                 "trainer: {callbacks+: [{class_path: EvaluationReport, init_args: {num_images: 0}}]}",
@@ -118,7 +121,7 @@ class TestMessages:
     def test_also_a_broken_file_of_classes(self, monkeypatch, capsys):
         Path("own").mkdir()
         Path("own/classes.csv").write_text("value;name;color\n0;a;#000000\n")
-        folder = ["--data=FolderDataModule", "--data.root=own", "--data.crop_size=[8,8]"]
+        folder = ["--data=FolderDataModule", "--data.root=own", "--data.augmentation.crop_size=[8,8]"]
         shown = fails(monkeypatch, capsys, "fit", *BASE, *PARTS, *folder)
         assert shown.startswith("cpg: expected the first line to be value,name,color, got value;name;color")
         assert "Namespace" not in shown
@@ -147,7 +150,9 @@ class TestFiles:
         assert message in fails(monkeypatch, capsys, "fit", *QUIET, "--config=config.yaml")
 
     def test_an_alias_may_be_used(self, camvid):
-        Path("config.yaml").write_text("data:\n  init_args:\n    crop_size: &size [16, 24]\n    image_size: *size\n")
+        Path("config.yaml").write_text(
+            "data:\n  init_args:\n    augmentation: {crop_size: &size [16, 24]}\n    image_size: *size\n"
+        )
         cli = main([*QUIET, "--config=config.yaml"], run=False)
         assert cli.datamodule.crop_size == cli.datamodule.image_size == (16, 24)
 

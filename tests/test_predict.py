@@ -18,7 +18,7 @@ from tiny import Tiny
 
 from cpg_lightning.callbacks import PredictionWriter
 from cpg_lightning.cli import command, main
-from cpg_lightning.data import CamVidDataModule, CityscapesDataModule
+from cpg_lightning.data import Augmentation, CamVidDataModule, CityscapesDataModule, ShapesDataModule
 from cpg_lightning.inference import Inference
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.metrics import ClassIoU
@@ -50,7 +50,7 @@ def photographs(tmp_path):
 
 
 def data_of(tmp_path, **options):
-    return CamVidDataModule(tmp_path / "nowhere", crop_size=(24, 32), num_workers=0, **options)
+    return CamVidDataModule(tmp_path / "nowhere", Augmentation((24, 32)), num_workers=0, **options)
 
 
 class TestFiles:
@@ -86,11 +86,18 @@ class TestFiles:
         shutil.rmtree(camvid / "testannot")
         (camvid / "valannot" / "val_000.png").unlink()
         for split, images in (("test", 2), ("val", 3)):
-            data = CamVidDataModule(camvid, crop_size=(24, 32), num_workers=0, predict_split=split)
+            data = CamVidDataModule(camvid, Augmentation((24, 32)), num_workers=0, predict_split=split)
             data.setup("predict")
             assert len(data.datasets["predict"]) == images
         with pytest.raises(FileNotFoundError, match="testannot"):
             data.setup("test")
+
+    def test_drawn_images_are_predicted_without_their_labels(self):
+        data = ShapesDataModule(val_images=2, eval_batch_size=2, num_workers=0)
+        data.setup("predict")
+        (batch,) = data.predict_dataloader()
+        assert set(batch) == {"image", "name", "size"}
+        assert batch["name"] == ["shapes-test-00000", "shapes-test-00001"]
 
     def test_several_sizes_in_a_batch_are_refused(self, photographs, tmp_path):
         data = data_of(tmp_path, predict_images=str(photographs), eval_batch_size=3)
@@ -105,7 +112,7 @@ class TestFiles:
             assert len(data.datasets["predict"]) == number + 1
 
     def test_labels_are_the_values_of_the_datasets_files(self, tmp_path):
-        data = CityscapesDataModule(write_cityscapes(tmp_path / "c"), crop_size=(24, 32), num_workers=0)
+        data = CityscapesDataModule(write_cityscapes(tmp_path / "c"), Augmentation((24, 32)), num_workers=0)
         module = module_of(19)
         predict(data, tmp_path, module)
         data.setup("predict")
@@ -293,7 +300,7 @@ class TestPredictor:
 
     def test_it_predicts_what_the_validation_did(self, checkpoint, camvid):
         predictor = Predictor.from_checkpoint(checkpoint, allow=["tiny.Tiny"])
-        data = CamVidDataModule(camvid, crop_size=(24, 32), image_size=(24, 32), num_workers=0)
+        data = CamVidDataModule(camvid, Augmentation((24, 32)), image_size=(24, 32), num_workers=0)
         data.setup("validate")
         for batch, (path, _) in zip(data.val_dataloader(), data.datasets["val"].files, strict=True):
             expected = predictor.module.classes(batch)[0].numpy()
@@ -304,7 +311,7 @@ class TestPredictor:
         assert [tuple(colour) for colour in predictor.palette] == list(CamVidDataModule.palette)
 
     def test_a_module_built_in_python_needs_its_network(self, camvid, tmp_path):
-        data = CamVidDataModule(camvid, crop_size=(24, 32), batch_size=2, num_workers=0)
+        data = CamVidDataModule(camvid, Augmentation((24, 32)), batch_size=2, num_workers=0)
         trainer = L.Trainer(max_epochs=1, logger=False, accelerator="cpu", enable_progress_bar=False)
         module = module_of(class_names=data.class_names, palette=data.palette)
         trainer.fit(module, datamodule=data)
@@ -329,7 +336,7 @@ class TestPredictor:
         assert module.training
         assert module.inference is given
         trainer = L.Trainer(max_epochs=1, logger=False, accelerator="cpu", enable_checkpointing=False)
-        trainer.fit(module, datamodule=CamVidDataModule(camvid, crop_size=(24, 32), batch_size=2, num_workers=0))
+        trainer.fit(module, datamodule=CamVidDataModule(camvid, Augmentation((24, 32)), batch_size=2, num_workers=0))
         assert Predictor(module)(np.zeros((30, 40, 3), dtype=np.uint8)).shape == (30, 40)
         assert module.trainer is trainer
 
@@ -344,7 +351,7 @@ class TestPredictor:
 
 
 def test_a_dataset_without_labels_cannot_be_tested_on(tmp_path):
-    data = CityscapesDataModule(write_cityscapes(tmp_path / "c"), crop_size=(24, 32), test_split="test")
+    data = CityscapesDataModule(write_cityscapes(tmp_path / "c"), Augmentation((24, 32)), test_split="test")
     with pytest.raises(ValueError, match="expected images with labels to test with, got the test split"):
         trainer_of().test(module_of(19), datamodule=data)
 
@@ -363,7 +370,7 @@ class TestCityscapesEvaluation:
         """``cpg predict``'s PNGs of the real samples, by ``evalPixelLevelSemanticLabeling`` and by our metric."""
         evaluation = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
         root = real_data / "samples" / "cityscapes"
-        data = CityscapesDataModule(root, crop_size=(64, 64), num_workers=0, predict_split=split)
+        data = CityscapesDataModule(root, Augmentation((64, 64)), num_workers=0, predict_split=split)
         module = module_of(19)
         predict(data, tmp_path, module, overlay=False)
         files = data.files(split)

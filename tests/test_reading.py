@@ -15,12 +15,12 @@ import pytest
 from layouts import write_ade20k, write_folder, zipped
 from PIL import Image, ImageOps, PngImagePlugin, features
 
-from cpg_lightning.data import ADE20KDataModule, CamVidDataModule, FolderDataModule
+from cpg_lightning.data import ADE20KDataModule, Augmentation, CamVidDataModule, FolderDataModule
 from cpg_lightning.data.archive import Archive
 from cpg_lightning.data.decoding import decode_image, decode_label, read_image
 from cpg_lightning.data.header import read_header
 from cpg_lightning.data.paths import expanded
-from cpg_lightning.data.transforms import evaluation_pipeline
+from cpg_lightning.data.resizing import evaluation_pipeline
 
 BLOCKS = np.random.default_rng(0).integers(0, 255, (4, 6, 3), np.uint8).repeat(8, axis=0).repeat(8, axis=1)
 CONTAINERS = {
@@ -52,16 +52,18 @@ def shown(content):
 
 
 def folder_of(root, **options):
-    return FolderDataModule(root, **{"crop_size": (20, 28), "batch_size": 2, "num_workers": 0, **options})
+    return FolderDataModule(
+        root, **{"augmentation": Augmentation((20, 28)), "batch_size": 2, "num_workers": 0, **options}
+    )
 
 
 def predicted(tmp_path, images, **options):
     """The samples of images to predict: each as it is, or what is wrong with it."""
-    data = CamVidDataModule(tmp_path, crop_size=(20, 28), num_workers=0, predict_images=str(images), **options)
+    data = CamVidDataModule(tmp_path, Augmentation((20, 28)), num_workers=0, predict_images=str(images), **options)
     data.setup("predict")
     return {
         Path(str(path)).name: sample
-        for (path, _), sample in zip(data.datasets["predict"].files, data.datasets["predict"], strict=True)
+        for path, sample in zip(data.datasets["predict"].images, data.datasets["predict"], strict=True)
     }
 
 
@@ -98,7 +100,7 @@ class TestOrientation:
     @pytest.mark.parametrize("part", [0, 1], ids=["image", "label"])
     @pytest.mark.parametrize("container", ["jpg", "png", "tif"])
     def test_a_labelled_image_or_a_label_that_is_turned_is_an_error(self, container, part, tmp_path):
-        data = ADE20KDataModule(write_ade20k(tmp_path), crop_size=(20, 28), num_workers=0)
+        data = ADE20KDataModule(write_ade20k(tmp_path), Augmentation((20, 28)), num_workers=0)
         path = data.files("val")[0][part]
         container = "png" if part else container
         pixels = np.full((36, 48), 1, np.uint8) if part else BLOCKS
@@ -248,7 +250,7 @@ class TestSize:
     @pytest.mark.parametrize("kind", [0, 2, 3])
     @pytest.mark.parametrize("part", [0, 1], ids=["image", "label"])
     def test_too_many_pixels_are_refused_before_they_are_decoded(self, part, kind, tmp_path):
-        data = ADE20KDataModule(write_ade20k(tmp_path), crop_size=(20, 28), num_workers=0)
+        data = ADE20KDataModule(write_ade20k(tmp_path), Augmentation((20, 28)), num_workers=0)
         path = data.files("val")[0][part]
         path.write_bytes(huge_png(60000, 50000, kind))
         data.setup("validate")
@@ -269,7 +271,7 @@ class TestSize:
         samples = predicted(tmp_path, path, max_pixels=32 * 48)
         assert "image" in samples[path.name]
         data = CamVidDataModule(
-            tmp_path, crop_size=(2, 2), num_workers=0, predict_images=str(path), max_pixels=32 * 48 - 1
+            tmp_path, Augmentation((2, 2)), num_workers=0, predict_images=str(path), max_pixels=32 * 48 - 1
         )
         data.setup("predict")
         assert "max_pixels=1535 pixels, got 32x48" in data.datasets["predict"][0]["broken"]
@@ -281,19 +283,22 @@ class TestSize:
         with pytest.raises(ValueError, match="max_pixels=100 pixels, got 10x20"):
             evaluation_pipeline(10, max_pixels=100)(image=np.zeros((1, 2, 3), np.uint8))
 
-    @pytest.mark.parametrize("option", ["crop_size", "image_size"])
-    def test_sizes_that_are_asked_for_are_limited(self, option, tmp_path):
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [("crop_size", {"augmentation": Augmentation((10**6, 10**6))}), ("image_size", {"image_size": (10**6, 10**6)})],
+    )
+    def test_sizes_that_are_asked_for_are_limited(self, option, value, tmp_path):
         with pytest.raises(
             ValueError, match=f"{option} to be at most max_pixels=178956970 pixels, got 1000000x1000000"
         ):
-            CamVidDataModule(tmp_path, **{"crop_size": (20, 20), option: (10**6, 10**6)})
+            CamVidDataModule(tmp_path, **{"augmentation": Augmentation((20, 20)), **value})
 
     def test_a_zip_file_is_not_inflated_beyond_what_its_index_says(self, tmp_path):
         root = write_ade20k(tmp_path / "ade20k")
         name = "images/validation/ADE_val_00000001.jpg"
         (root / name).write_bytes(bytes(20_000_000))
         zipped(root, tmp_path / "zips" / "ADEChallengeData2016.zip", "ADEChallengeData2016")
-        options = {"crop_size": (2, 2), "num_workers": 0}
+        options = {"augmentation": Augmentation((2, 2)), "num_workers": 0}
         data = ADE20KDataModule(tmp_path / "zips", **options, max_pixels=10_000)
         with pytest.raises(
             ValueError, match=r"at most 16817216 bytes, 4 for each of max_pixels=10000, got 20000000: .*zip/ADE"
@@ -408,7 +413,7 @@ class TestLists:
     def test_training_images_are_samples_as_often_as_they_are_listed(self, listed):
         dataset = folder_of(listed).dataset("train", training=True)
         assert [image.stem for image, _ in dataset.files] == ["train0", *["train1"] * 11]
-        assert {dataset.name(image) for image, _ in dataset.files} == {"train0", "train1"}
+        assert {dataset.names[image] for image, _ in dataset.files} == {"train0", "train1"}
 
     def test_an_image_is_evaluated_once(self, listed):
         (listed / "val.txt").write_text("val0\nval1\nval0\n")
@@ -444,15 +449,10 @@ class TestPaths:
 
 
 @pytest.mark.parametrize("wrong", [float("nan"), float("inf"), True, 0, -1, "1"])
-@pytest.mark.parametrize(
-    "option", ["scale", "scale_step", "horizontal_flip", "max_class_share", "batch_size", "long_side", "max_pixels"]
-)
+@pytest.mark.parametrize("option", ["batch_size", "max_pixels"])
 def test_numbers_out_of_range_are_refused(option, wrong, tmp_path):
-    if (option, wrong) == ("horizontal_flip", 0):
-        pytest.skip("never is a probability")
-    value = (wrong, 2.0) if option == "scale" else wrong
     with pytest.raises(ValueError, match=f"expected {option} to be "):
-        CamVidDataModule(tmp_path, **{"crop_size": (20, 20), option: value})
+        CamVidDataModule(tmp_path, **{"augmentation": Augmentation((20, 20)), option: wrong})
 
 
 def test_a_member_that_says_to_be_huge_is_not_read(tmp_path):
@@ -466,6 +466,6 @@ def test_a_member_that_says_to_be_huge_is_not_read(tmp_path):
     place = content.rfind(b"PK\x01\x02", 0, content.rfind(b"PK\x01\x02"))
     struct.pack_into("<I", content, place + 24, 3_000_000_000)
     (root / "ADEChallengeData2016.zip").write_bytes(content)
-    data = ADE20KDataModule(root, crop_size=(20, 28), num_workers=0)
+    data = ADE20KDataModule(root, Augmentation((20, 28)), num_workers=0)
     with pytest.raises(ValueError, match=r"at most 732605096 bytes, .* got 3000000000"):
         data.dataset("val", training=False)[0]

@@ -6,7 +6,13 @@ import lightning as L
 import pytest
 import torch
 
-from cpg_lightning.data import CamVidDataModule, CityscapesDataModule, COCOStuffDataModule, ShapesDataModule
+from cpg_lightning.data import (
+    Augmentation,
+    CamVidDataModule,
+    CityscapesDataModule,
+    COCOStuffDataModule,
+    ShapesDataModule,
+)
 from cpg_lightning.data import workers as module
 from cpg_lightning.data.workers import available_cores, default_workers
 
@@ -93,7 +99,7 @@ class TestDataModule:
         return [data.train_dataloader(), data.val_dataloader(), data.predict_dataloader()]
 
     def module(self, camvid, **options):
-        return CamVidDataModule(camvid, crop_size=(24, 32), batch_size=2, **options)
+        return CamVidDataModule(camvid, Augmentation((24, 32)), batch_size=2, **options)
 
     def test_every_loader_has_the_default(self, camvid, cores):
         cores(3)
@@ -130,7 +136,7 @@ class TestDataModule:
 
     @pytest.mark.parametrize("kind", [CityscapesDataModule, COCOStuffDataModule])
     def test_every_dataset_has_it(self, tmp_path, kind):
-        assert kind(tmp_path, crop_size=(24, 32)).num_workers is None
+        assert kind(tmp_path, Augmentation((24, 32))).num_workers is None
         assert ShapesDataModule().num_workers is None
 
     def test_batches_come_from_the_default_number(self, camvid):

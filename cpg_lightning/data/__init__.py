@@ -6,6 +6,7 @@ import os
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
 from cpg_lightning.data.ade20k import ADE20KDataModule
+from cpg_lightning.data.augmentation import Augmentation
 from cpg_lightning.data.base import SegmentationDataModule
 from cpg_lightning.data.camvid import CamVidDataModule
 from cpg_lightning.data.cityscapes import CityscapesDataModule
@@ -16,6 +17,7 @@ from cpg_lightning.data.shapes import ShapesDataModule
 
 __all__ = [
     "ADE20KDataModule",
+    "Augmentation",
     "COCOStuff10kDataModule",
     "COCOStuffDataModule",
     "CamVidDataModule",

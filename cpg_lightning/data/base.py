@@ -14,16 +14,18 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from cpg_lightning.data.augmentation import Augmentation
 from cpg_lightning.data.class_table import label_table
-from cpg_lightning.data.dataset import FileDataset, SegmentationDataset
+from cpg_lightning.data.dataset import FileDataset, SegmentationDataset, image_names
 from cpg_lightning.data.decoding import MOST_PIXELS, decode_image, decode_label
 from cpg_lightning.data.files import FileTree, counted, images_at
 from cpg_lightning.data.loading import SegmentationLoader, TrainingLoader, collate, with_int64_masks
-from cpg_lightning.data.options import check_size_option, check_whole, is_number, is_scale
+from cpg_lightning.data.options import check_area, check_sides, check_whole
 from cpg_lightning.data.paths import expanded
 from cpg_lightning.data.predicted import PredictionRecord, identity_of
+from cpg_lightning.data.prediction import FilePredictionDataset, PredictionDataset
+from cpg_lightning.data.resizing import evaluation_pipeline
 from cpg_lightning.data.sampling import EvaluationSampler, TrainingSampler
-from cpg_lightning.data.transforms import RandomScaleCrop, evaluation_pipeline, steps, training_pipeline
 from cpg_lightning.data.workers import available_cores, default_workers
 
 Split = Literal["train", "val", "test"]
@@ -41,16 +43,9 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
 
     Args:
         root: Folder of the dataset, or of its official zip files where the dataset has ``archives``.
-        crop_size: Height and width of training images in pixels.
-        image_size: Height and width in pixels that images are resized to, or their shorter side, their shape kept:
-            before the random scale in training, and in evaluation. Each image's own size by default.
-        long_side: The longer side in pixels that images are resized to in training instead, before the random scale.
-        scale: Smallest and largest random scale in training.
-        scale_step: Distance of the scales that are drawn, beginning with the smallest; any between by default.
-        horizontal_flip: Probability of a flip in training.
-        photometric: Whether brightness, contrast, saturation and hue are distorted in training.
-        max_class_share: Share of a crop's labelled pixels that its largest class should not exceed: the first of 10
-            crops for which it does not, or the last. Below 1, e.g. 0.75, it balances the classes.
+        augmentation: How training images are augmented, with the size of their crops.
+        image_size: Height and width in pixels that images are resized to, or their shorter side; then the aspect ratio is
+            kept. It holds in evaluation, and in training before the random scale. Each image's own size by default.
         train_with_val: Whether to train on the validation images too, for a benchmark's server.
         batch_size: Images a step and process in training.
         eval_batch_size: Images a step and process in evaluation; more than 1 needs labels of one size.
@@ -84,7 +79,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         official_counts: Number of images of each split as published.
 
     Raises:
-        ValueError: For sizes, scales or numbers out of range.
+        ValueError: For sizes or numbers out of range.
     """
 
     num_classes: int
@@ -105,14 +100,8 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
     def __init__(
         self,
         root: str | Path,
-        crop_size: tuple[int, int],
+        augmentation: Augmentation,
         image_size: int | tuple[int, int] | None = None,
-        long_side: int | None = None,
-        scale: tuple[float, float] = (0.5, 2.0),
-        scale_step: float | None = None,
-        horizontal_flip: float = 0.5,
-        photometric: bool = False,
-        max_class_share: float = 1.0,
         train_with_val: bool = False,
         batch_size: int = 8,
         eval_batch_size: int = 1,
@@ -124,38 +113,26 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         check_whole("max_pixels", max_pixels, 1)
-        check_size_option("crop_size", crop_size, max_pixels)
+        if not isinstance(augmentation, Augmentation):
+            raise ValueError(
+                f"expected an Augmentation, such as Augmentation(crop_size=(512, 512)), got {augmentation}"
+            )
+        check_area("crop_size", augmentation.crop_size, max_pixels)
         if isinstance(image_size, tuple | list):
-            check_size_option("image_size", image_size, max_pixels)
+            check_sides("image_size", image_size)
+            check_area("image_size", (image_size[0], image_size[1]), max_pixels)
         elif image_size is not None:
             check_whole("image_size", image_size, 1)
-        if long_side is not None:
-            check_whole("long_side", long_side, 1)
         for name, value, smallest in (
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
             ("num_workers", 0 if num_workers is None else num_workers, 0),
         ):
             check_whole(name, value, smallest)
-        if (
-            not isinstance(scale, tuple | list)
-            or len(scale) != 2
-            or not all(map(is_scale, scale))
-            or scale[0] > scale[1]
-        ):
-            raise ValueError(f"expected scale to be two positive numbers, the smaller one first, got {scale}")
-        if scale_step is not None and not (is_scale(scale_step) and steps(scale, scale_step)):
-            raise ValueError(
-                f"expected scale_step to be positive and to fit between the scales {scale}, got {scale_step}"
-            )
-        if not is_number(horizontal_flip) or not 0 <= horizontal_flip <= 1:
-            raise ValueError(f"expected horizontal_flip to be a probability, got {horizontal_flip}")
-        if not is_number(max_class_share) or not 0 < max_class_share <= 1:
-            raise ValueError(f"expected max_class_share to be above 0 and at most 1, got {max_class_share}")
         # Of images to predict a process may have none; the loaders of the other stages look for themselves.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.root = expanded(root)
-        self.find_facts()
+        self.read_metadata()
         if not 2 <= self.num_classes:
             raise ValueError(
                 f"expected 2 or more classes, got {self.num_classes}: {type(self).__name__}; name the background as a class"
@@ -163,14 +140,8 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         for name, split in (("test_split", test_split), ("predict_split", predict_split)):
             if split is not None and split not in self.splits:
                 raise ValueError(f"expected {name} to be {' or '.join(self.splits)}, got {split!r}")
-        self.crop_size = crop_size
+        self.augmentation = augmentation
         self.image_size = image_size
-        self.long_side = long_side
-        self.scale = scale
-        self.scale_step = scale_step
-        self.horizontal_flip = horizontal_flip
-        self.photometric = photometric
-        self.max_class_share = max_class_share
         self.train_with_val = train_with_val
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -181,10 +152,10 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         self.predicted: PredictionRecord | None = None
         self.max_pixels = max_pixels
         self.tree = FileTree(self.root, self.layout, self.archives, max_pixels)
-        self.datasets: dict[str, SegmentationDataset] = {}
+        self.datasets: dict[str, SegmentationDataset | PredictionDataset] = {}
 
-    def find_facts(self) -> None:
-        """Set those attributes that are no facts of the class but found in ``root``; none by default."""
+    def read_metadata(self) -> None:
+        """Set the attributes that are read from files in ``root``; none by default."""
 
     @abstractmethod
     def files(self, split: Split) -> list[tuple[Path, Path | None]]:
@@ -245,9 +216,6 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
                 f"expected a split out of {', '.join(self.splits)}, got {split!r}: {type(self).__name__} in {self.root}"
             )
         files = self.files(split) + (self.files("val") if training and self.train_with_val else [])
-        return self._of_files(files, training)
-
-    def _of_files(self, files: list[tuple[Path, Path | None]], training: bool) -> FileDataset:
         return FileDataset(
             self.tree,
             files,
@@ -276,35 +244,32 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         """
         return []
 
-    def unlabelled(self, split: Split) -> SegmentationDataset:
-        """The images to predict: ``predict_images``, or those of a split; what cannot be read is said in its sample.
+    def prediction_dataset(self, split: Split) -> PredictionDataset:
+        """The images to predict: ``predict_images``, or those of a split; without those that are predicted already.
 
         Raises:
             FileNotFoundError: See :meth:`files`, and if there are no ``predict_images``.
             ValueError: See :meth:`files`.
         """
+        images = self._images(split)
+        if self.predicted is not None:
+            images = self.predicted.without_predictions(images)
+        names = image_names(images)
+        if self.predicted is not None:
+            named = ((name, identity_of(path, self.tree.stored_in(path)), path) for path, name in names.items())
+            names = {path: names[path] for path in self.predicted.remaining(named)}
+        return FilePredictionDataset(self.tree, names, self.decode_image, self.pipeline(False), self.max_pixels)
+
+    def _images(self, split: Split) -> list[Path]:
+        """The image files among which those to predict are."""
         if self.predict_images is None:
-            self.tree.with_labels = False
-            try:
-                dataset = self.dataset(split, training=False)
-            finally:
-                self.tree.with_labels = True
-        else:
-            place = expanded(self.predict_images)
-            images, others = images_at(place, self.max_pixels)
-            if others:
-                rank_zero_warn(f"not predicted in {place}, as they are no images that are read: {counted(others)}")
-            dataset = self._of_files([(path, None) for path in images], training=False)
-        if isinstance(dataset, FileDataset):
-            images = [image for image, _ in dataset.files]
-            if self.predicted is not None:
-                images = self.predicted.without_predictions(images)
-                dataset = self._of_files([(image, None) for image in images], training=False)  # what they are called
-                named = ((dataset.name(path), identity_of(path, self.tree.stored_in(path)), path) for path in images)
-                images = self.predicted.remaining(named)
-            dataset.files = [(image, None) for image in images]
-        dataset.skip_broken = True
-        return dataset
+            with self.tree.without_labels():
+                return [image for image, _ in self.files(split)]
+        place = expanded(self.predict_images)
+        images, others = images_at(place, self.max_pixels)
+        if others:
+            rank_zero_warn(f"not predicted in {place}, as they are no images that are read: {counted(others)}")
+        return images
 
     def setup(self, stage: str) -> None:
         """Build the datasets of a stage (fit, validate, test or predict) and no other, once.
@@ -329,30 +294,31 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
             )
         for loader, split in stages[stage].items():
             if loader not in self.datasets:
-                dataset = self.dataset(split, loader == "train") if stage != "predict" else self.unlabelled(split)
-                if loader != "predict" and not dataset.labelled:
-                    raise ValueError(
-                        f"expected images with labels to {TrainerFn(stage).value} with, got the {split} split of {type(self).__name__} in "
-                        f"{self.root}, which has none; its images can be predicted. {self.why_no_labels(split)}"
-                        f"Expected layout:\n{self.layout}"
-                    )
-                self.datasets[loader] = dataset
+                self.datasets[loader] = (
+                    self.prediction_dataset(split) if stage == "predict" else self._labelled(split, stage, loader)
+                )
+
+    def _labelled(self, split: Split, stage: str, loader: str) -> SegmentationDataset:
+        """The dataset of a split that must have labels."""
+        dataset = self.dataset(split, training=loader == "train")
+        if not dataset.labelled:
+            raise ValueError(
+                f"expected images with labels to {TrainerFn(stage).value} with, got the {split} split of {type(self).__name__} in "
+                f"{self.root}, which has none; its images can be predicted. {self.why_no_labels(split)}"
+                f"Expected layout:\n{self.layout}"
+            )
+        return dataset
+
+    @property
+    def crop_size(self) -> tuple[int, int]:
+        """Height and width of training images in pixels."""
+        return self.augmentation.crop_size
 
     def pipeline(self, training: bool) -> A.Compose:
-        """What is done to the images."""
+        """What is done to the images, in training or in evaluation."""
         if not training:
             return evaluation_pipeline(self.image_size, self.max_pixels)
-        crop = RandomScaleCrop(
-            self.crop_size,
-            self.label_table(),
-            self.scale,
-            self.scale_step,
-            self.image_size,
-            self.long_side,
-            self.max_class_share,
-            self.ignore_index,
-        )
-        return training_pipeline(crop, self.horizontal_flip, self.photometric, self.ignore_index)
+        return self.augmentation.pipeline(self.label_table(), self.image_size, self.ignore_index)
 
     def train_dataloader(self) -> TrainingLoader:
         """Shuffled, augmented training batches; the last incomplete one is dropped.
@@ -395,7 +361,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         loader.within_run = self._within_run
         return loader
 
-    def _built(self, loader: str) -> SegmentationDataset:
+    def _built(self, loader: str) -> SegmentationDataset | PredictionDataset:
         if loader not in self.datasets:
             stage = {"train": "fit", "val": "validate"}.get(loader, loader)
             raise ValueError(f"expected setup({stage!r}) before the {loader} loader is asked for")

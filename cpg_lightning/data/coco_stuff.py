@@ -27,31 +27,14 @@ class COCOStuffDataModule(SegmentationDataModule):
             images/{train,val}2017/000000000009.jpg
             annotations/{train,val}2017/000000000009.png, values 0..181 (the official id - 1) and 255 = unlabeled, ignored
 
-    Root may be the folder of train2017.zip, val2017.zip and stuffthingmaps_trainval2017.zip instead. Other files in the
-    label folder, such as JSON and the labelTrainIds of mmsegmentation, are not read. There is no test split with labels:
-    ``test`` and ``predict`` take the validation images.
+    Labels are read from ``stuffthingmaps/`` instead of ``annotations/`` where that folder is there. Root may be the folder of
+    train2017.zip, val2017.zip and stuffthingmaps_trainval2017.zip instead. Other files in the label folder, such as JSON and
+    the labelTrainIds of mmsegmentation, are not read. There is no test split with labels: ``test`` and ``predict`` take the
+    validation images.
 
     The palette is this package's own, of 171 colours as far from each other in CIELAB as could be: there is no official one.
 
-    Args:
-        root: See :class:`~cpg_lightning.data.SegmentationDataModule`.
-        crop_size: See there.
-        label_folder: Folder of the labels below the root, e.g. ``stuffthingmaps``.
-        image_size: See there.
-        long_side: See there.
-        scale: See there.
-        scale_step: See there.
-        horizontal_flip: See there.
-        photometric: See there.
-        max_class_share: See there.
-        train_with_val: See there.
-        batch_size: See there.
-        eval_batch_size: See there.
-        num_workers: See there.
-        test_split: See there.
-        predict_split: See there.
-        predict_images: See there.
-        max_pixels: See there.
+    Arguments as in :class:`~cpg_lightning.data.SegmentationDataModule`.
 
     Source: Caesar et al., "COCO-Stuff: Thing and Stuff Classes in Context", 2018; ids and names of labels.txt
     (nightrome/cocostuff).
@@ -62,62 +45,25 @@ class COCOStuffDataModule(SegmentationDataModule):
     layout = """\
 root/
     images/train2017/000000000009.jpg        (also val2017/)
-    annotations/train2017/000000000009.png   (or the folder given as label_folder)
+    annotations/train2017/000000000009.png   (or stuffthingmaps/train2017/)
     (or train2017.zip, val2017.zip and stuffthingmaps_trainval2017.zip)"""
     absent_classes = "skip_always"
     splits = ("train", "val")
     default_test_split = "val"
     official_counts: ClassVar[dict[Split, int]] = {"train": 118287, "val": 5000}
+    archives: Mapping[str, tuple[str, str]] = {
+        "train2017.zip": ("train2017", "images/train2017"),
+        "val2017.zip": ("val2017", "images/val2017"),
+        "stuffthingmaps_trainval2017.zip": ("", "annotations"),
+    }
     unknown_hint = (
         "a 182 is in the labels of COCO-Stuff 10k, whose values are one more: use COCOStuff10kDataModule for them"
     )
 
-    def __init__(
-        self,
-        root: str | Path,
-        crop_size: tuple[int, int],
-        label_folder: str = "annotations",
-        image_size: int | tuple[int, int] | None = None,
-        long_side: int | None = None,
-        scale: tuple[float, float] = (0.5, 2.0),
-        scale_step: float | None = None,
-        horizontal_flip: float = 0.5,
-        photometric: bool = False,
-        max_class_share: float = 1.0,
-        train_with_val: bool = False,
-        batch_size: int = 8,
-        eval_batch_size: int = 1,
-        num_workers: int | None = None,
-        test_split: Split | None = None,
-        predict_split: Split | None = None,
-        predict_images: str | None = None,
-        max_pixels: int = MOST_PIXELS,
-    ) -> None:
-        self.label_folder = label_folder
-        self.archives = {
-            "train2017.zip": ("train2017", "images/train2017"),
-            "val2017.zip": ("val2017", "images/val2017"),
-            "stuffthingmaps_trainval2017.zip": ("", label_folder),
-        }
-        super().__init__(
-            root,
-            crop_size,
-            image_size,
-            long_side,
-            scale,
-            scale_step,
-            horizontal_flip,
-            photometric,
-            max_class_share,
-            train_with_val,
-            batch_size,
-            eval_batch_size,
-            num_workers,
-            test_split,
-            predict_split,
-            predict_images,
-            max_pixels,
-        )
+    def read_metadata(self) -> None:
+        """Look which of its two names the folder of labels has."""
+        self.label_folder = "stuffthingmaps" if (self.root / "stuffthingmaps").is_dir() else "annotations"
+        self.archives = {**self.archives, "stuffthingmaps_trainval2017.zip": ("", self.label_folder)}
 
     def suspicions(self, pixels: np.ndarray) -> list[str]:
         """See :meth:`SegmentationDataModule.suspicions`: values of the other release."""

@@ -3,7 +3,7 @@
 import os
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ import albumentations as A
 import cv2
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from cpg_lightning.data.class_table import UNKNOWN
 from cpg_lightning.data.decoding import MOST_PIXELS, check_size
 from cpg_lightning.data.files import FileTree
 from cpg_lightning.data.header import read_header
-from cpg_lightning.data.sampling import Draw
+from cpg_lightning.data.sampling import SeededIndex
 
 BETWEEN = 5  # unknown values in a label: more than a class or two that were forgotten
 
@@ -36,7 +37,6 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
 
     labelled = True  # whether every image has a label
     unknown_hint = ""
-    skip_broken = False  # whether an image that cannot be read is a sample that says so, rather than an error
 
     def __init__(self, pipeline: A.Compose, training: bool, label_table: np.ndarray) -> None:
         self.pipeline = pipeline
@@ -54,49 +54,40 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
         """Where the label is, for messages."""
         return f"label {index}"
 
-    def __getitem__(self, item: int | Draw) -> dict[str, Any]:
-        """One image, uint8 (3, H, W), its mask, uint8 (H, W), if it has a label, and its name.
+    def __getitem__(self, item: int | SeededIndex) -> dict[str, Any]:
+        """One image, uint8 (3, H, W), its mask, uint8 (H, W), and its name.
 
-        In evaluation also its ``size``, int64 (2), height and width as they are before the pipeline.
+        In evaluation also its ``size``, int64 (2), height and width before the pipeline.
 
         Args:
-            item: The index, in training with the seed of its augmentation, which is otherwise always the same.
+            item: The index; in training with the seed of its augmentation. An index alone is always augmented alike.
 
         Raises:
-            ValueError: For a label value that the dataset does not have; see also :meth:`read`.
+            ValueError: For an image without a label, and for a label value that the dataset does not have; see also
+                :meth:`read`.
         """
-        draw = item if isinstance(item, Draw) else Draw(item, ())
-        try:
-            return self._sample(draw, *self.read(draw.index))
-        except (OSError, ValueError) as error:
-            if not self.skip_broken:
-                raise
-            return {"broken": str(error)}
-
-    def _sample(self, draw: Draw, image: np.ndarray, label: np.ndarray | None, name: str) -> dict[str, Any]:
-        """What the pipeline makes of an image and its label."""
-        sample: dict[str, Any] = {"name": name}
-        mask = None
+        seeded = item if isinstance(item, SeededIndex) else SeededIndex(item, ())
+        image, label, name = self.read(seeded.index)
+        if label is None:
+            raise ValueError(f"expected an image with a label, got one without: {name}; it can be predicted")
         if self.training:
-            # A stream of its own for each sample: the crops depend neither on the worker nor on the number of workers.
-            # The 1 keeps it apart from the sampler's: NumPy takes a seed as if zeros followed.
-            generator = np.random.default_rng([*draw.seed, draw.index, 1])
-            self.pipeline.set_random_state(generator, random.Random(int(generator.integers(2**63))))
-            image, mask = self.pipeline(image=image, mask=label).values()
+            sample, mask = self._augmented(seeded, image, label, name)
         else:
-            sample["size"] = torch.tensor(image.shape[:2])
-            try:
-                image = self.pipeline(image=image)["image"]
-            except ValueError as error:  # too large when resized
-                raise ValueError(f"{error}: {name}") from error
-            mask = None if label is None else cv2.LUT(label, self.label_table)
-        # A view of (H, W, 3), the order that the networks calculate in; the loader keeps it.
-        sample["image"] = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
-        if mask is not None:
-            if label is not None and (mask == UNKNOWN).any():
-                raise ValueError(self.unknown(draw.index, label))
-            sample["mask"] = torch.from_numpy(mask)
-        return sample
+            sample, mask = evaluation_sample(self.pipeline, image, name), cv2.LUT(label, self.label_table)
+        if (mask == UNKNOWN).any():
+            raise ValueError(self.unknown(seeded.index, label))
+        return {**sample, "mask": torch.from_numpy(mask)}
+
+    def _augmented(
+        self, seeded: SeededIndex, image: np.ndarray, label: np.ndarray, name: str
+    ) -> tuple[dict[str, Any], np.ndarray]:
+        """A training sample without its mask, and the mask."""
+        # A stream of its own for each sample: the crops depend neither on the worker nor on the number of workers.
+        # The 1 keeps it apart from the sampler's: NumPy takes a seed as if zeros followed.
+        generator = np.random.default_rng([*seeded.seed, seeded.index, 1])
+        self.pipeline.set_random_state(generator, random.Random(int(generator.integers(2**63))))
+        crop = self.pipeline(image=image, mask=label)
+        return {"name": name, "image": image_tensor(crop["image"])}, np.ascontiguousarray(crop["mask"])
 
     def unknown(self, index: int, label: np.ndarray) -> str:
         """What is wrong with a label that has values which the dataset does not have."""
@@ -107,7 +98,7 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
             len(wrong) >= BETWEEN
         )
         return (
-            f"expected label values {spans(known)}, got {wrong[:10].tolist()}: {self.where(index)}; "
+            f"expected label values {format_ranges(known)}, got {wrong[:10].tolist()}: {self.where(index)}; "
             f"{between}{self.unknown_hint}"
         )
 
@@ -147,21 +138,10 @@ class FileDataset(SegmentationDataset):
         self.decode_label = decode_label
         self.unknown_hint = unknown_hint
         self.labelled = all(label is not None for _, label in files)
-        # Names are of files alone, unless that would make two the same; then with their folders, and if need be suffixes.
-        images = {image for image, _ in files}  # each once, though it may be several samples
-        unique = len({image.stem for image in images}) == len(images)
-        self.folder = None if unique else Path(os.path.commonpath([image.parent for image in images]))
-        self.suffixes = len({image.with_suffix("") for image in images}) < len(images)
+        self.names = image_names(image for image, _ in files)
 
     def __len__(self) -> int:
         return len(self.files)
-
-    def name(self, image: Path) -> str:
-        """What an image is called: the stem of its file, and the folders that distinguish it."""
-        if self.folder is None:
-            return image.stem
-        path = image.relative_to(self.folder)
-        return (path if self.suffixes else path.with_suffix("")).as_posix()
 
     def where(self, index: int) -> str:
         """The label's path."""
@@ -175,11 +155,11 @@ class FileDataset(SegmentationDataset):
                 one channel or of another size than its image, and a labelled image or a label that is shown turned.
         """
         image_path, label_path = self.files[index]
-        name = self.name(image_path)
-        image = self._decoded(image_path, self.decode_image, labelled=label_path is not None)
+        name = self.names[image_path]
+        image = decoded_file(self.tree, image_path, self.decode_image, self.max_pixels, label_path is not None)
         if label_path is None:
             return image, None, name
-        label = self._decoded(label_path, self.decode_label, labelled=True)
+        label = decoded_file(self.tree, label_path, self.decode_label, self.max_pixels, labelled=True)
         if label.shape != image.shape[:2]:
             raise ValueError(
                 f"expected the label to have its image's size, {image.shape[0]}x{image.shape[1]} pixels (height x width), "
@@ -187,25 +167,78 @@ class FileDataset(SegmentationDataset):
             )
         return image, label, name
 
-    def _decoded(self, path: Path, decode: Callable[[bytes, Path], np.ndarray], labelled: bool) -> np.ndarray:
-        """A file's pixels, of which it is checked first how many there are, and whether they are stored as shown."""
-        content = self.tree.read(path)
-        header = read_header(content)  # None for what only the decoder knows
-        check_size(header, path, self.max_pixels)
-        if labelled and header is not None and header.orientation != 1:
-            raise ValueError(
-                f"expected a labelled image, and its label, to be stored as they are shown, got EXIF orientation "
-                f"{header.orientation}: {path}; whether it was labelled as stored or as shown only you know: turn the "
-                f"pixels if need be, and remove the tag by 'exiftool -Orientation= {path.name}'"
-            )
-        return decode(content, path)
+
+def decoded_file(
+    tree: FileTree,
+    path: Path,
+    decode: Callable[[bytes, Path], np.ndarray],
+    max_pixels: int = MOST_PIXELS,
+    labelled: bool = False,
+) -> np.ndarray:
+    """The pixels of an image file or a label file. Its header is checked before it is decoded.
+
+    Args:
+        tree: Reads the file.
+        path: The file.
+        decode: Turns the content and the path into pixels.
+        max_pixels: Largest number of pixels.
+        labelled: Whether it is a label or has one. Then the pixels must be stored in the orientation in which they are shown.
+
+    Raises:
+        ValueError: For a file that cannot be read, is too large, or must not be rotated and is.
+    """
+    content = tree.read(path)
+    header = read_header(content)  # None for what only the decoder knows
+    check_size(header, path, max_pixels)
+    if labelled and header is not None and header.orientation != 1:
+        raise ValueError(
+            f"expected a labelled image, and its label, to be stored as they are shown, got EXIF orientation "
+            f"{header.orientation}: {path}; whether it was labelled as stored or as shown only you know: turn the "
+            f"pixels if need be, and remove the tag by 'exiftool -Orientation= {path.name}'"
+        )
+    return decode(content, path)
 
 
-def spans(values: np.ndarray) -> str:
+def evaluation_sample(pipeline: A.Compose, image: np.ndarray, name: str) -> dict[str, Any]:
+    """The sample of an image in evaluation: ``name``, ``size`` before the pipeline, int64 (2), and ``image``, uint8 (3, H, W).
+
+    Raises:
+        ValueError: If the image would be too large after resizing.
+    """
+    try:
+        resized = pipeline(image=image)["image"]
+    except ValueError as error:
+        raise ValueError(f"{error}: {name}") from error
+    return {"name": name, "size": torch.tensor(image.shape[:2]), "image": image_tensor(resized)}
+
+
+def image_tensor(image: np.ndarray) -> Tensor:
+    """An image (H, W, 3) as a view of shape (3, H, W): the order in memory is that in which the networks compute."""
+    return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+
+
+def image_names(images: Iterable[Path]) -> dict[Path, str]:
+    """The name of each image file: its stem, with its folders and, if needed, its suffix where two would have the same name.
+
+    Example:
+        >>> list(image_names([Path("a/1.png"), Path("a/2.png")]).values())
+        ['1', '2']
+        >>> list(image_names([Path("a/1.png"), Path("b/1.png")]).values())
+        ['a/1', 'b/1']
+    """
+    paths = list(dict.fromkeys(images))  # each once, though it may be several samples
+    if len({path.stem for path in paths}) == len(paths):
+        return {path: path.stem for path in paths}
+    folder = os.path.commonpath([path.parent for path in paths])
+    suffixes = len({path.with_suffix("") for path in paths}) < len(paths)
+    return {path: (path if suffixes else path.with_suffix("")).relative_to(folder).as_posix() for path in paths}
+
+
+def format_ranges(values: np.ndarray) -> str:
     """Numbers in ascending order as ranges.
 
     Example:
-        >>> spans(np.array([0, 1, 2, 5, 255]))
+        >>> format_ranges(np.array([0, 1, 2, 5, 255]))
         '0..2, 5, 255'
     """
     groups = np.split(values, np.flatnonzero(np.diff(values) > 1) + 1)

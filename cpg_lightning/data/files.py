@@ -2,7 +2,8 @@
 
 import os
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from cpg_lightning.data.archive import Archive, bytes_of
@@ -56,6 +57,15 @@ class FileTree:
         self.with_labels = True
         self.zips: dict[Path, Archive] = {}
         self.zipped: dict[Path, tuple[Archive, str]] = {}
+
+    @contextmanager
+    def without_labels(self) -> Iterator[None]:
+        """Within it, no labels are looked for."""
+        self.with_labels = False
+        try:
+            yield
+        finally:
+            self.with_labels = True
 
     def wrong(self, message: str) -> None:
         """Raise what is wrong with the files, or collect it.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cpg_lightning.data.augmentation import Augmentation
 from cpg_lightning.data.base import SegmentationDataModule, Split
 from cpg_lightning.data.class_table import EXAMPLE, read_classes
 from cpg_lightning.data.color_labels import ColorLabels
@@ -46,7 +47,7 @@ class FolderDataModule(SegmentationDataModule):
 
     Args:
         root: See :class:`~cpg_lightning.data.SegmentationDataModule`.
-        crop_size: See there.
+        augmentation: See there.
         images: Pattern of the images' paths below the root.
         labels: Pattern of the labels' paths, e.g. ``{split}/{name}_mask.png``.
         split_names: What a split is called in folders and lists where it is not by its own name, e.g.
@@ -56,12 +57,6 @@ class FolderDataModule(SegmentationDataModule):
             :func:`~cpg_lightning.data.class_table.read_classes`, also for how tools write it.
         label_colors: Whether labels are RGB PNGs in the colours of the classes, rather than their values.
         image_size: See :class:`~cpg_lightning.data.SegmentationDataModule`.
-        long_side: See there.
-        scale: See there.
-        scale_step: See there.
-        horizontal_flip: See there.
-        photometric: See there.
-        max_class_share: See there.
         train_with_val: See there.
         batch_size: See there.
         eval_batch_size: See there.
@@ -88,7 +83,7 @@ root/
     def __init__(
         self,
         root: str | Path,
-        crop_size: tuple[int, int],
+        augmentation: Augmentation,
         images: str = IMAGES,
         labels: str = LABELS,
         split_names: dict[str, list[str]] | None = None,
@@ -96,12 +91,6 @@ root/
         classes: str = "classes.csv",
         label_colors: bool = False,
         image_size: int | tuple[int, int] | None = None,
-        long_side: int | None = None,
-        scale: tuple[float, float] = (0.5, 2.0),
-        scale_step: float | None = None,
-        horizontal_flip: float = 0.5,
-        photometric: bool = False,
-        max_class_share: float = 1.0,
         train_with_val: bool = False,
         batch_size: int = 8,
         eval_batch_size: int = 1,
@@ -135,14 +124,8 @@ root/
         self.label_colors = label_colors
         super().__init__(
             root,
-            crop_size,
+            augmentation,
             image_size,
-            long_side,
-            scale,
-            scale_step,
-            horizontal_flip,
-            photometric,
-            max_class_share,
             train_with_val,
             batch_size,
             eval_batch_size,
@@ -153,7 +136,7 @@ root/
             max_pixels,
         )
 
-    def find_facts(self) -> None:
+    def read_metadata(self) -> None:
         """Read the classes, and look which splits there are."""
         if (self.images, self.labels, self.lists) != (IMAGES, LABELS, LISTS):
             self.layout = f"root/\n    {self.images}\n    {self.labels}\n    (or with a list of names {self.lists})"

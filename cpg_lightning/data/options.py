@@ -26,11 +26,11 @@ def check_whole(name: str, value: object, smallest: int) -> None:
         raise ValueError(f"expected {name} to be {smallest} or more, a whole number, got {value!r}")
 
 
-def check_size_option(name: str, value: object, max_pixels: int) -> None:
-    """Refuse what is no height and width, or one of more pixels than an image may have.
+def check_sides(name: str, value: object) -> None:
+    """Refuse what is not a height and a width in whole pixels.
 
     Raises:
-        ValueError: If it is none, or too large.
+        ValueError: If it is not.
     """
     if (
         not isinstance(value, tuple | list)
@@ -38,6 +38,14 @@ def check_size_option(name: str, value: object, max_pixels: int) -> None:
         or any(not is_number(side) or side != int(side) or side < 1 for side in value)
     ):
         raise ValueError(f"expected {name} to be a height and a width of 1 or more pixels, got {value}")
+
+
+def check_area(name: str, value: tuple[int, int], max_pixels: int) -> None:
+    """Refuse a height and width of more pixels than an image may have.
+
+    Raises:
+        ValueError: If there are more.
+    """
     if value[0] * value[1] > max_pixels:
         raise ValueError(
             f"expected {name} to be at most max_pixels={max_pixels} pixels, got {value[0]}x{value[1]} (height x width)"

@@ -9,14 +9,14 @@ from torch.utils.data import Dataset, DistributedSampler
 
 
 @dataclass(frozen=True)
-class Draw:
+class SeededIndex:
     """One training sample: which image, and what its random numbers are seeded with besides the index."""
 
     index: int
     seed: tuple[int, ...]
 
 
-class TrainingSampler(DistributedSampler[Draw]):
+class TrainingSampler(DistributedSampler[SeededIndex]):
     """Every image once an epoch, shuffled, each with its seed; each iteration is the next epoch.
 
     It is a ``DistributedSampler`` for one process too, so that Lightning tells it the epoch and never replaces it.
@@ -33,14 +33,14 @@ class TrainingSampler(DistributedSampler[Draw]):
     """
 
     def __init__(self, dataset: Sized, num_replicas: int, rank: int, seed: int) -> None:
-        super().__init__(cast(Dataset[Draw], dataset), num_replicas, rank, seed=seed, drop_last=True)
+        super().__init__(cast(Dataset[SeededIndex], dataset), num_replicas, rank, seed=seed, drop_last=True)
         self.images = len(dataset)
         self.start = 0
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[SeededIndex]:
         seed = (self.seed, self.epoch)
         share = np.random.default_rng(seed).permutation(self.images)[: self.total_size][self.rank :: self.num_replicas]
-        draws = [Draw(int(index), seed) for index in share[self.start :]]
+        draws = [SeededIndex(int(index), seed) for index in share[self.start :]]
         self.epoch, self.start = self.epoch + 1, 0
         return iter(draws)
 

@@ -6,10 +6,12 @@ import albumentations as A
 import cv2
 import numpy as np
 
+from cpg_lightning.data.augmentation import Augmentation
 from cpg_lightning.data.base import SegmentationDataModule, Split
 from cpg_lightning.data.dataset import SegmentationDataset
 from cpg_lightning.data.decoding import MOST_PIXELS
-from cpg_lightning.data.options import check_whole
+from cpg_lightning.data.options import check_area, check_sides, check_whole
+from cpg_lightning.data.prediction import PredictionDataset
 
 
 class ShapesDataset(SegmentationDataset):
@@ -50,6 +52,26 @@ class ShapesDataset(SegmentationDataset):
         return noisy.round().clip(0, 255).astype(np.uint8), mask, f"shapes-{self.split}-{index:05d}"
 
 
+class ShapesPredictionDataset(PredictionDataset):
+    """The drawn images of a split, without their labels.
+
+    Args:
+        drawn: The images.
+    """
+
+    def __init__(self, drawn: ShapesDataset) -> None:
+        super().__init__(drawn.pipeline)
+        self.drawn = drawn
+
+    def __len__(self) -> int:
+        return len(self.drawn)
+
+    def read(self, index: int) -> tuple[np.ndarray, str]:
+        """See :meth:`PredictionDataset.read`."""
+        image, _, name = self.drawn.read(index)
+        return image, name
+
+
 class ShapesDataModule(SegmentationDataModule):
     """Drawn images of bars, discs and polygons: a first training without any data.
 
@@ -57,9 +79,7 @@ class ShapesDataModule(SegmentationDataModule):
         size: Height and width of the images in pixels.
         train_images: Number of training images.
         val_images: Number of validation images, and of test images.
-        scale: See :class:`~cpg_lightning.data.SegmentationDataModule`.
-        horizontal_flip: See there.
-        photometric: See there.
+        augmentation: See :class:`~cpg_lightning.data.SegmentationDataModule`; by default the images are only flipped.
         batch_size: See there.
         eval_batch_size: See there.
         num_workers: See there.
@@ -86,9 +106,7 @@ class ShapesDataModule(SegmentationDataModule):
         size: tuple[int, int] = (128, 128),
         train_images: int = 512,
         val_images: int = 64,
-        scale: tuple[float, float] = (1.0, 1.0),
-        horizontal_flip: float = 0.5,
-        photometric: bool = False,
+        augmentation: Augmentation | None = None,
         batch_size: int = 16,
         eval_batch_size: int = 16,
         num_workers: int | None = None,
@@ -97,12 +115,11 @@ class ShapesDataModule(SegmentationDataModule):
         predict_images: str | None = None,
         max_pixels: int = MOST_PIXELS,
     ) -> None:
+        check_sides("size", size)
+        check_area("size", size, max_pixels)
         super().__init__(
             root=".",
-            crop_size=size,
-            scale=scale,
-            horizontal_flip=horizontal_flip,
-            photometric=photometric,
+            augmentation=augmentation or Augmentation(size, scale=(1.0, 1.0)),
             batch_size=batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
@@ -113,6 +130,7 @@ class ShapesDataModule(SegmentationDataModule):
         )
         check_whole("train_images", train_images, 1)
         check_whole("val_images", val_images, 1)
+        self.size = size
         self.train_images = train_images
         self.val_images = val_images
 
@@ -123,7 +141,13 @@ class ShapesDataModule(SegmentationDataModule):
     def dataset(self, split: Split, training: bool) -> ShapesDataset:
         """The dataset of a split, for training or for evaluation."""
         length = self.train_images if split == "train" else self.val_images
-        return ShapesDataset(split, length, self.crop_size, self.pipeline(training), training)
+        return ShapesDataset(split, length, self.size, self.pipeline(training), training)
+
+    def prediction_dataset(self, split: Split) -> PredictionDataset:
+        """The images to predict: ``predict_images``, or the drawn images of a split."""
+        if self.predict_images is not None:
+            return super().prediction_dataset(split)
+        return ShapesPredictionDataset(self.dataset(split, training=False))
 
 
 def _texture(rng: np.random.Generator, size: tuple[int, int], colour: np.ndarray) -> np.ndarray:

@@ -19,11 +19,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 import cpg_lightning.data
-from cpg_lightning.data import CamVidDataModule, FolderDataModule, SegmentationDataModule
+from cpg_lightning.data import Augmentation, CamVidDataModule, FolderDataModule, SegmentationDataModule
 from cpg_lightning.data.base import one_thread
 from cpg_lightning.data.dataset import FileDataset
 from cpg_lightning.data.loading import SegmentationLoader, collate
-from cpg_lightning.data.sampling import Draw
+from cpg_lightning.data.sampling import SeededIndex
 
 EXPERIMENTS = Path(__file__).parents[1]
 WORKERS = (0, 1, 2)
@@ -44,10 +44,12 @@ class Reference(Dataset[Any]):
             base = short if data.image_size is None else min(data.image_size)
         self.pipeline = v2.Compose(
             [
-                v2.RandomResize(round(base * data.scale[0]), round(base * data.scale[1])),
+                v2.RandomResize(*(round(base * scale) for scale in data.augmentation.scale)),
                 v2.RandomHorizontalFlip(0.5),
                 v2.RandomCrop(
-                    data.crop_size, pad_if_needed=True, fill={tv_tensors.Image: 0, tv_tensors.Mask: data.ignore_index}
+                    data.augmentation.crop_size,
+                    pad_if_needed=True,
+                    fill={tv_tensors.Image: 0, tv_tensors.Mask: data.ignore_index},
                 ),
                 v2.ToDtype({tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64, "others": None}, scale=True),
                 v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -57,7 +59,7 @@ class Reference(Dataset[Any]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, item: Draw | int) -> Any:
+    def __getitem__(self, item: SeededIndex | int) -> Any:
         image, label = self.files[item if isinstance(item, int) else item.index]
         mode = torchvision.io.ImageReadMode
         return self.pipeline(
@@ -66,18 +68,18 @@ class Reference(Dataset[Any]):
         )
 
 
-class Rounds(Sampler[Draw]):
+class Rounds(Sampler[SeededIndex]):
     """Each image of a few once a round, each time with another seed."""
 
     def __init__(self, images: int, rounds: int) -> None:
         self.images = images
         self.rounds = rounds
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[SeededIndex]:
         generator = np.random.default_rng(0)
         for number in range(self.rounds):
             for index in generator.permutation(self.images):
-                yield Draw(int(index), (0, number))
+                yield SeededIndex(int(index), (0, number))
 
 
 def decoders(dataset: FileDataset, rounds: int) -> dict[str, Callable[[], object]]:
@@ -129,7 +131,12 @@ def pipeline_rows(name: str, root: str, device: torch.device, repetitions: int) 
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
     recipe = yaml.safe_load((EXPERIMENTS / f"{name}.yaml").read_text())["data"]
-    data = getattr(cpg_lightning.data, recipe["class_path"])(**{**recipe["init_args"], "root": root})
+    arguments = {
+        **recipe["init_args"],
+        "root": root,
+        "augmentation": Augmentation(**recipe["init_args"]["augmentation"]),
+    }
+    data = getattr(cpg_lightning.data, recipe["class_path"])(**arguments)
     split = "train" if name != "ade20k" else "val"  # the samples of ADE20K are of its validation
     dataset = data.dataset(split, training=True)
     images, rounds = len(dataset), ROUNDS[name]
@@ -161,7 +168,7 @@ def colour_rows(root: str, repetitions: int) -> list[str]:
     """What labels in colours cost, of a dataset in CamVid's layout: its images once with each kind of label."""
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
-    camvid = CamVidDataModule(root, crop_size=(360, 480))
+    camvid = CamVidDataModule(root, Augmentation((360, 480)))
     pairs = camvid.files("train")[:FILES]
     calls = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -169,7 +176,7 @@ def colour_rows(root: str, repetitions: int) -> list[str]:
         for kind in ("grey", "colours"):
             data = FolderDataModule(
                 folder,
-                (360, 480),
+                Augmentation((360, 480)),
                 images="images/{name}.*",
                 labels=f"{kind}/{{name}}.png",
                 label_colors=kind == "colours",

@@ -21,9 +21,9 @@ def cityscapes_labels(root: str) -> Tensor:
     """Classes of the training images' labels at half size, (B, H, W)."""
     import cv2
 
-    from cpg_lightning.data import CityscapesDataModule
+    from cpg_lightning.data import Augmentation, CityscapesDataModule
 
-    data = CityscapesDataModule(root, crop_size=SIZE)
+    data = CityscapesDataModule(root, Augmentation(SIZE))
     values = [cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) for _, path in data.files("train")]
     half = [cv2.resize(value, SIZE[::-1], interpolation=cv2.INTER_NEAREST_EXACT) for value in values]
     return torch.from_numpy(data.label_table()[np.stack(half)]).long()
