@@ -14,11 +14,11 @@ from cpg_lightning.losses.fused.upsampling import Bilinear
 
 
 @pytest.fixture
-def problem(device):
+def problem(on_device):
     torch.manual_seed(0)
     target = torch.randint(0, 4, (2, 3, 4)).repeat_interleave(8, 1).repeat_interleave(8, 2)
     target[0, :5, :7] = 255
-    return torch.randn(2, 4, 3, 4).to(device), target.to(device)
+    return torch.randn(2, 4, 3, 4), target
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
