@@ -47,6 +47,7 @@ NOISE = re.compile(
 UNKNOWN_NAME = re.compile(r"Expected a dot import path string: (\S+)")
 UNKNOWN_OPTION = re.compile(r"Option '(\w+)' is not accepted")
 GIVEN_CLASS = re.compile(r"Problem with given class_path '([\w.]+)'")
+NO_AUGMENTATION = "the following arguments are required: augmentation"
 UNRECOGNIZED = re.compile(r"unrecognized arguments: --([\w.]+)")
 
 
@@ -69,6 +70,8 @@ class Parser(LightningArgumentParser):
         elif unknown := UNKNOWN_OPTION.search(message):
             known = GIVEN_CLASS.findall(message)
             meant = _did_you_mean(unknown[1], signature(imported(known[-1])).parameters if known else ())
+        elif NO_AUGMENTATION in message:
+            meant = '; give the size of training crops, e.g. --data.augmentation.crop_size "[512, 512]"'
         elif unknown := UNRECOGNIZED.search(message):
             meant = _did_you_mean(unknown[1], (name.lstrip("-") for name in self._option_string_actions))
         return shortened + meant

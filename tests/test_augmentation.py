@@ -132,6 +132,11 @@ class TestCommandLine:
         data = command_line("--config=data.yaml", "--data.augmentation.long_side=null")
         assert data.augmentation.long_side is None
 
+    def test_without_an_augmentation_the_error_says_how_to_give_one(self, command_line, capsys):
+        with pytest.raises(SystemExit):
+            command_line()
+        assert 'e.g. --data.augmentation.crop_size "[512, 512]"' in capsys.readouterr().err
+
     def test_a_size_is_needed(self, command_line, capsys):
         with pytest.raises(SystemExit):
             command_line("--data.augmentation.scale=[0.5,1]")

@@ -433,7 +433,7 @@ def test_trainer_options_that_touch_the_data_work(data):
 
 def test_a_few_steps_on_real_photographs_lower_the_loss(real_data):
     L.seed_everything(0)
-    data = CamVidDataModule(real_data / "camvid", (96, 128), (120, 160), batch_size=4, num_workers=0)
+    data = CamVidDataModule(real_data / "camvid", Augmentation((96, 128)), (120, 160), batch_size=4, num_workers=0)
     module = SegmentationModule(
         LRASPP(11, batch_norm_momentum=0.1),
         CrossEntropyCPGLoss(),
