@@ -294,7 +294,7 @@ class SegmentationModule(L.LightningModule):
         crop_size = tuple(getattr(data, "crop_size", size))
         if stage == "fit" and crop_size != size:
             raise ValueError(
-                f"expected training images of {only}, got a crop_size of {crop_size}; set --data.crop_size {list(size)}"
+                f"expected training images of {only}, got a crop_size of {crop_size}; set --data.augmentation.crop_size {list(size)}"
             )
         given = self.inference.window or self.image_size
         if not isinstance(given, tuple | list) or tuple(given) != size:
