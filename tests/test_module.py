@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from tiny import Tiny
+from tiny import SGD, Tiny, trainer_of
 
 from cpg_lightning.callbacks import EvaluationReport, PredictionWriter
 from cpg_lightning.data import CamVidDataModule
@@ -20,17 +20,10 @@ from cpg_lightning.metrics import BoundaryF1Score, TrimapJaccardIndex, boundary_
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.networks import LRASPP
 
-SGD = functools.partial(torch.optim.SGD, lr=0.1)
-
 
 def module_of(network=None, **options):
     torch.manual_seed(0)
     return SegmentationModule(network or Tiny(11), CrossEntropyCPGLoss(0.5), 11, optimizer=SGD, **options)
-
-
-def trainer_of(**options):
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return L.Trainer(**{"accelerator": "cpu", "max_epochs": 2, "enable_checkpointing": False, **quiet, **options})
 
 
 @pytest.fixture

@@ -10,11 +10,10 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from commands import ARGUMENTS, BASE
 from layouts import write_cityscapes
 from PIL import Image
-from test_cli import ARGUMENTS, BASE
-from test_module import SGD, trainer_of
-from tiny import Tiny
+from tiny import SGD, Tiny, trainer_of
 
 from cpg_lightning.callbacks import PredictionWriter
 from cpg_lightning.cli import command, main
