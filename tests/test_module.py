@@ -210,8 +210,10 @@ class TestCheckpoints:
         for name, value in module.state_dict().items():
             assert torch.equal(loaded.state_dict()[name], value)
 
-    @pytest.mark.parametrize("steps", [2, 3, 4])
-    @pytest.mark.parametrize("num_workers", [0, 1])
+    @pytest.mark.parametrize(
+        ("steps", "num_workers"),
+        [(2, 0), (3, 1), (4, 0), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((2, 1), (3, 0), (4, 1)))],
+    )
     def test_a_broken_run_goes_on_as_if_it_had_not_been_broken(self, camvid, steps, num_workers):
         def fit(ckpt_path=None, **options):
             L.seed_everything(0)
