@@ -13,7 +13,6 @@ from typing import Any, ClassVar
 from urllib.parse import urlparse
 
 import lightning as L
-import wandb
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -63,7 +62,7 @@ def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
     arguments = sys.argv[1:] if args is None else args
     if isinstance(arguments, list) and arguments[:1] == ["check-data"]:
         sys.exit(check_data(arguments[1:]))
-    opened_before = wandb.run
+    opened_before = _open_run()
     try:
         return SegmentationCLI(
             SegmentationModule,
@@ -94,8 +93,9 @@ def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
         raise first from None
     finally:
         # Or the next run of this process would be logged into this one. A run of the caller's stays open.
-        if run and wandb.run is not None and wandb.run is not opened_before:
-            wandb.finish(exit_code=int(sys.exc_info()[0] is not None))
+        opened = _open_run()
+        if run and opened is not None and opened is not opened_before:
+            opened.finish(exit_code=int(sys.exc_info()[0] is not None))
 
 
 def command() -> None:
@@ -104,7 +104,7 @@ def command() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
-    except (ValueError, OSError, ImportError, MisconfigurationException, wandb.errors.Error) as error:
+    except _bad_input() as error:
         if os.environ.get("CPG_TRACEBACK"):
             raise
         sys.exit(f"cpg: {message_of(error)}\n(CPG_TRACEBACK=1 shows where)")
@@ -397,8 +397,28 @@ def _make(folder: Path) -> None:
         ) from error
 
 
+def _open_run() -> Any:
+    """The run that Weights & Biases has open in this process, or None."""
+    wandb = sys.modules.get("wandb")  # its import takes half a second, and nothing is open before it
+    return None if wandb is None else wandb.run
+
+
+def _bad_input() -> tuple[type[Exception], ...]:
+    """The errors whose message alone is shown."""
+    wandb = sys.modules.get("wandb")  # only what is imported can have raised
+    return (
+        ValueError,
+        OSError,
+        ImportError,
+        MisconfigurationException,
+        *(() if wandb is None else (wandb.errors.Error,)),
+    )
+
+
 def _has_api_key() -> bool:
     """Whether Weights & Biases could log in; asks neither the user nor the network."""
+    import wandb  # only here: it takes half a second
+
     settings = wandb.setup().settings
     if settings.api_key or settings.identity_token_file:
         return True

@@ -3,10 +3,10 @@
 import colorsys
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import cv2
 import numpy as np
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 Colour = tuple[int, int, int]
@@ -115,7 +115,7 @@ def confusion_picture(confusion: np.ndarray, class_names: Sequence[str]) -> Imag
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     few = len(class_names) <= MOST_TICKS
     side = 3.5 + 0.28 * len(class_names) if few else 12
-    figure = Figure((side + 0.6, side), dpi=110, layout="constrained")
+    figure = _figure(side + 0.6, side)
     axes = figure.subplots()
     shown = axes.imshow(
         np.where(confusion.sum(axis=1, keepdims=True) > 0, shares, np.nan), cmap="magma_r", vmin=0, vmax=1
@@ -135,7 +135,7 @@ def confusion_picture(confusion: np.ndarray, class_names: Sequence[str]) -> Imag
 
 def trimap_picture(trimap: dict[int, float], overall: float) -> Image.Image:
     """The mean IoU in bands around the boundaries, by their width in pixels, and that of all pixels."""
-    figure = Figure((5.5, 3.6), dpi=110, layout="constrained")
+    figure = _figure(5.5, 3.6)
     axes = figure.subplots()
     axes.axhline(overall, color="0.6", linestyle="--")
     axes.text(max(trimap), overall, "all pixels ", ha="right", va="bottom", color="0.4")
@@ -146,7 +146,14 @@ def trimap_picture(trimap: dict[int, float], overall: float) -> Image.Image:
     return _drawn(figure)
 
 
-def _drawn(figure: Figure) -> Image.Image:
+def _figure(width: float, height: float) -> Any:
+    """An empty figure; width and height in inches."""
+    from matplotlib.figure import Figure  # only here: most commands draw none
+
+    return Figure((width, height), dpi=110, layout="constrained")
+
+
+def _drawn(figure: Any) -> Image.Image:
     file = io.BytesIO()
     figure.savefig(file, format="png")
     return Image.open(file).convert("RGB")

@@ -1,16 +1,16 @@
 """cpg check-data: what it counts, what it finds wrong, and the class weights that it writes."""
 
+import io
 import os
-import subprocess
 import sys
 
 import numpy as np
 import pytest
 import yaml
+from commands import EXPERIMENTS
 from layouts import write_ade20k, write_cityscapes, write_coco_stuff, write_coco_stuff_10k, write_folder
 from PIL import Image
 from rich.console import Console
-from test_experiments import EXPERIMENTS
 
 from cpg_lightning.check_data import check_data, class_weights, look
 from cpg_lightning.cli import command, main
@@ -72,15 +72,18 @@ class TestCounting:
         (folder / "classes.csv").write_text(f"value,name,color\n3,{name},#464650\n7,crack,#dc506e\n255,,\n")
         assert f"│ {name} " in checked(folder, capsys, "--crops", "[/x].png", "--class_weights", "[/x].yaml")[1]
 
-    def test_a_name_that_cannot_be_printed_does_not_end_the_report(self, folder):
+    def test_a_name_that_cannot_be_printed_does_not_end_the_report(self, folder, monkeypatch):
         images = os.fsencode(folder / "images" / "train")
         os.rename(images + b"/train0.jpg", images + b"/caf\xe9.jpg")
-        command = [sys.executable, "-m", "cpg_lightning", "check-data", "--data", "FolderDataModule", "--data.root"]
-        options = [str(folder), "--data.augmentation.crop_size", "[20, 28]", "--num_workers", "0"]
-        strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}
-        done = subprocess.run([*command, *options], check=False, capture_output=True, text=True, env=strict)
-        assert "caf\\udce9.jpg" in done.stdout
-        assert "2 problems" in done.stdout
+        data = ["--data", "FolderDataModule", "--data.root", str(folder), "--data.augmentation.crop_size", "[20, 28]"]
+        monkeypatch.setattr(sys, "argv", ["cpg", "check-data", *data, "--num_workers", "0"])
+        shown = io.BytesIO()
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, "utf-8", "strict"))
+        with pytest.raises(SystemExit):
+            command()
+        sys.stdout.flush()
+        assert b"caf\\udce9.jpg" in shown.getvalue()
+        assert b"2 problems" in shown.getvalue()
 
     def test_every_class_is_listed_with_its_share(self, folder, capsys):
         status, shown = checked(folder, capsys)

@@ -8,11 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import ARGUMENTS, fails
 from conftest import alone, write_camvid
 from lightning.pytorch.callbacks import ModelCheckpoint
-from test_cli import ARGUMENTS, fails
-from test_module import trainer_of
-from tiny import Tiny
+from tiny import Tiny, trainer_of
 
 from cpg_lightning.checkpoints import FACTS, read_checkpoint
 from cpg_lightning.cli import main

@@ -1,5 +1,6 @@
 """The cpg command: what a run leaves behind, how it is resumed, and what bad input gets."""
 
+import functools
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from commands import ARGUMENTS, BASE, PARTS, fails, in_a_process
 from conftest import alone, write_camvid
 from PIL import Image
 from torchvision.models import mobilenet_v3_large
@@ -21,25 +23,10 @@ from cpg_lightning.cli import command, main
 from cpg_lightning.data import CamVidDataModule
 from cpg_lightning.module import SegmentationModule
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
-BASE = ["--config", str(EXPERIMENTS / "base.yaml"), "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
-PARTS = [
-    "--model.network=tiny.Tiny",
-    f"--model.criterion={EXPERIMENTS}/criteria/ce_cpg.yaml",
-    "--model.optimizer=torch.optim.SGD",
-    "--model.optimizer.lr=0.1",
-]
-CAMVID = [
-    "--data=CamVidDataModule",
-    "--data.augmentation.crop_size=[24,32]",
-    "--data.batch_size=2",
-    "--data.num_workers=0",
-]
-ARGUMENTS = [*BASE, *PARTS, *CAMVID, "--data.root=camvid", "--trainer.max_epochs=2", "--trainer.log_every_n_steps=1"]
 
-
+@functools.cache
 def inspect(run, *options):
-    """What an offline W&B run holds, as JSON."""
+    """What a finished offline W&B run holds, as JSON."""
     wandb_command = [Path(sys.executable).with_name("wandb"), "leet", "inspect", *options, "--json", run]
     result = subprocess.run(wandb_command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
@@ -52,15 +39,6 @@ def records(run):
     return [line["history"]["item"] for line in lines if line["type"] == "history"], json.loads(
         inspect(run, "--summary")
     )
-
-
-def in_a_process(*arguments):
-    """What the command prints, run as a user runs it."""
-    result = subprocess.run(
-        [sys.executable, "-m", "cpg_lightning", *arguments], capture_output=True, text=True, check=False
-    )
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 class Run:
@@ -90,19 +68,10 @@ def run(tmp_path_factory):
     write_camvid(folder / "camvid")
     with pytest.MonkeyPatch.context() as monkeypatch:
         alone(folder, monkeypatch)
-        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         output = in_a_process("fit", *ARGUMENTS)
     (runs,) = (folder / "runs").glob("camvid-*")
     return Run(runs, output)
-
-
-def fails(monkeypatch, capsys, *arguments):
-    """The message and the exit status of a command that fails."""
-    monkeypatch.setattr("sys.argv", ["cpg", *arguments])
-    with pytest.raises(SystemExit) as end:
-        command()
-    assert end.value.code != 0
-    return str(end.value.code) if isinstance(end.value.code, str) else capsys.readouterr().err
 
 
 class TestRun:
@@ -311,7 +280,7 @@ def test_two_runs_from_one_folder_do_not_clash(camvid):
 
 def test_two_processes_count_every_image_once(camvid, monkeypatch):
     """3 validation images on 2 processes: whoever repeats one to make the shares even finds another IoU."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     in_a_process("fit", *ARGUMENTS, "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=1")
     (folder,) = Path("runs").iterdir()
     distributed = Run(folder, "")
@@ -326,20 +295,17 @@ def test_two_processes_count_every_image_once(camvid, monkeypatch):
 
 @pytest.mark.slow
 def test_two_processes_write_one_table_of_all_images(camvid, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     monkeypatch.setenv("WANDB_MODE", "offline")
     in_a_process("validate", *ARGUMENTS, "--trainer.devices=2", "--trainer.strategy=ddp")
     (table,) = Path("runs").glob("*/tables/val-images.csv")
-    assert sorted(line.split(",")[0] for line in table.read_text().splitlines()[1:]) == [
-        "val_000",
-        "val_001",
-        "val_002",
-    ]
+    rows = table.read_text().splitlines()[1:]
+    assert sorted(row.split(",")[0] for row in rows) == ["val_000", "val_001", "val_002"]
 
 
 @pytest.mark.slow
 def test_two_processes_predict_every_image_and_name_the_broken_ones(camvid, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     (Path("camvid") / "val" / "val_002.png").write_bytes(b"")
     options = ["--data.predict_images=camvid/val", "--output=out", "--trainer.logger=false"]
     with pytest.raises(AssertionError, match="got 1 that were left out"):

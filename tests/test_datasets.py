@@ -256,7 +256,7 @@ class TestZipFiles:
         with pytest.raises(ValueError, match=r"stored or deflated, got another \(method 14\): .*2016\.zip"):
             built(ADE20KDataModule, holder).setup("fit")
 
-    @pytest.mark.parametrize("context", ["fork", "spawn"])
+    @pytest.mark.parametrize("context", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
     @pytest.mark.parametrize(
         "method",
         [pytest.param(zipfile.ZIP_STORED, marks=pytest.mark.slow), zipfile.ZIP_DEFLATED],

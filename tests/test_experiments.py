@@ -2,14 +2,13 @@
 
 import shlex
 from itertools import product
-from pathlib import Path
 
 import pytest
+from commands import EXPERIMENTS
 
 from cpg_lightning.cli import main
 from cpg_lightning.data import SegmentationDataModule
 
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 NOT_DATASETS = {"base", "quickstart"}
 DATASETS = sorted(path.stem for path in EXPERIMENTS.glob("*.yaml") if path.stem not in NOT_DATASETS)
 NETWORKS = sorted(path.stem for path in (EXPERIMENTS / "networks").glob("*.yaml"))

@@ -1,13 +1,13 @@
 """Inference: windows, scales and mirrored images, around any callable."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from commands import EXPERIMENTS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from simulated_device import SimulatedDevice
@@ -16,7 +16,6 @@ from cpg_lightning import inference
 from cpg_lightning.inference import Inference
 
 C = 5
-EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 
 
 def pointwise(images):

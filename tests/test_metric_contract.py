@@ -148,6 +148,7 @@ def test_one_distance_alone_has_a_value_of_one_entry(make):
 
 
 def count_every_second(rank, number, folder):
+    torch.set_num_threads(1)  # a forked process has no threads of OpenMP to compute with
     torch.distributed.init_process_group("gloo", f"file://{folder}/together", rank=rank, world_size=2)
     preds, target = maps(number)
     results = {}
@@ -165,7 +166,8 @@ def count_every_second(rank, number, folder):
 
 @pytest.mark.parametrize("number", [3, pytest.param(5, marks=pytest.mark.slow)])
 def test_two_processes_count_each_image_once(number, tmp_path):
-    torch.multiprocessing.spawn(count_every_second, (number, tmp_path), nprocs=2)
+    # Forked: a spawned process imports everything again, which takes longer than the counting.
+    torch.multiprocessing.start_processes(count_every_second, (number, tmp_path), nprocs=2, start_method="fork")
     preds, target = maps(number)
     for rank in range(2):
         results = torch.load(tmp_path / f"{rank}.pt")
@@ -220,6 +222,7 @@ class TestOnADevice:
         assert counted.waits.total() <= 4, counted.waits
 
 
+@pytest.mark.slow
 def test_importing_the_metrics_needs_neither_lightning_nor_loggers_nor_data():
     program = (
         "import sys;"

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from tiny import Tiny
+from tiny import SGD, Tiny, trainer_of
 
 from cpg_lightning.callbacks import EvaluationReport, PredictionWriter
 from cpg_lightning.data import Augmentation, CamVidDataModule
@@ -20,17 +20,10 @@ from cpg_lightning.metrics import BoundaryF1Score, TrimapJaccardIndex, boundary_
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.networks import LRASPP
 
-SGD = functools.partial(torch.optim.SGD, lr=0.1)
-
 
 def module_of(network=None, **options):
     torch.manual_seed(0)
     return SegmentationModule(network or Tiny(11), CrossEntropyCPGLoss(0.5), 11, optimizer=SGD, **options)
-
-
-def trainer_of(**options):
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return L.Trainer(**{"accelerator": "cpu", "max_epochs": 2, "enable_checkpointing": False, **quiet, **options})
 
 
 @pytest.fixture
@@ -217,8 +210,10 @@ class TestCheckpoints:
         for name, value in module.state_dict().items():
             assert torch.equal(loaded.state_dict()[name], value)
 
-    @pytest.mark.parametrize("steps", [2, 3, 4])
-    @pytest.mark.parametrize("num_workers", [0, 1])
+    @pytest.mark.parametrize(
+        ("steps", "num_workers"),
+        [(2, 0), (3, 1), (4, 0), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((2, 1), (3, 0), (4, 1)))],
+    )
     def test_a_broken_run_goes_on_as_if_it_had_not_been_broken(self, camvid, steps, num_workers):
         def fit(ckpt_path=None, **options):
             L.seed_everything(0)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 import wandb
+from commands import ARGUMENTS, BASE, PARTS, fails
 from PIL import Image
-from test_cli import ARGUMENTS, BASE, PARTS, fails
 
 from cpg_lightning.cli import main
 

@@ -1,4 +1,6 @@
-"""Parts of runs in tests: a network that is fast and not good, and a mishap."""
+"""Parts of runs in tests: a network that is fast and not good, a quiet trainer, and a mishap."""
+
+import functools
 
 import lightning as L
 import torch
@@ -6,6 +8,14 @@ from lightning.pytorch.callbacks import Callback
 from torch import nn
 
 from cpg_lightning.networks import SegmentationNetwork
+
+SGD = functools.partial(torch.optim.SGD, lr=0.1)
+
+
+def trainer_of(**options):
+    """A trainer on the CPU for two epochs that prints and keeps nothing unless told otherwise."""
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    return L.Trainer(**{"accelerator": "cpu", "max_epochs": 2, "enable_checkpointing": False, **quiet, **options})
 
 
 class Tiny(SegmentationNetwork):

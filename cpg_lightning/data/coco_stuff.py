@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
-from scipy.io import loadmat, whosmat
 
 from cpg_lightning.data.base import SegmentationDataModule, Split
 from cpg_lightning.data.class_table import official
@@ -123,6 +122,8 @@ root/
         """
         if path.suffix.lower() != ".mat":
             return decode_label(data, path)
+        from scipy.io import loadmat, whosmat  # only here: few labels are .mat files
+
         try:
             for name, shape, _ in whosmat(io.BytesIO(data)):  # before what it says is inflated
                 if name in ("S", "names") and prod(shape) > MOST_PIXELS:

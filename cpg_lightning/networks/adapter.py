@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from timm.layers.patch_embed import PatchEmbed
 from torch import Tensor, nn
 
 from cpg_lightning.networks.base import SegmentationNetwork, check_num_classes
@@ -140,6 +139,8 @@ class Adapter(SegmentationNetwork):
 
     def _likely_sizes(self) -> list[tuple[int, int]]:
         """Heights and widths in pixels that the network was made for."""
+        from timm.layers.patch_embed import PatchEmbed  # only here: timm delays every start of the command
+
         layers = [layer for layer in self.network.modules() if isinstance(layer, PatchEmbed)]
         return [(layer.img_size[0], layer.img_size[1]) for layer in layers if layer.img_size is not None]
 

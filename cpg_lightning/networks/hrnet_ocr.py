@@ -5,7 +5,6 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -198,6 +197,8 @@ class _FrozenStatistics(AbstractContextManager[None]):
 
 def _trunk(width: int, pretrained: bool, checkpoint_activations: bool) -> nn.Module:
     """The trunk of timm: the four branches' own channels at strides 4, 8, 16 and 32."""
+    import timm  # only here: it delays every start of the command
+
     name = f"hrnet_w{width}"
     try:
         trunk = timm.create_model(

