@@ -258,7 +258,7 @@ class TestErrors:
             trainer_of(max_steps=1).fit(module, datamodule=data)
 
         with pytest.raises(
-            ValueError, match=r"takes, 24x32 pixels, got a crop_size of \(24, 24\); set --data\.crop_size"
+            ValueError, match=r"takes, 24x32 pixels, got a crop_size of \(24, 24\); set --data\.augmentation\.crop_size"
         ):
             fit(augmentation=Augmentation((24, 24)))
         with pytest.raises(
