@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, PngImagePlugin, features
 from cpg_lightning.data import ADE20KDataModule, Augmentation, CamVidDataModule, FolderDataModule
 from cpg_lightning.data.archive import Archive
 from cpg_lightning.data.decoding import decode_image, decode_label, read_image
-from cpg_lightning.data.header import read_header
+from cpg_lightning.data.header import channels_of, read_header
 from cpg_lightning.data.paths import expanded
 from cpg_lightning.data.resizing import evaluation_pipeline
 
@@ -187,6 +187,13 @@ class TestChannels:
         Image.fromarray(BLOCKS).save(tmp_path / f"plain.{suffix}")
         for given in (tmp_path / f"plain.{suffix}", Image.open(tmp_path / f"plain.{suffix}")):
             assert read_image(given).shape == BLOCKS.shape
+
+    def test_the_number_of_an_open_file_is_no_depth(self, tmp_path):
+        Image.fromarray(BLOCKS).save(tmp_path / "plain.jp2")
+        with Image.open(tmp_path / "plain.jp2") as picture:
+            (tile,) = picture.tile
+            picture.tile = [tile._replace(args=("jp2", 0, 0, 16, 1600))]
+            assert channels_of(picture)[0] == 8
 
     def test_that_alpha_is_dropped_is_said_once(self):
         content = encoded(Image.fromarray(BLOCKS).convert("RGBA"), format="PNG")

@@ -131,9 +131,15 @@ def channels_of(image: Image.Image) -> tuple[int, str]:
         channels = image.tag_v2.get(277, 1)
         if channels > len(image.getbands()):  # Pillow has left some out
             return bits, f"{channels} channels"
-    if isinstance(image, ImageFile) and any("16" in str(tile[3]) for tile in image.tile):
+    if isinstance(image, ImageFile) and any("16" in _raw_mode(tile[3]) for tile in image.tile):
         bits = 16  # Pillow reads colours of 16 bits as 8 without a word
     return bits, LAYOUTS.get(image.mode, _bands(image))
+
+
+def _raw_mode(arguments: object) -> str:
+    """How Pillow's decoder is told that pixels lie in a file; numbers beside it may be anything, such as the file's."""
+    first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
+    return first if isinstance(first, str) else ""
 
 
 def _depth(image: Image.Image) -> int:
