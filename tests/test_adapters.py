@@ -296,7 +296,7 @@ def test_a_library_that_is_missing_is_named_with_what_to_type(monkeypatch, modul
 @pytest.mark.usefixtures("on_device")
 class TestSMP:
     @pytest.mark.parametrize("architecture", ["unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "pan"])
-    def test_enlarged_logits_are_its_output(self, architecture):
+    def test_upsampled_logits_are_its_output(self, architecture):
         torch.manual_seed(0)
         network = SMP(4, architecture, "resnet18").eval()
         whole = smp.create_model(architecture, "resnet18", encoder_weights=None, classes=4).eval()

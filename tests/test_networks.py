@@ -30,7 +30,7 @@ def network_and_reference(request, device):
 
 
 @pytest.mark.parametrize("size", [(64, 96), (67, 93)])
-def test_enlarged_logits_are_torchvisions_output(network_and_reference, size):
+def test_upsampled_logits_are_torchvisions_output(network_and_reference, size):
     network, reference = network_and_reference
     images = torch.randn(2, 3, *size)
     with torch.no_grad():

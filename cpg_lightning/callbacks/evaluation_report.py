@@ -29,7 +29,7 @@ class EvaluationReport(Callback):
     label | prediction | boundary errors of those images, the confusion matrix, the trimap curve. After ``validate`` and
     ``test`` also ``tables``: the classes, and every image, the worst boundary IoU first, as CSV.
 
-    The images are of the first process's share; the tables are of all.
+    The images are of the first process's shard; the tables are of all.
 
     Args:
         num_images: How many images: the first of each of so many batches, evenly spaced.

@@ -11,6 +11,6 @@ def of_all_processes(entries: list[Entry]) -> list[Entry]:
     """The entries of all processes, in the order of their ranks; each process has to call it."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return entries
-    shares: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(shares, entries)
-    return [each for share in shares for each in share]
+    lists: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(lists, entries)
+    return [each for gathered in lists for each in gathered]

@@ -23,7 +23,7 @@ class Adapter(SegmentationNetwork):
     A mapping may also have logits as ``aux``, always or sometimes; None is no auxiliary output.
 
     Images are padded at the bottom and on the right with the mean colour, to ``min_size`` and to a multiple of
-    ``size_divisor``. Then logits are enlarged to the padded size and cut to the image's; without padding they stay at the
+    ``size_divisor``. Then logits are upsampled to the padded size and cut to the image's; without padding they stay at the
     network's own stride.
 
     A network with parameters is tried out on black images when it is built: in which sizes it takes them, and which
@@ -33,7 +33,7 @@ class Adapter(SegmentationNetwork):
         num_classes: Number of classes C; the network has to have as many.
         network: The network. On the command line, its ``class_path`` and ``init_args``.
         size_divisor: What height and width of its input have to be multiples of, in pixels; more is found by trial.
-        align_corners: How its logits are to be enlarged, as in ``torch.nn.functional.interpolate``.
+        align_corners: How its logits are to be upsampled, as in ``torch.nn.functional.interpolate``.
         mean: Mean of each colour channel that its input is normalised by, for images in 0..1; ImageNet's by default.
         std: Standard deviation likewise.
         min_size: Smallest height and width of its input, in pixels; found by trial if left out.

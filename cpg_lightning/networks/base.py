@@ -18,7 +18,7 @@ class SegmentationNetwork(nn.Module, ABC):
     states, as attributes of the class or in the constructor, whatever differs here:
 
     Attributes:
-        align_corners: How its logits are enlarged, as in ``torch.nn.functional.interpolate``.
+        align_corners: How its logits are upsampled, as in ``torch.nn.functional.interpolate``.
         mean: Mean of each colour channel that its input is normalised by, for images in 0..1.
         std: Standard deviation likewise. Both are ImageNet's unless told otherwise.
         memory_format: How its weights and images lie in memory where that is fastest.
@@ -41,7 +41,7 @@ class SegmentationNetwork(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Logits of the classes, not enlarged.
+        """Logits of the classes, not upsampled.
 
         Args:
             images: Normalised RGB images, (B, 3, H, W).

@@ -94,7 +94,7 @@ class HRNetOCR(SegmentationNetwork):
         """See :meth:`SegmentationNetwork.forward`."""
         branches = self.trunk(images)
         size = branches[0].shape[-2:]
-        features = torch.cat([branches[0], *(_enlarged(branch, size) for branch in branches[1:])], dim=1)
+        features = torch.cat([branches[0], *(_upsampled(branch, size) for branch in branches[1:])], dim=1)
         aux = self.aux_head(features)
         pixels = self.pixels(features)  # (B, 512, h, w)
         share = aux.flatten(2).softmax(dim=2)  # of each pixel in its class, (B, C, h * w)
@@ -134,7 +134,7 @@ class HRNetOCR(SegmentationNetwork):
 
 
 class _Fusing(nn.Module):
-    """timm's module of several branches, of which the lower are enlarged bilinearly, to whatever size the others have."""
+    """timm's module of several branches, of which the lower are upsampled bilinearly, to whatever size the others have."""
 
     def __init__(self, module: Any) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class _Fusing(nn.Module):
         self.fuse_act = module.fuse_act
         for i, layers in enumerate(self.fuse_layers):
             for j in range(i + 1, len(layers)):
-                layers[j] = layers[j][:2]  # without timm's enlargement by nearest neighbours
+                layers[j] = layers[j][:2]  # without timm's upsampling by nearest neighbours
 
     def forward(self, images: list[Tensor]) -> list[Tensor]:
         branches = [branch(x) for branch, x in zip(self.branches, images, strict=True)]
@@ -153,7 +153,7 @@ class _Fusing(nn.Module):
             for j in range(1, len(layers)):
                 term = layers[j](branches[j])
                 if j > i:
-                    term = _enlarged(term, branches[i].shape[-2:])
+                    term = _upsampled(term, branches[i].shape[-2:])
                 total = total + term if j == 1 else total.add_(term)  # at first it may be a branch, which is needed
             fused.append(self.fuse_act(total))
         return fused
@@ -226,7 +226,7 @@ def _unit(channels: int, out_channels: int) -> tuple[nn.Conv2d, nn.Sequential]:
     return nn.Conv2d(channels, out_channels, kernel_size=1, bias=False), norm
 
 
-def _enlarged(images: Tensor, size: torch.Size) -> Tensor:
+def _upsampled(images: Tensor, size: torch.Size) -> Tensor:
     return F.interpolate(images, size, mode="bilinear", align_corners=True)
 
 

@@ -15,7 +15,7 @@ from cpg_lightning.networks.weights import fill, read_file
 class SMP(Adapter):
     """Any architecture of segmentation_models_pytorch on any of its encoders.
 
-    Where the network's last layer only enlarges, the logits are taken before it, and enlarged as it would have. Parameters
+    Where the network's last layer only upsamples, the logits are taken before it, and upsampled as it would have. Parameters
     that reach no logits, of stages that an architecture does not use, are not trained.
 
     Args:
