@@ -1,6 +1,6 @@
 """The boundary entries of a batch of label maps: the pixels and classes that CPG compares, in exact integers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -83,6 +83,18 @@ class Boundary:
         self.row, self.image = pixel % height, torch.div(pixel, height, rounding_mode="floor")
         self.gradient = gradient.new_zeros(2, length)
         self.gradient.index_add_(1, start + radius, gradient.index_select(1, order))
+
+    @classmethod
+    def joined(cls, parts: Sequence["Boundary"], images: int) -> "Boundary":
+        """The boundary of a batch from those of so many of its images each, in order."""
+        first, *others = parts
+        if others:
+            first.image = torch.cat([part.image + index * images for index, part in enumerate(parts)])
+            for name in ("row", "column", "class_index", "gradient"):
+                setattr(first, name, torch.cat([getattr(part, name) for part in parts], dim=-1))
+            for part in others:
+                first.starts += [first.starts[-1] + start for start in part.starts[1:]]
+        return first
 
     def entries(self) -> Tensor:
         """How many entries (pixel, class, direction) there are."""

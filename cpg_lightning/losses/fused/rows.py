@@ -130,20 +130,27 @@ class Rows:
         return list(product(images, rows))
 
     def _boundary_errors(self, target: Tensor) -> BoundaryErrors:
-        # The runs of a strip: those whose windows are complete with it.
-        all_rows, device = len(target) * self.height, target.device
-        if self.step == self.height:
-            step = self.images * self.height
-            first_rows = torch.arange(0, all_rows + step, step, device=device).clamp_(max=all_rows)
-        else:
-            rows = (torch.arange(0, self.height, self.step, device=device) - self.halo // 2).clamp_(min=0)
-            images = torch.arange(0, all_rows, self.height, device=device)[:, None]
-            first_rows = F.pad((images + rows).view(-1), (0, 1), value=all_rows)
         options = self.options
-        boundary = Boundary(target, options.kernel_size, options.ignore_index, options.void_borders, first_rows)
+        # On a CPU as many images at a time as in a strip, to save memory; elsewhere all, to save launches.
+        images = self.images if target.device.type == "cpu" else len(target)
+        parts = [
+            Boundary(part, options.kernel_size, options.ignore_index, options.void_borders, self._first_rows(part))
+            for part in torch.split(target, images)
+        ]
+        boundary = Boundary.joined(parts, images)
         return BoundaryErrors(
             boundary, options.kernel_size, self.size, options.cpg_weight, self.strip_logits, self.logits
         )
+
+    def _first_rows(self, target: Tensor) -> Tensor:
+        """Where the runs of each strip of some images start: those whose windows are complete with it; and the end."""
+        all_rows, device = len(target) * self.height, target.device
+        if self.step == self.height:
+            step = self.images * self.height
+            return torch.arange(0, all_rows + step, step, device=device).clamp_(max=all_rows)
+        rows = (torch.arange(0, self.height, self.step, device=device) - self.halo // 2).clamp_(min=0)
+        images = torch.arange(0, all_rows, self.height, device=device)[:, None]
+        return F.pad((images + rows).view(-1), (0, 1), value=all_rows)
 
     def _memory(self) -> Tensor | None:
         """Memory for the rows of some images, or None where they have it in their gradient."""
