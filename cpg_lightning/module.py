@@ -75,7 +75,7 @@ class SegmentationModule(L.LightningModule):
         absent_classes: What the mIoU does about a class that the labels do not have; see
             :class:`~cpg_lightning.metrics.ClassIoU`.
         dilation_ratio: Width of the band of the boundary IoU, as a fraction of an image's diagonal.
-        boundary_metrics_every: In training, every so manieth validation has boundary metrics, and the last, unless training
+        boundary_metrics_every: In training, every n-th validation has boundary metrics, and the last, unless training
             ends early; in ``validate`` and ``test`` there always are.
         image_size: What the data module resizes images to before it gives them, for predictions without one; see
             :class:`~cpg_lightning.predictor.Predictor`.
@@ -294,7 +294,8 @@ class SegmentationModule(L.LightningModule):
         crop_size = tuple(getattr(data, "crop_size", size))
         if stage == "fit" and crop_size != size:
             raise ValueError(
-                f"expected training images of {only}, got a crop_size of {crop_size}; set --data.augmentation.crop_size {list(size)}"
+                f"expected training images of {only}, got a crop_size of {crop_size}; "
+                f"set --data.augmentation.crop_size {list(size)}"
             )
         given = self.inference.window or self.image_size
         if not isinstance(given, tuple | list) or tuple(given) != size:
@@ -369,20 +370,21 @@ class SegmentationModule(L.LightningModule):
         return lambda images: self(images)["out"], batch["image"], _common_size(batch), self.network.align_corners
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Count the pixels of a batch; ``prediction`` and the ``counts`` of each image are for callbacks."""
-        prediction = self.classes(batch)
-        images = [slice(index, index + 1) for index in range(len(prediction))]
-        return {
-            "prediction": prediction,
-            "counts": [self._count(prediction[image], batch["mask"][image]) for image in images],
-        }
+        """Count the pixels of a batch.
+
+        Returns:
+            The ``prediction``, and, where boundary metrics are due, the ``counts`` of each image; both are for callbacks.
+        """
+        prediction, mask = self.classes(batch), batch["mask"]
+        if not self.boundary_metrics_due():
+            self.class_iou.update(prediction, mask)
+            return {"prediction": prediction}
+        images = zip(torch.split(prediction, 1), torch.split(mask, 1), strict=True)
+        return {"prediction": prediction, "counts": [self._count(*image) for image in images]}
 
     def _count(self, prediction: Tensor, mask: Tensor) -> ImageCounts:
-        """Count the pixels of one image (1, H, W)."""
-        self.class_iou.update(prediction, mask)
-        if not self.boundary_metrics_due():
-            return ImageCounts(self.class_iou.last_confusion)
-        for metric in (self.boundary_iou, self.boundary_f1, self.trimap):
+        """Count the pixels of one image (1, H, W) in all metrics."""
+        for metric in (self.class_iou, self.boundary_iou, self.boundary_f1, self.trimap):
             metric.update(prediction, mask)
         return ImageCounts(self.class_iou.last_confusion, self.boundary_iou.last_counts)
 

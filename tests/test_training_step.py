@@ -1,10 +1,8 @@
 """The training step on an accelerator, in half precision, in parts, with deterministic algorithms and compiled."""
 
-import functools
 import os
 import shutil
 
-import lightning as L
 import pytest
 import torch
 import torch._dynamo.testing
@@ -13,14 +11,13 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from simulated_device import DEVICE, SimulatedDevice
-from tiny import Tiny
+from tiny import SGD, Tiny, trainer_of
 from torch.utils.data import DataLoader
 
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.module import SegmentationModule
 
 CLASSES = 5
-SGD = functools.partial(torch.optim.SGD, lr=0.1)
 # That torch.use_deterministic_algorithms documents to raise on a GPU, out of those that a loss could come to.
 NOT_DETERMINISTIC = {
     "aten::nll_loss2d_forward",
@@ -40,11 +37,6 @@ def module_of(kind=Tiny, **options):
     torch.manual_seed(0)
     network = kind(CLASSES, aux_loss=True)
     return SegmentationModule(network, CrossEntropyCPGLoss(), CLASSES, optimizer=SGD, **options)
-
-
-def trainer_of(**options):
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    return L.Trainer(**{"accelerator": "cpu", "max_epochs": 1, "enable_checkpointing": False, **quiet, **options})
 
 
 @pytest.fixture
@@ -109,7 +101,7 @@ def test_a_step_waits_for_the_device_in_the_criterion_alone(batches):
     with SimulatedDevice() as counted:
         waits = Waits(counted)
         strategy = SingleDeviceStrategy(device=DEVICE)
-        trainer = trainer_of(accelerator=Simulated(), strategy=strategy, callbacks=[waits])
+        trainer = trainer_of(max_epochs=1, accelerator=Simulated(), strategy=strategy, callbacks=[waits])
         trainer.fit(module_of(), batches)
     assert len(waits.steps) == 3
     for step in waits.steps:
@@ -133,14 +125,16 @@ def test_the_learning_rate_is_logged_as_a_number_of_the_device(batches):
     rates, expected = [], []
     with SimulatedDevice():
         strategy = SingleDeviceStrategy(device=DEVICE)
-        trainer_of(accelerator=Simulated(), strategy=strategy, callbacks=[Logged()]).fit(module_of(), batches)
+        trainer_of(max_epochs=1, accelerator=Simulated(), strategy=strategy, callbacks=[Logged()]).fit(
+            module_of(), batches
+        )
     assert rates == pytest.approx(expected)
     assert len(set(rates)) == 4
 
 
 def fitted(batches, kind=Tiny, compile_network=False, **options):
     """Trains for the batches; gives the module and the Trainer."""
-    module, trainer = module_of(kind, compile_network=compile_network), trainer_of(**options)
+    module, trainer = module_of(kind, compile_network=compile_network), trainer_of(**{"max_epochs": 1, **options})
     trainer.fit(module, batches)
     return module, trainer
 

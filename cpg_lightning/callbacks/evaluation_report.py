@@ -13,7 +13,7 @@ from rich.console import Console
 from cpg_lightning.callbacks.examples import Example, example_of, logged_masks, shrunk, void_value
 from cpg_lightning.callbacks.processes import of_all_processes
 from cpg_lightning.callbacks.tables import class_rows, score_table, write_tables
-from cpg_lightning.metrics.evaluation import ImageCounts, ImageScores, image_scores
+from cpg_lightning.metrics.evaluation import ImageScores, image_scores
 from cpg_lightning.module import Scores, SegmentationModule
 from cpg_lightning.pictures import comparison, confusion_picture, trimap_picture
 
@@ -83,17 +83,7 @@ class EvaluationReport(Callback):
         if not trainer.sanity_checking:
             self._look(trainer, pl_module, outputs, batch, batch_idx)
 
-    def on_test_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: SegmentationModule,  # type: ignore[override]
-        outputs: Any,
-        batch: dict[str, Any],
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keep what is to be shown."""
-        self._look(trainer, pl_module, outputs, batch, batch_idx)
+    on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]  # the module is a SegmentationModule
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:  # type: ignore[override]
         """Log what is due."""
@@ -139,10 +129,7 @@ class EvaluationReport(Callback):
         if trainer.state.fn == "fit" and not trainer.is_global_zero:
             return
         for index, name in enumerate(batch["name"]):
-            counts: ImageCounts = outputs["counts"][index]
-            scores = None
-            if counts.boundary is not None:
-                scores = image_scores(name, counts.confusion, counts.boundary, module.ignore_index)
+            scores = image_scores(name, outputs["counts"][index], module.ignore_index) if "counts" in outputs else None
             if scores and trainer.state.fn != "fit":
                 self.images.append(scores)
             chosen = batch_idx in self.chosen and index == 0

@@ -15,11 +15,11 @@ class ImageCounts:
 
     Attributes:
         confusion: Pixels of each target class (rows) predicted as each class (columns), int64 (C, C).
-        boundary: Pixels in both inner bands and in either, of each class, int64 (2, C); None where it was not due.
+        boundary: Pixels in both inner bands and in either, of each class, int64 (2, C).
     """
 
     confusion: Tensor
-    boundary: Tensor | None = None
+    boundary: Tensor
 
 
 @dataclass
@@ -32,10 +32,10 @@ class ImageScores:
     pixel_accuracy: float
 
 
-def image_scores(name: str, confusion: Tensor, boundary: Tensor, ignore_index: int) -> ImageScores:
-    """The scores of one image from what was counted; see :class:`ImageCounts`."""
+def image_scores(name: str, counts: ImageCounts, ignore_index: int) -> ImageScores:
+    """The scores of one image from what was counted."""
     # One copy, as the host waits for each.
-    *rows, both, either = torch.cat([confusion, boundary]).cpu()
+    *rows, both, either = torch.cat([counts.confusion, counts.boundary]).cpu()
     confusion = torch.stack(rows)
     iou = intersection_over_union(confusion, "skip", ignore_index)
     boundary_iou = without_class(fraction(both, either), ignore_index)

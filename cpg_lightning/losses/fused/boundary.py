@@ -86,7 +86,12 @@ class Boundary:
 
     @classmethod
     def joined(cls, parts: Sequence["Boundary"], images: int) -> "Boundary":
-        """The boundary of a batch from those of so many of its images each, in order."""
+        """The boundary of a batch, from the boundaries of its successive parts.
+
+        Args:
+            parts: The boundary of each part of the batch.
+            images: Number of images in each part but the last, which may have fewer.
+        """
         first, *others = parts
         if others:
             first.image = torch.cat([part.image + index * images for index, part in enumerate(parts)])

@@ -45,9 +45,8 @@ class BoundaryErrors:
         kernel_size: Side of its windows, k.
         size: Height and width of the images.
         cpg_weight: What the gradient is multiplied with.
-        most: Numbers in windows to look at at once.
+        most: Largest number of values in the windows that are computed together.
         like: A tensor of the device and the dtype to compute in.
-
     """
 
     def __init__(
@@ -56,9 +55,8 @@ class BoundaryErrors:
         self.boundary, self.kernel_size, self.radius = boundary, kernel_size, kernel_size // 2
         self.height, self.width = size
         self.offset = torch.arange(-self.radius, self.radius + 1, device=like.device)[:, None]
-        self.pixel = torch.add(
-            boundary.column, boundary.image, alpha=self.height * self.width
-        )  # in an image's first row
+        # The pixel of the same column in the image's first row.
+        self.pixel = torch.add(boundary.column, boundary.image, alpha=self.height * self.width)
         _, denominator = integer_kernel(kernel_size)
         self.kernel, self.true = (each.to(like.dtype) / denominator for each in (boundary.kernel, boundary.gradient))
         self.entries = boundary.entries().clamp_(min=1).to(like.dtype)

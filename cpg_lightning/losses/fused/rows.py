@@ -14,9 +14,9 @@ from .errors import BoundaryErrors, Entries
 from .pixel_weights import PixelWeights, easy_or_ignored
 from .upsampling import Bilinear, Identity, Upsampling
 
-# On a CPU: enough logits for an operation to be worth its call, few enough to stay in the cache.
+# On a CPU: enough logits to be worth the call of an operator, few enough to stay in the cache.
 STRIP_LOGITS_CPU = 2**20
-# Elsewhere: so many that the time of a kernel is far longer than its launch.
+# On an accelerator: enough logits for a kernel to take far longer than its launch.
 STRIP_LOGITS = 3 * 2**25
 
 
@@ -112,7 +112,7 @@ class Rows:
             self.upsampling.accumulate_nan(self.gradient, self.is_nan)
 
     def _images_and_rows(self) -> tuple[int, int]:
-        """How many images to look at at once, and how many of their rows: all of them, unless it is one image.
+        """The number of images in a strip, and of their rows. A strip of several images has all of their rows.
 
         Logits that may not be finite are upsampled as a whole: in a product with a matrix a NaN would spread.
         """
@@ -122,7 +122,7 @@ class Rows:
         return 1, min(max(self.halo + 1, rows), self.height)
 
     def _strips(self) -> list[tuple[slice, slice]]:
-        """The images and rows to look at at once, in order."""
+        """The images and the rows of each strip, in order."""
         images, rows = (
             [slice(first, min(first + step, size)) for first in range(0, size, step)]
             for step, size in ((self.images, len(self.logits)), (self.step, self.height))

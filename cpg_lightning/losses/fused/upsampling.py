@@ -104,9 +104,8 @@ class Bilinear(Upsampling):
         support = self.rows.support(rows)
         # Whole images are contiguous and keep their dimensions; parts of them are contiguous as (rows, C, W).
         whole = upsampled.is_contiguous()
-        fine = (
-            upsampled.flatten(0, 1) if whole else upsampled.transpose(1, 2).flatten(2)
-        )  # (N * C, H, W), (N, rows, C * W)
+        # (N * C, H, W) or (N, rows, C * W)
+        fine = upsampled.flatten(0, 1) if whole else upsampled.transpose(1, 2).flatten(2)
         columns = fine.new_zeros(len(fine), support.stop - support.start, fine.shape[2])
         for band, taps in self.rows.bands(rows):
             matrix = self.rows.matrix[band, taps].T.expand(len(fine), -1, -1)
@@ -133,12 +132,9 @@ class _Axis:
         self.small, self.large = small, large
         self.first, self.step, self.denominator = small - large, 2 * small, 2 * large
         if align_corners:
-            self.first, self.step, self.denominator = 0, small - 1, max(1, large - 1)
-        first, step = self.first, self.step
-        if step:
-            numerator = torch.arange(first, first + large * step, step, device=like.device)
-        else:  # one position
-            numerator = torch.full((large,), first, device=like.device)
+            # A step of 0 would do for one position, to which all are clamped below; arange refuses it.
+            self.first, self.step, self.denominator = 0, max(1, small - 1), max(1, large - 1)
+        numerator = torch.arange(self.first, self.first + large * self.step, self.step, device=like.device)
         numerator.clamp_(0, (small - 1) * self.denominator)
         taps = torch.arange(0, small * self.denominator, self.denominator, device=like.device)
         self.difference = numerator[:, None] - taps
