@@ -20,7 +20,7 @@ def alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in a folder, with Weights & Biases offline and without a key, as on a fresh machine."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr("sys.argv", ["cpg"])
-    # The second line is what a distributed run in this process leaves, and what another would take for its own.
+    # A distributed run in this process leaves the second line and its process group, which another would take for its own.
     ours = ("WANDB_API_KEY", "WANDB_MODE", "PL_GLOBAL_SEED", "PL_SEED_WORKERS")
     for name in (*ours, "MASTER_ADDR", "MASTER_PORT", "NODE_RANK", "LOCAL_RANK", "WORLD_SIZE"):
         monkeypatch.delenv(name, raising=False)
@@ -28,6 +28,8 @@ def alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, str(folder))
     monkeypatch.setenv("NETRC", str(folder / "no netrc"))
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 @pytest.fixture(autouse=True)
