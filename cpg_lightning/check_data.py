@@ -15,7 +15,7 @@ from rich.text import Text
 from torch.utils.data import DataLoader
 
 from cpg_lightning.data import SegmentationDataModule
-from cpg_lightning.data.base import Split, one_thread
+from cpg_lightning.data.data_module import Split, one_thread
 from cpg_lightning.data.dataset import SegmentationDataset
 from cpg_lightning.data.sampling import SeededIndex
 from cpg_lightning.data.workers import available_cores
@@ -82,7 +82,7 @@ def look(data: SegmentationDataModule, split: Split, workers: int, console: Cons
     if dataset is None or not len(dataset):
         return total
     loader = DataLoader(
-        Inspection(dataset, data.ignore_index),
+        Inspection(dataset),
         batch_size=CHUNK,
         num_workers=min(workers, len(dataset)),
         collate_fn=summed,
@@ -122,7 +122,9 @@ def found(data: SegmentationDataModule, split: Split, training: bool) -> tuple[F
 
 def _look_at_all(data: SegmentationDataModule, split: Split, total: Findings) -> None:
     """What is wrong with the labels of a split taken together."""
-    absent = [name for name, value in zip(data.class_names, data.label_values, strict=True) if not total.pixels[value]]
+    absent = [
+        name for name, value in zip(data.classes.names, data.label_values, strict=True) if not total.pixels[value]
+    ]
     known = total.pixels[[*data.label_values, *data.void_values]].sum()
     if len(absent) == data.num_classes and known == total.pixels.sum():
         total.wrong(f"expected labelled pixels, got none: each pixel of the {split} labels has a value that is ignored")
@@ -204,7 +206,7 @@ def _class_table(data: SegmentationDataModule, findings: Findings) -> Table:
     for column in ("pixels", "images", "at a boundary"):
         table.add_column(column, justify="right")
     names: dict[int, str | Text] = {
-        **dict(zip(data.label_values, map(Text, data.class_names), strict=True)),
+        **dict(zip(data.label_values, map(Text, data.classes.names), strict=True)),
         **dict.fromkeys(data.void_values, "ignored"),
     }
     values = [*data.label_values, *sorted(set(findings.pixels.nonzero()[0].tolist()) - set(data.label_values))]
@@ -234,7 +236,7 @@ def _draw_crops(data: SegmentationDataModule, path: Path, seed: int, console: Co
         crops.append((item["image"].permute(1, 2, 0).numpy(), item["mask"].numpy()))
     if crops:
         path.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(crops, data.palette, data.class_names, data.ignore_index).save(path)
+        contact_sheet(crops, data.classes).save(path)
         console.print(f"training crops: {path}", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -7,22 +7,14 @@ from inspect import isabstract
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
 from cpg_lightning import networks
+from cpg_lightning.data.class_info import ClassInfo
 from cpg_lightning.networks import SegmentationNetwork
 from cpg_lightning.networks.weights import read_file
 
-# What evaluation needs of a module's hyperparameters, besides its network. Everything else in them is ignored.
-FACTS = (
-    "num_classes",
-    "ignore_index",
-    "class_names",
-    "palette",
-    "absent_classes",
-    "dilation_ratio",
-    "image_size",
-)
 TRAINING_STATE: dict[str, type | tuple[type, ...]] = {
     "callbacks": dict,
     "epoch": int,
@@ -88,6 +80,49 @@ def run_of(checkpoint: Mapping[str, Any], path: str | Path) -> tuple[str, str] |
     return run[0], run[1]
 
 
+def class_names(checkpoint: Any) -> list[str] | None:
+    """The names of the classes that a checkpoint was trained on; None where it does not have them."""
+    parameters = checkpoint.get("hyper_parameters") if isinstance(checkpoint, Mapping) else None
+    classes = parameters.get("classes") if isinstance(parameters, Mapping) else None
+    names = classes.get("names") if isinstance(classes, Mapping) else None
+    return [str(name) for name in names] if isinstance(names, list | tuple) else None
+
+
+def check_classes(classes: ClassInfo, checkpoint: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse a checkpoint that was trained on other classes, or on the same in another order.
+
+    Args:
+        classes: The classes of the data.
+        checkpoint: What a checkpoint file holds.
+        path: The file, for messages.
+
+    Raises:
+        ValueError: If they differ; it names the classes that do.
+    """
+    names = class_names(checkpoint)
+    if names is not None:
+        classes.check_same(names, f"the checkpoint {path}")
+
+
+def warn_of_other_classes(path: str | Path, classes: ClassInfo) -> None:
+    """Warn of weights to start from that were trained on as many classes of other names, or in another order.
+
+    Args:
+        path: The file of weights.
+        classes: The classes of the data.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it cannot be read.
+    """
+    names = class_names(read_file(path))
+    if names is not None and len(names) == classes.num_classes and tuple(names) != classes.names:
+        rank_zero_warn(
+            f"the weights in {path} were trained on other classes than the data's, and start with their last layers: "
+            f"{classes.difference(names)}"
+        )
+
+
 def check_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
     """Refuse the weights of another network.
 
@@ -104,7 +139,7 @@ def check_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str | 
     wrong = sorted(name for name in expected.keys() | got.keys() if expected.get(name) != got.get(name))
     if wrong:
         raise ValueError(
-            f"expected a checkpoint of {type(module.network).__name__} with {module.num_classes} classes, got another: "
+            f"expected a checkpoint of {type(module.network).__name__}, got another: "
             f"{len(wrong)} weights differ, e.g. {wrong[0]} is {got.get(wrong[0], 'missing')} instead of "
             f"{expected.get(wrong[0], 'nothing')}: {path}"
         )
@@ -113,7 +148,7 @@ def check_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str | 
 def module_arguments(
     checkpoint: Mapping[str, Any], path: str | Path, network: SegmentationNetwork | None, allow: Collection[str]
 ) -> dict[str, Any]:
-    """The arguments with which a module is built for evaluation: its network and its ``FACTS``.
+    """The arguments with which a module is built for evaluation: its network, its classes and the size that images are resized to.
 
     Args:
         checkpoint: From :func:`read_checkpoint`.
@@ -125,22 +160,20 @@ def module_arguments(
         ValueError: If an entry is missing, or names a class that is not allowed or arguments that it does not take.
     """
     hyperparameters = checkpoint.get("hyper_parameters")
-    if not isinstance(hyperparameters, dict) or hyperparameters.get("num_classes") not in range(2, 256):
+    if not isinstance(hyperparameters, dict) or "classes" not in hyperparameters:
         raise ValueError(
-            f"expected a checkpoint of this package, with hyper_parameters and their num_classes, got another: {path}"
+            f"expected a checkpoint of this package, with hyper_parameters and their classes, got another: {path}"
         )
-    arguments = {name: hyperparameters[name] for name in FACTS if name in hyperparameters}
     if network is None and "network" not in hyperparameters:
         raise ValueError(
             f"expected a network with the checkpoint of a module that was built in Python, got none: {path}; pass network="
         )
     try:
-        arguments["network"] = network or build_network(
-            hyperparameters["network"], hyperparameters["num_classes"], allow
-        )
+        classes = ClassInfo.from_plain(hyperparameters["classes"])
+        network = network or build_network(hyperparameters["network"], classes.num_classes, allow)
     except (AttributeError, OverflowError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{error}: {path}") from error
-    return arguments
+    return {"network": network, "classes": classes, "image_size": hyperparameters.get("image_size")}
 
 
 def build_network(description: Any, num_classes: int, allow: Collection[str] = ()) -> SegmentationNetwork:

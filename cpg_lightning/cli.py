@@ -25,7 +25,7 @@ import cpg_lightning
 # Imported classes are those that the command line knows by their short names.
 from cpg_lightning.callbacks import EvaluationReport, PredictionWriter  # noqa: F401
 from cpg_lightning.check_data import check_data
-from cpg_lightning.checkpoints import check_weights, read_checkpoint, run_of
+from cpg_lightning.checkpoints import check_classes, check_weights, read_checkpoint, run_of
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.data.paths import expanded
 from cpg_lightning.data.predicted import PredictionRecord, file_digest, weights_digest
@@ -43,8 +43,6 @@ from cpg_lightning.parsing import (
     raised_first,
     subclasses,
 )
-
-EVALUATION_FACTS = ("absent_classes", "dilation_ratio", "image_size")
 
 
 def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
@@ -118,8 +116,8 @@ class SegmentationCLI(LightningCLI):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link the facts of the dataset to whatever needs them."""
-        for fact in ("num_classes", "ignore_index", "class_names", "palette", *EVALUATION_FACTS):
-            parser.link_arguments(f"data.{fact}", f"model.{fact}", apply_on="instantiate")
+        parser.link_arguments("data.classes", "model.classes", apply_on="instantiate")
+        parser.link_arguments("data.image_size", "model.image_size", apply_on="instantiate")
         parser.add_argument(
             "--output",
             type=str | None,
@@ -132,7 +130,6 @@ class SegmentationCLI(LightningCLI):
             help="whether predict predicts all images again, and writes over files",
         )
         parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
-        parser.link_arguments("data.ignore_index", "model.criterion.init_args.ignore_index", apply_on="instantiate")
 
     def before_instantiate_classes(self) -> None:
         """Give the run its name, its folder and its place in Weights & Biases."""
@@ -200,7 +197,9 @@ class SegmentationCLI(LightningCLI):
             return
         self.model.check_run(self.trainer, self.datamodule, self.subcommand)
         if self.checkpoint:
-            check_weights(self.model, self.checkpoint["state_dict"], self._get(self.config, "ckpt_path"))
+            path = self._get(self.config, "ckpt_path")
+            check_classes(self.model.classes, self.checkpoint, path)
+            check_weights(self.model, self.checkpoint["state_dict"], path)
             self.checkpoint = None  # its weights have been looked at: the Trainer reads the file itself
         elif self.subcommand != "fit":
             rank_zero_warn(f"without --ckpt_path, {self.subcommand} takes the weights that the network is built with")
@@ -262,7 +261,7 @@ class SegmentationCLI(LightningCLI):
         path = config.get("ckpt_path")
         weights = weights_digest(self.model.network.state_dict()) if path is None else file_digest(path)
         model = {name: config["model"].get(name) for name in ("network", "inference")}
-        facts = [self.datamodule.class_names, self.datamodule.palette, self.datamodule.label_values]
+        facts = [self.datamodule.classes.plain(), self.datamodule.label_values]
         parts = [weights, model, self.model.image_size, facts, kinds, config["trainer"].get("precision")]
         return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from torch.utils.data import Dataset
 
+from cpg_lightning.data.class_info import IGNORED
 from cpg_lightning.data.class_table import UNKNOWN
 from cpg_lightning.data.dataset import FileDataset, SegmentationDataset
 from cpg_lightning.data.header import GREY, PALETTE, WITH_ALPHA, read_header
@@ -82,9 +83,8 @@ class Findings:
 class Inspection(Dataset[Findings]):
     """What is in each image of a dataset."""
 
-    def __init__(self, dataset: SegmentationDataset, ignore_index: int) -> None:
+    def __init__(self, dataset: SegmentationDataset) -> None:
         self.dataset = dataset
-        self.ignore_index = ignore_index
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -108,11 +108,11 @@ class Inspection(Dataset[Findings]):
         mask = cv2.LUT(label, self.dataset.label_table)
         if (mask == UNKNOWN).any():
             findings.wrong(self.dataset.unknown(index, label))
-        mask[mask == UNKNOWN] = self.ignore_index
+        mask[mask == UNKNOWN] = IGNORED
         findings.pixels = np.bincount(label.ravel(), minlength=256)
         findings.images_with = (findings.pixels > 0).astype(np.int64)
-        findings.pixels_beside = findings.images_with * int((mask != self.ignore_index).sum())
-        band = boundary_band(mask, radius=1, ignore_index=self.ignore_index)
+        findings.pixels_beside = findings.images_with * int((mask != IGNORED).sum())
+        band = boundary_band(mask, radius=1)
         findings.boundary = np.bincount(label[band], minlength=256)
         return findings
 

@@ -1,53 +1,37 @@
 """The LightningModule around any segmentation network and criterion."""
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from cpg_lightning.checkpoints import FACTS, check_paths, check_weights, module_arguments, read_checkpoint
+from cpg_lightning.checkpoints import (
+    check_classes,
+    check_paths,
+    check_weights,
+    module_arguments,
+    read_checkpoint,
+    warn_of_other_classes,
+)
+from cpg_lightning.data.class_info import IGNORED, ClassInfo
 from cpg_lightning.inference import Inference
+from cpg_lightning.learning_rate import poly_factor, training_steps
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.losses.criterion import SegmentationCriterion
-from cpg_lightning.metrics import AbsentClasses, BoundaryF1Score, BoundaryIoU, ClassIoU, TrimapJaccardIndex, accuracies
-from cpg_lightning.metrics.evaluation import ImageCounts
+from cpg_lightning.metrics.evaluation import Scores, SegmentationMetrics
 from cpg_lightning.networks import SegmentationNetwork
-from cpg_lightning.pictures import Colour, default_palette
-
-
-@dataclass
-class Scores:
-    """What an evaluation came to, on the CPU.
-
-    Attributes:
-        confusion: Pixels of each class (rows) predicted as each (columns), int64 (C, C).
-        iou: Of each class, float64 (C), NaN for one that is left out.
-        means: The figures that are logged, by name.
-        boundary_iou: Of each class, float64 (C), NaN for one without a boundary; None where it was not due.
-        trimap: Mean IoU in the band of each width; None where it was not due.
-    """
-
-    confusion: Tensor
-    iou: Tensor
-    means: dict[str, Tensor]
-    boundary_iou: Tensor | None = None
-    trimap: dict[int, Tensor] | None = None
-
+from cpg_lightning.run_checks import check_data, check_monitors, check_parameters
 
 # With more classes, one chart per class clutters the logger; the table stays complete.
 MOST_CLASSES_LOGGED = 40
-# These scores are computed in every ``boundary_metrics_every``-th validation only.
-BOUNDARY_SCORES = ("val/boundary_", "val/trimap_")
 
 
 class SegmentationModule(L.LightningModule):
@@ -68,13 +52,7 @@ class SegmentationModule(L.LightningModule):
     Args:
         network: Any segmentation network.
         criterion: Any segmentation criterion.
-        num_classes: Number of classes C.
-        ignore_index: Mask value that is no class.
-        class_names: Name of each class; their numbers by default.
-        palette: Colour of each class, RGB.
-        absent_classes: What the mIoU does about a class that the labels do not have; see
-            :class:`~cpg_lightning.metrics.ClassIoU`.
-        dilation_ratio: Width of the band of the boundary IoU, as a fraction of an image's diagonal.
+        classes: The classes of the data, e.g. a data module's ``classes``.
         boundary_metrics_every: In training, every n-th validation has boundary metrics, and the last, unless training
             ends early; in ``validate`` and ``test`` there always are.
         image_size: What the data module resizes images to before it gives them, for predictions without one; see
@@ -94,8 +72,7 @@ class SegmentationModule(L.LightningModule):
             change, so checkpoints can be used with and without it.
 
     Raises:
-        ValueError: If there are fewer than 2 classes or not as many class names or colours as classes, or if numbers are
-            out of range.
+        ValueError: If a number is out of range, or the criterion ignores another value than 255, which is that of the masks.
 
     Example:
         >>> import lightning as L
@@ -103,7 +80,7 @@ class SegmentationModule(L.LightningModule):
         >>> from cpg_lightning.losses import CrossEntropyCPGLoss
         >>> from cpg_lightning.networks import LRASPP
         >>> data = ShapesDataModule()
-        >>> module = SegmentationModule(LRASPP(data.num_classes), CrossEntropyCPGLoss(), data.num_classes)
+        >>> module = SegmentationModule(LRASPP(data.num_classes), CrossEntropyCPGLoss(), data.classes)
         >>> L.Trainer(max_epochs=6).fit(module, datamodule=data)  # doctest: +SKIP
     """
 
@@ -111,12 +88,7 @@ class SegmentationModule(L.LightningModule):
         self,
         network: SegmentationNetwork,
         criterion: SegmentationCriterion,
-        num_classes: int,
-        ignore_index: int = 255,
-        class_names: Sequence[str] | None = None,
-        palette: Sequence[tuple[int, int, int]] | None = None,
-        absent_classes: AbsentClasses = "skip",
-        dilation_ratio: float = 0.02,
+        classes: ClassInfo,
         boundary_metrics_every: int = 5,
         image_size: int | tuple[int, int] | None = None,
         inference: Inference | None = None,
@@ -130,69 +102,44 @@ class SegmentationModule(L.LightningModule):
         compile_network: bool = False,
     ) -> None:
         super().__init__()
-        for name, values in (("class_names", class_names), ("palette", palette)):
-            if values is not None and len(values) != num_classes:
-                raise ValueError(
-                    f"expected {name} to have an entry for each of {num_classes} classes, got {len(values)}"
-                )
         for name, number in (("warmup_steps", warmup_steps), ("poly_power", poly_power), ("aux_weight", aux_weight)):
             if not 0 <= number < math.inf:
                 raise ValueError(f"expected {name} to be 0 or more and finite, got {number}")
-        if boundary_metrics_every < 1:
-            raise ValueError(
-                f"expected boundary_metrics_every to be 1 or more validations, got {boundary_metrics_every}"
-            )
         sides = image_size if isinstance(image_size, tuple | list) and len(image_size) == 2 else (image_size,)
         if image_size is not None and not all(isinstance(side, int) and 0 < side < 2**31 for side in sides):
             raise ValueError(f"expected image_size to be one or two positive numbers of pixels, got {image_size!r}")
-        if not isinstance(ignore_index, int) or abs(ignore_index) >= 2**31:
-            raise ValueError(f"expected ignore_index to be an integer of 32 bits, got {ignore_index!r}")
-        # A checkpoint holds these facts as plain values, which load under weights_only=True. Objects are left out.
-        facts: dict[str, Any] = {
-            "num_classes": num_classes,
-            "ignore_index": ignore_index,
-            "class_names": None if class_names is None else [str(name) for name in class_names],
-            "palette": None if palette is None else [(int(red), int(green), int(blue)) for red, green, blue in palette],
-            "absent_classes": absent_classes,
-            "dilation_ratio": dilation_ratio,
-            "image_size": image_size,
-        }
-        self.hparams.update({name: facts[name] for name in FACTS})
+        if getattr(criterion, "ignore_index", IGNORED) != IGNORED:
+            raise ValueError(
+                f"expected a criterion with ignore_index={IGNORED}, which masks have where there is no class, got "
+                f"{criterion.ignore_index}"
+            )
+        # A checkpoint holds these as plain values, which load under weights_only=True. Objects are left out.
+        self.hparams.update({"classes": classes.plain(), "image_size": image_size})
         if weights is not None:
+            warn_of_other_classes(weights, classes)
             network.load_weights(weights, new_classifier)
         if network.memory_format is not torch.contiguous_format:
             network.to(memory_format=network.memory_format)
         self.network = network
         self.criterion = criterion
-        self.num_classes = num_classes
-        self.ignore_index = ignore_index
-        self.class_names: list[str] = facts["class_names"] or [str(number) for number in range(num_classes)]
-        self.palette: list[tuple[int, int, int]] | None = facts["palette"]
+        self.classes = classes
         self.optimizer = optimizer
         self.warmup_steps = warmup_steps
         self.poly_power = poly_power
         self.aux_weight = aux_weight
-        self.boundary_metrics_every = boundary_metrics_every
         self.image_size = image_size
         self.inference = inference or Inference()
         self.predict_probabilities = predict_probabilities
         self.compile_network = compile_network
-        self.class_iou = ClassIoU(num_classes, ignore_index, absent_classes)
-        self.boundary_iou = BoundaryIoU(num_classes, dilation_ratio, ignore_index, average="none")
-        self.boundary_f1 = BoundaryF1Score(num_classes, ignore_index=ignore_index)
-        self.trimap = TrimapJaccardIndex(num_classes, ignore_index=ignore_index)
+        self.metrics = SegmentationMetrics(
+            classes.num_classes, classes.absent_classes, classes.dilation_ratio, boundary_metrics_every
+        )
         self.scores: Scores | None = None  # of the last evaluation
-        self.validations = 0  # of this training
         self.mean: Tensor
         self.std: Tensor
         # In checkpoints too: they may have come with weights that a checkpoint does not fetch again.
         self.register_buffer("mean", 255 * torch.tensor(network.mean).view(3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(network.std).view(3, 1, 1))
-
-    @property
-    def colours(self) -> Sequence[Colour]:
-        """Colour of each class, RGB: the palette, or colours that are easy to tell apart."""
-        return self.palette or default_palette(self.num_classes)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -206,7 +153,7 @@ class SegmentationModule(L.LightningModule):
     ) -> "SegmentationModule":
         """A module for evaluation, with the weights and the classes of a checkpoint.
 
-        A checkpoint is data: only the network's class and plain arguments, the facts of the classes and the weights are
+        A checkpoint is data: only the network's class and plain arguments, the classes and the weights are
         taken from it. It cannot choose what is imported or opened. To continue a training, use ``cpg fit --ckpt_path`` or
         ``Trainer.fit(ckpt_path=...)``.
 
@@ -227,18 +174,28 @@ class SegmentationModule(L.LightningModule):
         try:
             module = cls(criterion=criterion or CrossEntropyCPGLoss(), **arguments)
         except (OverflowError, TypeError, ValueError) as error:
-            raise ValueError(f"expected the facts of a module in the checkpoint: {error}: {checkpoint_path}") from error
+            raise ValueError(
+                f"expected the arguments of a module in the checkpoint: {error}: {checkpoint_path}"
+            ) from error
         check_weights(module, checkpoint["state_dict"], checkpoint_path)
         module.load_state_dict(checkpoint["state_dict"])
         return module.to(map_location)
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save the number of validations, so that a resumed training has boundary metrics in the same validations."""
+        checkpoint["validations"] = self.metrics.validations
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Look at a checkpoint that a Trainer restores, before its callbacks do.
+        """Check a checkpoint that a Trainer restores, before its callbacks are restored.
 
         Raises:
-            ValueError: See :func:`~cpg_lightning.checkpoints.check_paths`.
+            ValueError: If it has other classes, or paths outside of its folder; see
+                :func:`~cpg_lightning.checkpoints.check_paths`.
         """
-        check_paths(checkpoint, "the checkpoint that the Trainer was given")
+        place = "the checkpoint that the Trainer was given"
+        check_paths(checkpoint, place)
+        check_classes(self.classes, checkpoint, place)
+        self.metrics.validations = int(checkpoint.get("validations", 0))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """The network's logits of images (B, 3, H, W), RGB in 0..255.
@@ -248,15 +205,17 @@ class SegmentationModule(L.LightningModule):
         """
         normalised = (images - self.mean) / self.std
         logits: dict[str, Tensor] = self.network(normalised.contiguous(memory_format=self.network.memory_format))
-        if logits["out"].shape[1] != self.num_classes:
+        if logits["out"].shape[1] != self.classes.num_classes:
             raise ValueError(
-                f"expected the network to have the data's {self.num_classes} classes, got {logits['out'].shape[1]}"
+                f"expected the network to have the data's {self.classes.num_classes} classes, got {logits['out'].shape[1]}"
             )
         return logits
 
     def setup(self, stage: str) -> None:
         """Check what this module is run with; see :meth:`check_run`."""
         self.check_run(self.trainer, getattr(self.trainer, "datamodule", None), stage)
+        if stage == "fit":  # before a checkpoint is restored
+            self.scores, self.metrics.validations = None, 0
 
     def configure_model(self) -> None:
         """Compile the network in place where ``compile_network`` is set.
@@ -276,63 +235,21 @@ class SegmentationModule(L.LightningModule):
             stage: ``fit``, ``validate``, ``test`` or ``predict``.
 
         Raises:
-            ValueError: If a callback monitors a score that it cannot, or images do not have the size that the network
-                needs.
+            ValueError: See the functions of :mod:`cpg_lightning.run_checks`.
         """
         if stage == "fit":
-            self.check_monitors(trainer.callbacks)  # type: ignore[attr-defined]
-            if trainer.world_size > 1 and self.network.unprobed is not None:
-                rank_zero_warn(
-                    f"it is not known which parameters of {type(self.network).__name__} reach no logits: "
-                    f"{self.network.unprobed}; if the first step stops over unused parameters, set "
-                    "--trainer.strategy ddp_find_unused_parameters_true"
-                )
-        size = self.network.fixed_size
-        if size is None:
-            return
-        only = f"the one size that {type(self.network).__name__} takes, {size[0]}x{size[1]} pixels"
-        crop_size = tuple(getattr(data, "crop_size", size))
-        if stage == "fit" and crop_size != size:
-            raise ValueError(
-                f"expected training images of {only}, got a crop_size of {crop_size}; "
-                f"set --data.augmentation.crop_size {list(size)}"
-            )
-        given = self.inference.window or self.image_size
-        if not isinstance(given, tuple | list) or tuple(given) != size:
-            raise ValueError(
-                f"expected images of {only}, in evaluation, got {'images of any size' if given is None else given}; set "
-                f"--data.image_size {list(size)}, or an --model.inference with this window and border pad"
-            )
-
-    def check_monitors(self, callbacks: Iterable[Callback]) -> None:
-        """Refuse callbacks such as EarlyStopping on a score that no validation has, or not every validation.
-
-        With a score of some validations, they would compare the last value with itself.
-
-        Raises:
-            ValueError: If a callback monitors such a score.
-        """
-        known = self.validation_scores()
-        for callback in callbacks:
-            monitor = str(getattr(callback, "monitor", ""))
-            if self.boundary_metrics_every > 1 and monitor.startswith(BOUNDARY_SCORES):
-                raise ValueError(
-                    f"expected {type(callback).__name__} to monitor a score of every validation, got {monitor}, which is "
-                    f"computed in every {self.boundary_metrics_every}th; set --model.boundary_metrics_every 1"
-                )
-            if monitor.startswith("val/") and monitor not in known:
-                raise ValueError(
-                    f"expected {type(callback).__name__} to monitor one of {', '.join(known)}, got {monitor}"
-                )
+            check_monitors(self, trainer.callbacks)  # type: ignore[attr-defined]
+            check_parameters(self.network, trainer.world_size)
+        check_data(self, data, stage)
 
     def validation_scores(self) -> list[str]:
         """The names of the scores that validations log, for callbacks that monitor one; a subclass may add its own."""
-        means = ["mIoU", "pixel_accuracy", "class_accuracy", "fwIoU", "boundary_IoU"]
-        means += [f"boundary_F1/{threshold:g}px" for threshold in self.boundary_f1.thresholds]
-        means += [f"trimap_mIoU/{width}px" for width in self.trimap.widths]
-        if self.num_classes <= MOST_CLASSES_LOGGED:
-            means += [f"IoU/{name}" for name in self.class_names]
-        return [f"val/{name}" for name in means]
+        return [f"val/{name}" for name in (*self.metrics.means, *self._logged_classes())]
+
+    def _logged_classes(self) -> list[str]:
+        """The names of the scores of single classes that are logged."""
+        few = self.classes.num_classes <= MOST_CLASSES_LOGGED
+        return [f"IoU/{name}" for name in self.classes.names] if few else []
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss of a batch."""
@@ -359,9 +276,9 @@ class SegmentationModule(L.LightningModule):
             return None
         if self.predict_probabilities:
             return self.inference.probabilities(*self._evaluated(batch))
-        return self.classes(batch)
+        return self.predicted_classes(batch)
 
-    def classes(self, batch: dict[str, Any]) -> Tensor:
+    def predicted_classes(self, batch: dict[str, Any]) -> Tensor:
         """The predicted classes (B, H, W) at the labels' own size, which is the images' before they were resized."""
         return self.inference.classes(*self._evaluated(batch))
 
@@ -373,35 +290,25 @@ class SegmentationModule(L.LightningModule):
         """Count the pixels of a batch.
 
         Returns:
-            The ``prediction``, and, where boundary metrics are due, the ``counts`` of each image; both are for callbacks.
+            The ``prediction``, and the ``counts`` of each image, see :meth:`SegmentationMetrics.update`; both are for callbacks.
         """
-        prediction, mask = self.classes(batch), batch["mask"]
-        if not self.boundary_metrics_due():
-            self.class_iou.update(prediction, mask)
-            return {"prediction": prediction}
-        images = zip(torch.split(prediction, 1), torch.split(mask, 1), strict=True)
-        return {"prediction": prediction, "counts": [self._count(*image) for image in images]}
-
-    def _count(self, prediction: Tensor, mask: Tensor) -> ImageCounts:
-        """Count the pixels of one image (1, H, W) in all metrics."""
-        for metric in (self.class_iou, self.boundary_iou, self.boundary_f1, self.trimap):
-            metric.update(prediction, mask)
-        return ImageCounts(self.class_iou.last_confusion, self.boundary_iou.last_counts)
+        prediction = self.predicted_classes(batch)
+        return {"prediction": prediction, "counts": self.metrics.update(prediction, batch["mask"])}
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """As :meth:`validation_step`."""
         return self.validation_step(batch, batch_idx)
 
-    def boundary_metrics_due(self) -> bool:
-        """Whether the evaluation that is going on has boundary metrics."""
-        if self.trainer.state.fn != "fit":
-            return True
-        every = self.trainer.check_val_every_n_epoch or 1
-        last_epoch = (
-            self.trainer.max_epochs not in (None, -1) and self.trainer.current_epoch + every >= self.trainer.max_epochs
-        )
-        at_end = last_epoch or self.trainer.global_step == self.trainer.max_steps
-        return (self.validations + 1) % self.boundary_metrics_every == 0 or at_end
+    def on_validation_epoch_start(self) -> None:
+        """Start counting."""
+        trainer = self.trainer
+        every = trainer.check_val_every_n_epoch or 1
+        last_epoch = trainer.max_epochs not in (None, -1) and trainer.current_epoch + every >= trainer.max_epochs
+        self.metrics.begin(trainer.state.fn == "fit", last_epoch or trainer.global_step == trainer.max_steps)
+
+    def on_test_epoch_start(self) -> None:
+        """Start counting."""
+        self.metrics.begin()
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores."""
@@ -422,68 +329,34 @@ class SegmentationModule(L.LightningModule):
                 "expected an end of training, for the learning rate to decay to; set max_epochs or max_steps"
             )
         optimizer = (self.optimizer or torch.optim.AdamW)(self.parameters())
-        schedule = LambdaLR(optimizer, lambda step: self._learning_rate_factor(step))
+        schedule = LambdaLR(
+            optimizer, lambda step: poly_factor(step, training_steps(self.trainer), self.warmup_steps, self.poly_power)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-    def on_fit_start(self) -> None:
-        """Nothing was evaluated yet."""
-        self.scores = None
-        self.validations = 0
 
     def on_train_start(self) -> None:
         """Warn of a warm-up that takes all of the training."""
-        if self._total_steps() <= self.warmup_steps:
+        steps = training_steps(self.trainer)
+        if steps <= self.warmup_steps:
             rank_zero_warn(
-                f"the warm-up of {self.warmup_steps} steps is no shorter than the training of {self._total_steps()}: "
+                f"the warm-up of {self.warmup_steps} steps is no shorter than the training of {steps:g}: "
                 "the learning rate will not decay; set fewer warmup_steps or train for longer"
             )
 
     def _log_scores(self, stage: str) -> None:
         """Log what was counted, on every process: it is gathered."""
         if self.trainer.sanity_checking:
-            self._reset_metrics()
+            self.metrics.reset()
             return
-        iou, confusion = self.class_iou.compute(), self.class_iou.confusion_matrix().cpu()
-        means = {"mIoU": iou.nanmean(), **accuracies(confusion)}
-        self.scores = Scores(confusion, iou, means)
-        if self.boundary_metrics_due():
-            self.scores.boundary_iou = self.boundary_iou.compute()
-            self.scores.trimap = dict(zip(self.trimap.widths, self.trimap.compute(), strict=True))
-            f1 = zip(self.boundary_f1.thresholds, self.boundary_f1.compute(), strict=True)
-            means["boundary_IoU"] = self.scores.boundary_iou.nanmean()
-            means |= {f"boundary_F1/{threshold:g}px": score for threshold, score in f1}
-            means |= {f"trimap_mIoU/{width}px": score for width, score in self.scores.trimap.items()}
-        self._reset_metrics()
-        self.validations += 1
-        logged = dict(means)
-        if self.num_classes <= MOST_CLASSES_LOGGED:
-            logged |= {f"IoU/{name}": score for name, score in zip(self.class_names, iou, strict=True)}
+        self.scores = self.metrics.compute()
+        self.metrics.reset()
+        if stage == "val":
+            self.metrics.validations += 1
+        logged = self.scores.means | dict(zip(self._logged_classes(), self.scores.iou, strict=False))
         for name, score in logged.items():
             score = score.to(self.device, torch.float32)  # not every device has float64
             # All processes have the same score, but Lightning recommends to reduce it. A maximum is exact, a mean is rounded.
             self.log(f"{stage}/{name}", score, prog_bar=name == "mIoU", sync_dist=True, reduce_fx="max")
-
-    def _reset_metrics(self) -> None:
-        for metric in (self.class_iou, self.boundary_iou, self.boundary_f1, self.trimap):
-            metric.reset()
-
-    def _learning_rate_factor(self, step: int) -> float:
-        if step <= self.warmup_steps:
-            return min(1.0, (step + 1) / max(1, self.warmup_steps))
-        remaining = (self._total_steps() - step) / max(1, self._total_steps() - self.warmup_steps)
-        return max(0.0, remaining) ** self.poly_power
-
-    def _total_steps(self) -> int:
-        """Optimizer steps of the whole training.
-
-        Not ``trainer.estimated_stepping_batches``: it loads the data too early for a run that resumes within an epoch.
-        Here the data is loaded already, as the first step does not need to know.
-        """
-        limits = [self.trainer.max_steps] if self.trainer.max_steps != -1 else []
-        batches = self.trainer.num_training_batches
-        if self.trainer.max_epochs not in (None, -1) and math.isfinite(batches):
-            limits.append(self.trainer.max_epochs * math.ceil(batches / self.trainer.accumulate_grad_batches))
-        return min(limits)
 
 
 def _common_size(batch: dict[str, Any]) -> tuple[int, int]:

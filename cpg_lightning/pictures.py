@@ -1,6 +1,5 @@
 """Pictures of images, labels and predictions, as arrays."""
 
-import colorsys
 import io
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +8,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-Colour = tuple[int, int, int]
+from cpg_lightning.data.class_info import IGNORED, ClassInfo, Colour
+
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
 PANELS = ("image", "label", "prediction", "boundary errors")
@@ -20,13 +20,6 @@ MOST_TICKS, MOST_NUMBERS = 40, 25  # classes of a confusion matrix with names, w
 ERRORS = (("boundary right", RIGHT), ("boundary wrong", WRONG), ("wrong elsewhere", WRONG_INSIDE))
 
 
-def default_palette(num_classes: int) -> list[Colour]:
-    """Distinct colours for classes that have none: hues a golden angle apart."""
-    hues = [(0.6 + 0.618034 * c) % 1 for c in range(num_classes)]
-    shades = [colorsys.hsv_to_rgb(hue, 0.75 - 0.3 * (c % 2), 0.95 - 0.3 * (c % 3 == 2)) for c, hue in enumerate(hues)]
-    return [(round(255 * r), round(255 * g), round(255 * b)) for r, g, b in shades]
-
-
 def coloured(classes: np.ndarray, palette: Sequence[Colour]) -> np.ndarray:
     """Classes (H, W) in their colours, uint8 (H, W, 3); whatever is no class is black."""
     table = np.zeros((256, 3), dtype=np.uint8)
@@ -34,26 +27,23 @@ def coloured(classes: np.ndarray, palette: Sequence[Colour]) -> np.ndarray:
     return table[classes.astype(np.uint8)]
 
 
-def boundary_band(label: np.ndarray, radius: int, ignore_index: int) -> np.ndarray:
+def boundary_band(label: np.ndarray, radius: int) -> np.ndarray:
     """Pixels within ``radius`` (Chebyshev) of another class of the label, bool (H, W); ignored pixels make no boundary."""
     kernel = np.ones((2 * radius + 1, 2 * radius + 1), dtype=np.uint8)
     label = label.astype(np.int16)
-    void = label == ignore_index
+    void = label == IGNORED
     highest = cv2.dilate(np.where(void, np.int16(-1), label), kernel)
     lowest = cv2.erode(np.where(void, np.int16(32767), label), kernel)
     return (highest != lowest) & ~void
 
 
-def boundary_errors(
-    image: np.ndarray, label: np.ndarray, prediction: np.ndarray, ignore_index: int, radius: int = 3
-) -> np.ndarray:
+def boundary_errors(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, radius: int = 3) -> np.ndarray:
     """Where a prediction is wrong, over the greyed image: on the label's boundary (red, else green) and off it (orange).
 
     Args:
         image: RGB, uint8 (H, W, 3).
-        label: Classes, (H, W).
+        label: Classes or 255, which is ignored and drawn black, (H, W).
         prediction: Classes, (H, W).
-        ignore_index: Label value that is no class; drawn black.
         radius: Half width of the boundary band in pixels.
 
     Returns:
@@ -61,37 +51,33 @@ def boundary_errors(
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)[..., None].repeat(3, axis=2)
     picture = 96 + 0.5 * grey
-    band, wrong = boundary_band(label, radius, ignore_index), prediction != label
+    band, wrong = boundary_band(label, radius), prediction != label
     for where, colour, opacity in (
         (wrong, WRONG_INSIDE, 0.7),
         (band & ~wrong, RIGHT, 0.6),
         (band & wrong, WRONG, 0.85),
     ):
         picture[where] = (1 - opacity) * picture[where] + opacity * np.array(colour)
-    picture[label == ignore_index] = VOID
+    picture[label == IGNORED] = VOID
     return picture.astype(np.uint8)
 
 
 def comparison(
     rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
-    palette: Sequence[Colour],
-    class_names: Sequence[str],
-    ignore_index: int,
+    classes: ClassInfo,
     width: int = 320,
 ) -> Image.Image:
     """A sheet with a row for each image: image | label | prediction | boundary errors, and the classes' colours below.
 
     Args:
         rows: Image, label and prediction of one size, as for :func:`boundary_errors`.
-        palette: Colour of each class.
-        class_names: Name of each class.
-        ignore_index: Label value that is no class; drawn black.
+        classes: The classes, with their colours.
         width: Width of a panel in pixels.
     """
     gap, line, font = 6, 26, ImageFont.load_default(15)
     heights = [round(width * image.shape[0] / image.shape[1]) for image, _, _ in rows]
     sheet_width = gap + len(PANELS) * (width + gap)
-    names = list(zip(class_names, palette, strict=True)) if len(class_names) <= MOST_NAMES else []
+    names = list(zip(classes.names, classes.palette, strict=True)) if classes.num_classes <= MOST_NAMES else []
     entries = _legend([*names, *ERRORS, ("ignored", VOID)], sheet_width, font)
     sheet_height = line + sum(heights) + gap * len(rows) + line * (entries[-1][0] + 1)
     sheet = Image.new("RGB", (sheet_width, sheet_height), BACKGROUND)
@@ -100,8 +86,8 @@ def comparison(
         draw.text((gap + column * (width + gap) + width / 2, line / 2), title, INK, font, anchor="mm")
     top = line
     for height, (image, label, prediction) in zip(heights, rows, strict=True):
-        errors = boundary_errors(image, label, prediction, ignore_index)
-        panels = (image, coloured(label, palette), coloured(prediction, palette), errors)
+        errors = boundary_errors(image, label, prediction)
+        panels = (image, coloured(label, classes.palette), coloured(prediction, classes.palette), errors)
         for column, panel in enumerate(panels):
             resample = Image.Resampling.BILINEAR if column == 0 else Image.Resampling.NEAREST
             sheet.paste(Image.fromarray(panel).resize((width, height), resample), (gap + column * (width + gap), top))
@@ -159,18 +145,16 @@ def _drawn(figure: Any) -> Image.Image:
     return Image.open(file).convert("RGB")
 
 
-def overlay(image: np.ndarray, mask: np.ndarray, palette: Sequence[Colour], ignore_index: int) -> np.ndarray:
+def overlay(image: np.ndarray, mask: np.ndarray, palette: Sequence[Colour]) -> np.ndarray:
     """An image, uint8 (H, W, 3), with the classes (H, W) over it in their colours, darker at their boundaries."""
     blended = cv2.addWeighted(image, 0.5, coloured(mask, palette), 0.5, 0)
-    blended[boundary_band(mask, 1, ignore_index)] //= 3
+    blended[boundary_band(mask, 1)] //= 3
     return blended
 
 
 def contact_sheet(
     crops: Sequence[tuple[np.ndarray, np.ndarray]],
-    palette: Sequence[Colour],
-    class_names: Sequence[str],
-    ignore_index: int,
+    classes: ClassInfo,
     columns: int = 4,
     width: int = 260,
 ) -> Image.Image:
@@ -178,9 +162,7 @@ def contact_sheet(
 
     Args:
         crops: Image, uint8 (H, W, 3) RGB, and classes, (H, W), of each.
-        palette: Colour of each class.
-        class_names: Name of each class.
-        ignore_index: Class that is none; drawn dark.
+        classes: The classes, with their colours.
         columns: How many crops in a row.
         width: Width of a picture in pixels.
     """
@@ -188,7 +170,7 @@ def contact_sheet(
     height = round(width * crops[0][0].shape[0] / crops[0][0].shape[1])
     sheet_width = gap + columns * (2 * width + 2 * gap)
     present = np.unique(np.concatenate([np.unique(mask) for _, mask in crops]))
-    names = [(class_names[label], palette[label]) for label in present if label != ignore_index]
+    names = [(classes.names[label], classes.palette[label]) for label in present if label != IGNORED]
     entries = _legend([*names, ("ignored", VOID)], sheet_width, font)
     rows = -(-len(crops) // columns)
     bottom = gap + rows * (height + gap)
@@ -196,7 +178,7 @@ def contact_sheet(
     for index, (image, mask) in enumerate(crops):
         row, column = divmod(index, columns)
         left, top = gap + column * (2 * width + 2 * gap), gap + row * (height + gap)
-        for panel in (image, overlay(image, mask, palette, ignore_index)):
+        for panel in (image, overlay(image, mask, classes.palette)):
             shrunk = cv2.resize(panel, (width, height), interpolation=cv2.INTER_AREA)
             sheet.paste(Image.fromarray(shrunk), (left, top))
             left += width

@@ -24,8 +24,7 @@ class Predictor:
         device: Where.
 
     Attributes:
-        class_names: Name of each class.
-        palette: Colour of each class, RGB; None if the module has none.
+        classes: The classes.
 
     Example:
         >>> predictor = Predictor.from_checkpoint("last.ckpt")  # doctest: +SKIP
@@ -40,8 +39,7 @@ class Predictor:
         self.module = copy.deepcopy(module).to(device).eval()
         self.module.inference = inference or module.inference
         self.device = torch.device(device)
-        self.class_names = list(module.class_names)
-        self.palette = module.palette
+        self.classes = module.classes
         self.pipeline = evaluation_pipeline(module.image_size)
 
     @classmethod
@@ -77,5 +75,5 @@ class Predictor:
             "size": torch.tensor([pixels.shape[:2]]),
         }
         with torch.inference_mode():
-            classes: np.ndarray = self.module.classes(batch)[0].cpu().numpy().astype(np.uint8)
+            classes: np.ndarray = self.module.predicted_classes(batch)[0].cpu().numpy().astype(np.uint8)
         return classes

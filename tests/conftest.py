@@ -43,7 +43,7 @@ def _alone(tmp_path, monkeypatch):
 def write_camvid(root: Path, train: int = 6, val: int = 3, test: int = 2, size: tuple[int, int] = (36, 48)) -> Path:
     """CamVid's layout: random blocks of classes in their colours, with some void."""
     rng = np.random.default_rng(0)
-    palette = np.array([*CamVidDataModule.palette, (0, 0, 0)], dtype=np.uint8)
+    palette = np.array([*CamVidDataModule.classes.palette, (0, 0, 0)], dtype=np.uint8)
     for split, number in (("train", train), ("val", val), ("test", test)):
         images, labels = root / split, root / f"{split}annot"
         images.mkdir(parents=True)

@@ -360,7 +360,7 @@ def test_all_of_cityscapes_values_have_a_name(tmp_path, capsys):
     root = write_cityscapes(tmp_path / "c")
     check_data(["--data", "CityscapesDataModule", "--data.root", str(root), "--data.augmentation.crop_size", "[9, 9]"])
     shown = capsys.readouterr().out
-    assert all(name in shown for name in CityscapesDataModule.class_names)
+    assert all(name in shown for name in CityscapesDataModule.classes.names)
     assert "unknown" not in shown
 
 

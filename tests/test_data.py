@@ -74,7 +74,7 @@ class TestBatches:
         data = module_of(camvid, augmentation=Augmentation((36, 48), scale=(1, 1), horizontal_flip=0.5))
         data.setup("fit")
         palette = torch.zeros(256, 3, dtype=torch.uint8)
-        palette[:11] = torch.tensor(data.palette)
+        palette[:11] = torch.tensor(data.classes.palette)
         flipped = 0
         loader = data.train_dataloader()
         for batch in itertools.chain(*(loader for _ in range(4))):

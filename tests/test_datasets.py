@@ -31,6 +31,7 @@ from cpg_lightning.data import (
     Augmentation,
     CamVidDataModule,
     CityscapesDataModule,
+    ClassInfo,
     COCOStuff10kDataModule,
     COCOStuffDataModule,
     FolderDataModule,
@@ -100,7 +101,7 @@ class TestLayouts:
         new, old = (kind.__dict__ for kind in (COCOStuffDataModule, COCOStuff10kDataModule))
         assert old["label_values"] == tuple(value + 1 for value in new["label_values"])
         assert (new["void_values"][0], old["void_values"][0]) == (255, 0)
-        assert old["class_names"] == new["class_names"]
+        assert old["classes"] == new["classes"]
 
     def test_coco_stuff_10k_labels_may_be_png(self, tmp_path):
         samples = []
@@ -180,15 +181,15 @@ class TestLayouts:
 
     def test_classes_of_a_folder_come_from_its_file(self, tmp_path):
         data = built(FolderDataModule, write_folder(tmp_path))
-        assert (data.num_classes, data.class_names) == (2, ("background", "crack"))
-        assert data.palette == ((0x46, 0x46, 0x50), (0xDC, 0x50, 0x6E))
+        assert (data.num_classes, data.classes.names) == (2, ("background", "crack"))
+        assert data.classes.palette == ((0x46, 0x46, 0x50), (0xDC, 0x50, 0x6E))
         assert (data.label_values, data.void_values) == ((3, 7), (255,))
 
     @every_dataset
     def test_other_datasets_of_the_process_keep_their_facts(self, name, tmp_path):
         data = written(name, tmp_path)
-        assert data.num_classes == len(data.class_names) == len(data.palette) == len(data.label_values)
-        assert (CamVidDataModule.num_classes, CityscapesDataModule.num_classes) == (11, 19)
+        assert data.num_classes == len(data.classes.names) == len(data.classes.palette) == len(data.label_values)
+        assert (CamVidDataModule.classes.num_classes, CityscapesDataModule.classes.num_classes) == (11, 19)
 
 
 ZIPS = {
@@ -315,7 +316,7 @@ class TestLabelTables:
 
     @pytest.mark.parametrize("module", OFFICIAL)
     def test_what_is_no_class_is_not_written(self, module):
-        for wrong in (module.num_classes, -1):
+        for wrong in (module.classes.num_classes, -1):
             with pytest.raises(ValueError, match=rf"expected classes from 0 to .* or 255, got \[{wrong}\]"):
                 built(module, "nowhere").to_label_values(np.array([[0, wrong]]))
 
@@ -328,7 +329,7 @@ class TestLabelTables:
     @pytest.mark.parametrize("module", OFFICIAL)
     def test_values_are_classes_void_or_unknown(self, module):
         table = built(module, "nowhere").label_table()
-        assert sorted(table[list(module.label_values)]) == list(range(module.num_classes))
+        assert sorted(table[list(module.label_values)]) == list(range(module.classes.num_classes))
         assert (table[list(module.void_values)] == 255).all()
         assert (table == 254).sum() == 256 - len(module.label_values) - len(module.void_values)
 
@@ -342,12 +343,12 @@ class TestLabelTables:
         ],
     )
     def test_there_are_as_many_classes_as_published(self, module, classes, void, first, last):
-        assert (module.num_classes, len(module.void_values)) == (classes, void)
-        assert (module.class_names[0], module.class_names[-1]) == (first, last)
+        assert (module.classes.num_classes, len(module.void_values)) == (classes, void)
+        assert (module.classes.names[0], module.classes.names[-1]) == (first, last)
 
     def test_colours_of_coco_stuff_are_distinct(self):
-        assert len(set(COCOStuffDataModule.palette)) == 171
-        assert (0, 0, 0) not in COCOStuffDataModule.palette
+        assert len(set(COCOStuffDataModule.classes.palette)) == 171
+        assert (0, 0, 0) not in COCOStuffDataModule.classes.palette
 
     def test_tables_are_the_official_ones(self):
         labels = pytest.importorskip("cityscapesscripts.helpers.labels").labels
@@ -356,8 +357,8 @@ class TestLabelTables:
             if label.id >= 0:
                 assert table[label.id] == label.trainId
         named = {label.trainId: label for label in labels if label.trainId not in (255, -1)}
-        assert CityscapesDataModule.class_names == tuple(named[index].name for index in range(19))
-        assert CityscapesDataModule.palette == tuple(named[index].color for index in range(19))
+        assert CityscapesDataModule.classes.names == tuple(named[index].name for index in range(19))
+        assert CityscapesDataModule.classes.palette == tuple(named[index].color for index in range(19))
 
 
 class TestRecipes:
@@ -608,7 +609,7 @@ class TestErrors:
 
     def test_images_of_several_sizes_are_not_predicted_as_one(self):
         network = tiny.Tiny(2)
-        module = SegmentationModule(network, CrossEntropyCPGLoss(), 2)
+        module = SegmentationModule(network, CrossEntropyCPGLoss(), ClassInfo.numbered(2))
         batch = {"image": torch.zeros(2, 3, 16, 16), "size": torch.tensor([[16, 16], [9, 20]])}
         with pytest.raises(ValueError, match=r"images of one size in a batch, got .* eval_batch_size of 1"):
             module.predict_step(batch, 0)

@@ -43,17 +43,17 @@ class TestExports:
         data = built(write_cvat(tmp_path), **CVAT)
         data.setup("fit")
         assert (len(data.datasets["train"]), len(data.datasets["val"])) == (4, 2)
-        assert data.class_names == ("background", "crack", "moss")
+        assert data.classes.names == ("background", "crack", "moss")
         for sample, (_, path) in zip(data.datasets["val"], data.datasets["val"].files, strict=True):
-            shown = np.array(data.palette, np.uint8)[sample["mask"]]
+            shown = np.array(data.classes.palette, np.uint8)[sample["mask"]]
             assert np.array_equal(shown, np.array(Image.open(path)))
 
     def test_roboflows_semantic_masks_are_read(self, tmp_path):
         data = built(write_roboflow(tmp_path), **ROBOFLOW)
         data.setup("fit"), data.setup("test")
         assert [len(data.datasets[split]) for split in ("train", "val", "test")] == [4, 2, 1]
-        assert data.class_names == ("background", "crack", "moss")
-        assert len(set(data.palette)) == 3
+        assert data.classes.names == ("background", "crack", "moss")
+        assert len(set(data.classes.palette)) == 3
         assert np.array_equal(data.datasets["val"][0]["mask"], np.array(Image.open(data.datasets["val"].files[0][1])))
 
     @pytest.mark.parametrize(("write", "options"), [(write_cvat, CVAT), (write_roboflow, ROBOFLOW)])

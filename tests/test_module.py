@@ -3,6 +3,7 @@
 import csv
 import functools
 import math
+from dataclasses import replace
 
 import lightning as L
 import numpy as np
@@ -13,7 +14,7 @@ from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from tiny import SGD, Tiny, trainer_of
 
 from cpg_lightning.callbacks import EvaluationReport, PredictionWriter
-from cpg_lightning.data import Augmentation, CamVidDataModule
+from cpg_lightning.data import Augmentation, CamVidDataModule, ClassInfo
 from cpg_lightning.inference import Inference
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.metrics import BoundaryF1Score, TrimapJaccardIndex, boundary_iou
@@ -23,7 +24,8 @@ from cpg_lightning.networks import LRASPP
 
 def module_of(network=None, **options):
     torch.manual_seed(0)
-    return SegmentationModule(network or Tiny(11), CrossEntropyCPGLoss(0.5), 11, optimizer=SGD, **options)
+    options = {"classes": CamVidDataModule.classes, "optimizer": SGD, **options}
+    return SegmentationModule(network or Tiny(11), CrossEntropyCPGLoss(0.5), **options)
 
 
 @pytest.fixture
@@ -64,13 +66,13 @@ class TestLoss:
 
         images = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (Colours.mean, Colours.std))
-        module = SegmentationModule(Colours(3), CrossEntropyCPGLoss(), 3)
+        module = SegmentationModule(Colours(3), CrossEntropyCPGLoss(), ClassInfo.numbered(3))
         torch.testing.assert_close(module(images)["out"], (images / 255 - mean) / std)
 
     def test_the_auxiliary_output_adds_its_weighted_cross_entropy(self, data):
         still = functools.partial(torch.optim.SGD, lr=0.0)
         module = SegmentationModule(
-            Tiny(11, aux_loss=True), CrossEntropyCPGLoss(0.5), 11, optimizer=still, aux_weight=0.25
+            Tiny(11, aux_loss=True), CrossEntropyCPGLoss(0.5), data.classes, optimizer=still, aux_weight=0.25
         )
         trainer = trainer_of(max_steps=1, limit_val_batches=0)
         trainer.fit(module, datamodule=data)
@@ -100,13 +102,14 @@ class TestLoss:
 
     def test_what_is_logged_has_the_standard_keys(self, data):
         trainer = trainer_of()
-        trainer.fit(module_of(class_names=data.class_names), datamodule=data)
+        trainer.fit(module_of(), datamodule=data)
         logged = set(trainer.callback_metrics)
         assert {"train/loss", "train/ce", "train/cpg", "lr", "val/mIoU", "val/IoU/sky", "val/IoU/bicyclist"} <= logged
         assert sum(name.startswith("val/IoU/") for name in logged) == 11
 
     def test_beyond_40_classes_no_class_is_logged(self, data):
-        module = SegmentationModule(Tiny(41), CrossEntropyCPGLoss(), 41, optimizer=SGD)
+        data.classes = ClassInfo.numbered(41)
+        module = module_of(Tiny(41), classes=data.classes)
         trainer = trainer_of(max_epochs=1)
         trainer.fit(module, datamodule=data)
         assert "val/mIoU" in trainer.callback_metrics
@@ -116,7 +119,7 @@ class TestLoss:
 class TestEvaluation:
     def test_every_validated_score_can_be_monitored(self, data):
         trainer = trainer_of(callbacks=[EarlyStopping(monitor="val/boundary_IoU", mode="max", patience=3)])
-        module = module_of(class_names=data.class_names, boundary_metrics_every=1)
+        module = module_of(boundary_metrics_every=1)
         trainer.fit(module, datamodule=data)
         assert set(module.validation_scores()) == {name for name in trainer.callback_metrics if name.startswith("val/")}
 
@@ -193,20 +196,19 @@ class TestSchedule:
 
     def test_the_optimizer_is_adamw_where_none_is_given(self, data):
         trainer = trainer_of(max_epochs=1)
-        trainer.fit(SegmentationModule(Tiny(11), CrossEntropyCPGLoss(), 11), datamodule=data)
+        trainer.fit(SegmentationModule(Tiny(11), CrossEntropyCPGLoss(), data.classes), datamodule=data)
         assert type(trainer.optimizers[0]) is torch.optim.AdamW
 
 
 class TestCheckpoints:
     def test_a_module_built_in_python_is_loaded_with_its_classes_and_its_weights(self, data):
-        module = module_of(class_names=data.class_names, palette=np.array(data.palette), image_size=(24, 32))
+        module = module_of(image_size=(24, 32))
         trainer = trainer_of(max_epochs=1)
         trainer.fit(module, datamodule=data)
         trainer.save_checkpoint("python.ckpt")
         assert "network" not in torch.load("python.ckpt", weights_only=True)["hyper_parameters"]
         loaded = SegmentationModule.load_from_checkpoint("python.ckpt", network=Tiny(11))
-        assert (loaded.class_names, loaded.image_size) == (list(data.class_names), (24, 32))
-        assert loaded.palette == list(data.palette)
+        assert (loaded.classes, loaded.image_size) == (data.classes, (24, 32))
         for name, value in module.state_dict().items():
             assert torch.equal(loaded.state_dict()[name], value)
 
@@ -233,10 +235,9 @@ class TestCheckpoints:
 
 
 class TestErrors:
-    @pytest.mark.parametrize("argument", ["class_names", "palette"])
-    def test_facts_of_another_number_of_classes_are_refused(self, argument):
-        with pytest.raises(ValueError, match=f"expected {argument} to have an entry for each of 11 classes, got 2"):
-            module_of(**{argument: [(0, 0, 0)] * 2})
+    def test_a_criterion_that_ignores_another_value_is_refused(self):
+        with pytest.raises(ValueError, match=r"expected a criterion with ignore_index=255.*, got 0"):
+            SegmentationModule(Tiny(11), CrossEntropyCPGLoss(ignore_index=0), CamVidDataModule.classes)
 
     def test_a_network_of_another_number_of_classes_is_refused(self, data):
         with pytest.raises(ValueError, match="expected the network to have the data's 11 classes, got 5"):
@@ -268,10 +269,6 @@ class TestErrors:
         fit(augmentation=Augmentation((24, 32)), image_size=(24, 32))
         fit(Inference((24, 32), border="pad"), augmentation=Augmentation((24, 32)))
 
-    def test_one_class_is_refused(self):
-        with pytest.raises(ValueError, match="expected from 2 to 255 classes, got 1; name the background as a class"):
-            SegmentationModule(Tiny(1), CrossEntropyCPGLoss(), 1)
-
     @pytest.mark.parametrize("callback", [EarlyStopping, ModelCheckpoint])
     def test_a_callback_on_a_score_of_some_validations_is_refused(self, data, callback):
         trainer = trainer_of(callbacks=[callback(monitor="val/boundary_IoU")], enable_checkpointing=True)
@@ -297,14 +294,14 @@ def rows_of(path):
 
 def test_a_test_writes_its_tables(data, tmp_path, capsys):
     trainer = trainer_of(callbacks=[EvaluationReport(num_worst=1)], default_root_dir=tmp_path)
-    module = module_of(class_names=data.class_names)
+    module = module_of()
     (logged,) = trainer.test(module, datamodule=data)
     means = {row["score"]: float(row["value"]) for row in rows_of(tmp_path / "tables" / "test-means.csv")}
     assert means["mIoU"] == pytest.approx(logged["test/mIoU"])
     assert means["boundary_IoU"] == pytest.approx(logged["test/boundary_IoU"])
     assert {"pixel_accuracy", "class_accuracy", "fwIoU", "boundary_F1/3px", "trimap_mIoU/10px"} <= means.keys()
     classes = rows_of(tmp_path / "tables" / "test-classes.csv")
-    assert [row["class"] for row in classes] == list(data.class_names)
+    assert [row["class"] for row in classes] == list(data.classes.names)
     assert np.nanmean([float(row["IoU"]) for row in classes]) == pytest.approx(means["mIoU"], abs=1e-12)
     images = rows_of(tmp_path / "tables" / "test-images.csv")
     assert sorted(row["name"] for row in images) == ["test_000", "test_001"]
@@ -313,7 +310,7 @@ def test_a_test_writes_its_tables(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("every", "expected"), [(1, [1, 2, 3]), (2, [2, 3]), (9, [3])])
-def test_boundary_metrics_are_those_of_every_so_manieth_epoch_and_the_last(data, every, expected):
+def test_boundary_metrics_are_those_of_every_nth_epoch_and_the_last(data, every, expected):
     class Epochs(Callback):
         def on_validation_end(self, trainer, pl_module):
             if not trainer.sanity_checking and pl_module.scores.boundary_iou is not None:
@@ -322,6 +319,22 @@ def test_boundary_metrics_are_those_of_every_so_manieth_epoch_and_the_last(data,
     seen = []
     trainer_of(callbacks=[Epochs()], max_epochs=3).fit(module_of(boundary_metrics_every=every), datamodule=data)
     assert seen == expected
+
+
+def test_a_resumed_training_has_boundary_metrics_in_the_same_epochs(data):
+    class Epochs(Callback):
+        def on_validation_end(self, trainer, pl_module):
+            if not trainer.sanity_checking and pl_module.scores.boundary_iou is not None:
+                seen.append(trainer.current_epoch + 1)
+
+    seen = []
+    first = trainer_of(max_epochs=3, limit_train_batches=1, callbacks=[Epochs()])
+    first.fit(module_of(boundary_metrics_every=5), datamodule=data)
+    first.save_checkpoint("third.ckpt")
+    seen.clear()
+    rest = trainer_of(max_epochs=12, limit_train_batches=1, callbacks=[Epochs()])
+    rest.fit(module_of(boundary_metrics_every=5), datamodule=data, ckpt_path="third.ckpt")
+    assert seen == [5, 10, 12]
 
 
 @pytest.mark.parametrize(("max_epochs", "check", "expected"), [(4, 3, [3]), (6, 2, [6]), (7, 3, [6])])
@@ -375,7 +388,7 @@ def test_a_report_of_several_images_a_batch_has_the_scores_of_each(data, tmp_pat
 
 def test_a_module_may_have_metrics_of_one_distance_alone(data):
     module = module_of()
-    module.boundary_f1, module.trimap = BoundaryF1Score(11, (3,)), TrimapJaccardIndex(11, (5,))
+    module.metrics.boundary_f1, module.metrics.trimap = BoundaryF1Score(11, (3,)), TrimapJaccardIndex(11, (5,))
     (scores,) = trainer_of().validate(module, datamodule=data)
     assert {name for name in scores if "px" in name} == {"val/boundary_F1/3px", "val/trimap_mIoU/5px"}
 
@@ -390,7 +403,7 @@ def test_a_report_without_worst_images_has_none(data, tmp_path):
 def test_the_mean_follows_the_datasets_rule(data):
     means = {}
     for rule in ("skip", "skip_always", "zero"):
-        module = module_of(absent_classes=rule)
+        module = module_of(classes=replace(data.classes, absent_classes=rule))
         trainer_of().validate(module, datamodule=data)
         means[rule] = module.scores.means["mIoU"].item()
     labelled = (module.scores.confusion.sum(dim=1) > 0).sum().item()
@@ -401,7 +414,7 @@ def test_the_mean_follows_the_datasets_rule(data):
 def test_reports_and_predictions_are_written_without_any_logger(data, tmp_path, capsys):
     callbacks = [EvaluationReport(num_images=2), PredictionWriter("out")]
     trainer = trainer_of(callbacks=callbacks, max_epochs=1, default_root_dir=tmp_path / "root")
-    module = module_of(class_names=data.class_names)
+    module = module_of()
     trainer.fit(module, datamodule=data)
     pictures = tmp_path / "root" / "pictures"
     assert {path.stem for path in pictures.iterdir()} == {"val-examples", "val-worst", "val-confusion", "val-trimap"}
@@ -432,7 +445,7 @@ def test_a_few_steps_on_real_photographs_lower_the_loss(real_data):
     module = SegmentationModule(
         LRASPP(11, batch_norm_momentum=0.1),
         CrossEntropyCPGLoss(),
-        11,
+        data.classes,
         optimizer=functools.partial(torch.optim.AdamW, lr=2e-3),
     )
     losses = []

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from cpg_lightning.data import ClassInfo
 from cpg_lightning.pictures import (
     RIGHT,
     VOID,
@@ -12,7 +13,6 @@ from cpg_lightning.pictures import (
     boundary_errors,
     coloured,
     comparison,
-    default_palette,
 )
 
 
@@ -32,7 +32,7 @@ def nearest(pixel):
 
 
 def test_the_band_lies_on_both_sides_of_a_boundary_and_never_at_void(label):
-    band = boundary_band(label, radius=3, ignore_index=255)
+    band = boundary_band(label, radius=3)
     assert np.flatnonzero(band.any(axis=0)).tolist() == list(range(12, 18))
     assert np.flatnonzero(band.any(axis=1)).tolist() == list(range(16))
 
@@ -42,7 +42,7 @@ def test_errors_are_told_apart_by_where_they_are(label):
     prediction[0, 14] = 1
     prediction[0, 2] = 1
     prediction[16:] = 0
-    errors = boundary_errors(np.zeros((20, 30, 3), np.uint8), label, prediction, ignore_index=255)
+    errors = boundary_errors(np.zeros((20, 30, 3), np.uint8), label, prediction)
     found = {
         name: nearest(errors[at])
         for name, at in {"a": (0, 14), "b": (0, 2), "c": (5, 14), "d": (5, 2), "e": (18, 2)}.items()
@@ -55,20 +55,15 @@ def test_classes_have_their_colours_and_void_is_black(label):
     assert [picture[at].tolist() for at in ((0, 0), (0, 29), (19, 0))] == [[1, 2, 3], [4, 5, 6], [0, 0, 0]]
 
 
-@pytest.mark.parametrize("classes", [1, 19, 171])
-def test_default_colours_are_distinct(classes):
-    assert len(set(default_palette(classes))) == classes
-
-
 @pytest.mark.parametrize("classes", [2, 171])
 def test_a_sheet_has_a_row_an_image_and_a_column_a_view(label, classes):
     rows = [
         (np.full((20, 30, 3), 200, np.uint8), label, label),
         (np.full((40, 30, 3), 90, np.uint8), *[np.zeros((40, 30), np.uint8)] * 2),
     ]
-    sheet = comparison(rows, default_palette(classes), [f"class {c}" for c in range(classes)], 255, width=60)
+    sheet = comparison(rows, ClassInfo.numbered(classes), width=60)
     assert sheet.width == 6 + 4 * 66
     pixels = np.array(sheet)
     assert pixels[26 + 20, 6 + 30].tolist() == [200] * 3
     assert pixels[26 + 40 + 6 + 40, 6 + 30].tolist() == [90] * 3
-    assert pixels[26 + 20, 6 + 66 + 10].tolist() == list(default_palette(classes)[0])
+    assert pixels[26 + 20, 6 + 66 + 10].tolist() == list(ClassInfo.numbered(classes).palette[0])

@@ -22,18 +22,18 @@ from cpg_lightning.inference import Inference
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.metrics import ClassIoU
 from cpg_lightning.module import SegmentationModule
-from cpg_lightning.pictures import coloured, default_palette
+from cpg_lightning.pictures import coloured
 from cpg_lightning.predictor import Predictor
 
 
-def module_of(classes=11, **options):
+def module_of(classes=CamVidDataModule.classes, **options):
     torch.manual_seed(0)
-    return SegmentationModule(Tiny(classes), CrossEntropyCPGLoss(), classes, optimizer=SGD, **options)
+    return SegmentationModule(Tiny(classes.num_classes), CrossEntropyCPGLoss(), classes, optimizer=SGD, **options)
 
 
 def predict(data, tmp_path, module=None, **options):
     trainer = trainer_of(callbacks=[PredictionWriter(str(tmp_path / "out"), **options)])
-    trainer.predict(module or module_of(data.num_classes), datamodule=data, return_predictions=False)
+    trainer.predict(module or module_of(data.classes), datamodule=data, return_predictions=False)
 
 
 @pytest.fixture
@@ -112,11 +112,11 @@ class TestFiles:
 
     def test_labels_are_the_values_of_the_datasets_files(self, tmp_path):
         data = CityscapesDataModule(write_cityscapes(tmp_path / "c"), Augmentation((24, 32)), num_workers=0)
-        module = module_of(19)
+        module = module_of(CityscapesDataModule.classes)
         predict(data, tmp_path, module)
         data.setup("predict")
         name = "bonn_000000_000019_leftImg8bit"
-        classes = module.classes(next(iter(data.predict_dataloader())))[0].numpy()
+        classes = module.predicted_classes(next(iter(data.predict_dataloader())))[0].numpy()
         values = np.array(Image.open(tmp_path / "out" / "labels" / f"{name}.png"))
         assert np.array_equal(values, np.array(data.label_values)[classes])
         shown = np.array(Image.open(tmp_path / "out" / "palette" / f"{name}.png"))
@@ -303,17 +303,16 @@ class TestPredictor:
         data = CamVidDataModule(camvid, Augmentation((24, 32)), image_size=(24, 32), num_workers=0)
         data.setup("validate")
         for batch, (path, _) in zip(data.val_dataloader(), data.datasets["val"].files, strict=True):
-            expected = predictor.module.classes(batch)[0].numpy()
+            expected = predictor.module.predicted_classes(batch)[0].numpy()
             image = Image.open(path)
             for given in (path, str(path), image, np.array(image.convert("RGB"))):
                 assert np.array_equal(predictor(given), expected)
-        assert predictor.class_names == list(CamVidDataModule.class_names)
-        assert [tuple(colour) for colour in predictor.palette] == list(CamVidDataModule.palette)
+        assert predictor.classes == CamVidDataModule.classes
 
     def test_a_module_built_in_python_needs_its_network(self, camvid, tmp_path):
         data = CamVidDataModule(camvid, Augmentation((24, 32)), batch_size=2, num_workers=0)
         trainer = L.Trainer(max_epochs=1, logger=False, accelerator="cpu", enable_progress_bar=False)
-        module = module_of(class_names=data.class_names, palette=data.palette)
+        module = module_of()
         trainer.fit(module, datamodule=data)
         trainer.save_checkpoint(tmp_path / "module.ckpt")
         with pytest.raises(
@@ -323,9 +322,7 @@ class TestPredictor:
         image = np.zeros((30, 40, 3), dtype=np.uint8)
         expected = Predictor(module)(image)
         assert np.array_equal(Predictor.from_checkpoint(tmp_path / "module.ckpt", Tiny(11))(image), expected)
-        with pytest.raises(
-            ValueError, match=r"expected a checkpoint of Tiny with 11 classes, got another.*module\.ckpt"
-        ):
+        with pytest.raises(ValueError, match=r"expected a checkpoint of Tiny, got another.*module\.ckpt"):
             Predictor.from_checkpoint(tmp_path / "module.ckpt", Tiny(7))
 
     def test_the_callers_module_stays_as_it_is(self, camvid):
@@ -353,14 +350,14 @@ class TestPredictor:
 def test_a_dataset_without_labels_cannot_be_tested_on(tmp_path):
     data = CityscapesDataModule(write_cityscapes(tmp_path / "c"), Augmentation((24, 32)), test_split="test")
     with pytest.raises(ValueError, match="expected images with labels to test with, got the test split"):
-        trainer_of().test(module_of(19), datamodule=data)
+        trainer_of().test(module_of(CityscapesDataModule.classes), datamodule=data)
 
 
 def test_a_checkpoint_of_other_classes_is_named(camvid, tmp_path):
     main(["fit", *ARGUMENTS, "--trainer.logger=false", "--trainer.max_epochs=1"])
     (path,) = tmp_path.glob("runs/*/checkpoints/last.ckpt")
     shapes = [*BASE, "--data=ShapesDataModule", "--model.network=tiny.Tiny", "--model.criterion=CrossEntropyCPGLoss"]
-    with pytest.raises(ValueError, match="expected a checkpoint of Tiny with 4 classes, got another"):
+    with pytest.raises(ValueError, match=r"the data has 4 classes .* and it has 11 classes"):
         main(["test", *shapes, "--ckpt_path", str(path), "--trainer.logger=false"])
 
 
@@ -371,7 +368,7 @@ class TestCityscapesEvaluation:
         evaluation = pytest.importorskip("cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling")
         root = real_data / "samples" / "cityscapes"
         data = CityscapesDataModule(root, Augmentation((64, 64)), num_workers=0, predict_split=split)
-        module = module_of(19)
+        module = module_of(CityscapesDataModule.classes)
         predict(data, tmp_path, module, overlay=False)
         files = data.files(split)
         labels = [str(label) for _, label in files]
@@ -379,13 +376,13 @@ class TestCityscapesEvaluation:
         args = SimpleNamespace(**vars(evaluation.args))
         args.evalInstLevelScore, args.quiet, args.JSONOutput = False, True, False  # with NumPy 2.4 the rest of it fails
         official = evaluation.evaluateImgLists(predictions, labels, args)
-        metric = ClassIoU(19, absent=data.absent_classes)
+        metric = ClassIoU(19, absent=data.classes.absent_classes)
         for item in data.dataset(split, training=False):
             mask = item["mask"][None].long()
-            metric.update(module.classes({"image": item["image"][None], "mask": mask}), mask)
+            metric.update(module.predicted_classes({"image": item["image"][None], "mask": mask}), mask)
         iou = metric.compute()
         assert iou.nanmean().item() == pytest.approx(official["averageScoreClasses"], abs=1e-9)
-        for name, value in zip(data.class_names, iou.tolist(), strict=True):
+        for name, value in zip(data.classes.names, iou.tolist(), strict=True):
             assert value == pytest.approx(official["classScores"][name], abs=1e-9, nan_ok=True)
 
 
@@ -394,5 +391,5 @@ def test_overlays_show_the_image_and_the_classes(photographs, tmp_path):
     labels = np.array(Image.open(tmp_path / "out" / "labels" / "a.png"))
     overlay = np.array(Image.open(tmp_path / "out" / "overlay" / "a.png")).astype(int)
     image = np.array(Image.open(photographs / "a.jpg")).astype(int)
-    halfway = (image + coloured(labels, default_palette(11))) / 2
+    halfway = (image + coloured(labels, CamVidDataModule.classes.palette)) / 2
     assert (np.abs(overlay - halfway).max(axis=-1) <= 2).mean() > 0.2

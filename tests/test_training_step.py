@@ -14,6 +14,7 @@ from simulated_device import DEVICE, SimulatedDevice
 from tiny import SGD, Tiny, trainer_of
 from torch.utils.data import DataLoader
 
+from cpg_lightning.data import ClassInfo
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.module import SegmentationModule
 
@@ -36,7 +37,7 @@ def module_of(kind=Tiny, **options):
     """A module whose network has an auxiliary output, with the same weights each time."""
     torch.manual_seed(0)
     network = kind(CLASSES, aux_loss=True)
-    return SegmentationModule(network, CrossEntropyCPGLoss(), CLASSES, optimizer=SGD, **options)
+    return SegmentationModule(network, CrossEntropyCPGLoss(), ClassInfo.numbered(CLASSES), optimizer=SGD, **options)
 
 
 @pytest.fixture

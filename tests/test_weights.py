@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 from torchvision.models import MobileNet_V3_Large_Weights
 
 from cpg_lightning import networks
+from cpg_lightning.data import ClassInfo
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.networks import LRASPP, SMP, Adapter, SegmentationNetwork
@@ -176,14 +177,20 @@ def test_a_number_is_no_layer_of_classes():
 
 
 def test_fine_tuning_starts_from_a_checkpoint_of_the_package(tmp_path):
-    trained = SegmentationModule(LRASPP(5), CrossEntropyCPGLoss(), 5)
+    trained = SegmentationModule(LRASPP(5), CrossEntropyCPGLoss(), ClassInfo.numbered(5))
     checkpoint = {"pytorch-lightning_version": "2.6.6", "state_dict": trained.state_dict()}
     torch.save(checkpoint, tmp_path / "last.ckpt")
-    again = SegmentationModule(LRASPP(5), CrossEntropyCPGLoss(), 5, weights=str(tmp_path / "last.ckpt"))
+    again = SegmentationModule(
+        LRASPP(5), CrossEntropyCPGLoss(), ClassInfo.numbered(5), weights=str(tmp_path / "last.ckpt")
+    )
     torch.testing.assert_close(again.state_dict(), trained.state_dict())
     with pytest.warns(UserWarning, match="5 classes instead of 3: classifier.high_classifier.bias"):
         other = SegmentationModule(
-            LRASPP(3), CrossEntropyCPGLoss(), 3, weights=str(tmp_path / "last.ckpt"), new_classifier=True
+            LRASPP(3),
+            CrossEntropyCPGLoss(),
+            ClassInfo.numbered(3),
+            weights=str(tmp_path / "last.ckpt"),
+            new_classifier=True,
         )
     torch.testing.assert_close(other.network.backbone.state_dict(), trained.network.backbone.state_dict())
 
@@ -221,7 +228,7 @@ NETWORKS = {file.stem: experiment(file) for file in sorted(EXPERIMENTS.glob("*.y
 def checkpoint(network, classes=5):
     """What Lightning writes, with class weights in the criterion."""
     criterion = CrossEntropyCPGLoss(class_weights=[1.0] * classes)
-    state = SegmentationModule(network, criterion, classes).state_dict()
+    state = SegmentationModule(network, criterion, ClassInfo.numbered(classes)).state_dict()
     return {"pytorch-lightning_version": "2.6.6", "state_dict": state}
 
 

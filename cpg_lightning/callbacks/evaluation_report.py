@@ -10,11 +10,12 @@ from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from rich.console import Console
 
-from cpg_lightning.callbacks.examples import Example, example_of, logged_masks, shrunk, void_value
+from cpg_lightning.callbacks.examples import Example, example_of, logged_masks, shrunk
 from cpg_lightning.callbacks.processes import of_all_processes
 from cpg_lightning.callbacks.tables import class_rows, score_table, write_tables
-from cpg_lightning.metrics.evaluation import ImageScores, image_scores
-from cpg_lightning.module import Scores, SegmentationModule
+from cpg_lightning.data.class_info import IGNORED
+from cpg_lightning.metrics.evaluation import ImageScores, Scores, image_scores
+from cpg_lightning.module import SegmentationModule
 from cpg_lightning.pictures import comparison, confusion_picture, trimap_picture
 
 
@@ -55,7 +56,6 @@ class EvaluationReport(Callback):
         self.num_worst = num_worst
         self.every_n_validations = every_n_validations
         self.folder = folder
-        self.validations = 0
         self.chosen: set[int] = set()
         self.examples: list[Example] = []
         self.worst: list[Example] = []
@@ -89,11 +89,10 @@ class EvaluationReport(Callback):
         """Log what is due."""
         if trainer.sanity_checking:
             return
-        self.validations += 1
         self.logged = False
         if trainer.state.fn == "validate":
             self._finish(trainer, pl_module, "val")
-        elif self.validations % self.every_n_validations == 0:
+        elif pl_module.metrics.validations % self.every_n_validations == 0:
             self._log(trainer, pl_module, "val")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:  # type: ignore[override]
@@ -104,14 +103,6 @@ class EvaluationReport(Callback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:  # type: ignore[override]
         """Log, draw and print the last validation."""
         self._finish(trainer, pl_module, "val")
-
-    def state_dict(self) -> dict[str, int]:
-        """The number of validations, so that a resumed run logs as often."""
-        return {"validations": self.validations}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """See :meth:`state_dict`."""
-        self.validations = state_dict["validations"]
 
     def _start(self, batches: int) -> None:
         self.chosen = set(np.linspace(0, max(0, batches - 1), self.num_images).round().astype(int).tolist())
@@ -129,7 +120,7 @@ class EvaluationReport(Callback):
         if trainer.state.fn == "fit" and not trainer.is_global_zero:
             return
         for index, name in enumerate(batch["name"]):
-            scores = image_scores(name, outputs["counts"][index], module.ignore_index) if "counts" in outputs else None
+            scores = image_scores(name, outputs["counts"][index]) if outputs["counts"] else None
             if scores and trainer.state.fn != "fit":
                 self.images.append(scores)
             chosen = batch_idx in self.chosen and index == 0
@@ -139,7 +130,7 @@ class EvaluationReport(Callback):
             if not trainer.is_global_zero or not (chosen or worst):
                 continue
             label, prediction = batch["mask"][index], outputs["prediction"][index]
-            example = example_of(name, batch["image"][index], label, prediction, float(value), module.ignore_index)
+            example = example_of(name, batch["image"][index], label, prediction, float(value))
             if chosen:
                 self.examples.append(example)
             if worst:
@@ -174,8 +165,7 @@ class EvaluationReport(Callback):
         for name, examples in (("examples", self.examples), ("worst", self.worst)):
             if examples:
                 rows = [(each.image, each.label, each.prediction) for each in examples]
-                void = void_value(module.ignore_index)
-                sheets[name] = comparison(rows, module.colours, module.class_names, void)
+                sheets[name] = comparison(rows, module.classes)
         return sheets
 
     def _log(self, trainer: L.Trainer, module: SegmentationModule, stage: str) -> None:
@@ -183,7 +173,7 @@ class EvaluationReport(Callback):
         loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
         if module.scores is None or not loggers:
             return
-        labels = {**dict(enumerate(module.class_names)), void_value(module.ignore_index): "ignored"}
+        labels = {**dict(enumerate(module.classes.names)), IGNORED: "ignored"}
         charts = _charts(module, module.scores)
         for logger in loggers:
             for name, examples in (("examples", self.examples), ("worst", self.worst)):
@@ -204,7 +194,7 @@ class EvaluationReport(Callback):
 
 def _charts(module: SegmentationModule, scores: Scores) -> dict[str, Image.Image]:
     """The confusion matrix and, where it was due, the trimap curve."""
-    charts = {"confusion": confusion_picture(scores.confusion.numpy(), module.class_names)}
+    charts = {"confusion": confusion_picture(scores.confusion.numpy(), module.classes.names)}
     if scores.trimap is not None:
         trimap = {width: score.item() for width, score in scores.trimap.items()}
         charts["trimap"] = trimap_picture(trimap, scores.means["mIoU"].item())

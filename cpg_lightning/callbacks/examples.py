@@ -21,20 +21,12 @@ class Example:
     boundary_iou: float
 
 
-def example_of(
-    name: str, image: Tensor, label: Tensor, prediction: Tensor, boundary_iou: float, ignore_index: int
-) -> Example:
+def example_of(name: str, image: Tensor, label: Tensor, prediction: Tensor, boundary_iou: float) -> Example:
     """An example of tensors: image (3, H, W), label (H, W) and prediction (H, W), at the label's size."""
-    label = label.where(label != ignore_index, void_value(ignore_index))
     mask, classes = (maps.cpu().numpy().astype(np.uint8) for maps in (label, prediction))
     picture = image.permute(1, 2, 0).cpu().numpy()
     picture = cv2.resize(np.ascontiguousarray(picture), mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
     return Example(name, picture, mask, classes, boundary_iou)
-
-
-def void_value(ignore_index: int) -> int:
-    """What ignored pixels are in a picture's map of bytes."""
-    return ignore_index if 0 <= ignore_index <= 255 else 255
 
 
 def logged_masks(example: Example, labels: dict[int, str]) -> dict[str, dict[str, Any]]:

@@ -86,10 +86,10 @@ class PredictionWriter(BasePredictionWriter):
             if "overlay" in self.kinds:
                 image = np.ascontiguousarray(batch["image"][index].permute(1, 2, 0).cpu().numpy())
                 image = cv2.resize(image, mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
-                drawn = overlay(image, mask, pl_module.colours, pl_module.ignore_index)
+                drawn = overlay(image, mask, pl_module.classes.palette)
                 self._save("overlay", f"{name}.png", Image.fromarray(drawn).save)
             if "palette" in self.kinds:
-                self._save("palette", f"{name}.png", Image.fromarray(coloured(mask, pl_module.colours)).save)
+                self._save("palette", f"{name}.png", Image.fromarray(coloured(mask, pl_module.classes.palette)).save)
             if "labels" in self.kinds:
                 values = data.to_label_values(mask) if isinstance(data, SegmentationDataModule) else mask
                 self._save("labels", f"{name}.png", Image.fromarray(values).save)

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from cpg_lightning.metrics.evaluation import ImageScores
-from cpg_lightning.module import Scores, SegmentationModule
+from cpg_lightning.metrics.evaluation import ImageScores, Scores
+from cpg_lightning.module import SegmentationModule
 
 
 def score_table(module: SegmentationModule, scores: Scores, stage: str) -> Table:
@@ -25,14 +25,14 @@ def score_table(module: SegmentationModule, scores: Scores, stage: str) -> Table
     for name, mean in scores.means.items():
         table.add_row(name, f"{mean.item():.4f}")
     if scores.boundary_iou is not None:
-        table.caption = f"boundary IoU: {module.boundary_iou.dilation_ratio:g} of the diagonal{_last_width(module)}"
+        table.caption = f"boundary IoU: {module.classes.dilation_ratio:g} of the diagonal{_last_width(module)}"
     return table
 
 
 def _last_width(module: SegmentationModule) -> str:
     """The width of the boundary IoU's band in the last image; nothing before the first."""
-    size = module.boundary_iou.last_size
-    return "" if size is None else f", {module.boundary_iou.width(*size)} pixels at {size[0]}x{size[1]}"
+    size = module.metrics.boundary_iou.last_size
+    return "" if size is None else f", {module.metrics.boundary_iou.width(*size)} pixels at {size[0]}x{size[1]}"
 
 
 def class_rows(module: SegmentationModule, scores: Scores) -> list[list[Any]]:
@@ -43,7 +43,7 @@ def class_rows(module: SegmentationModule, scores: Scores) -> list[list[Any]]:
     pixels = scores.confusion.sum(dim=1).tolist()
     return [
         ["class", *parts, "pixels"],
-        *([name, *values] for name, *values in zip(module.class_names, *parts.values(), pixels, strict=True)),
+        *([name, *values] for name, *values in zip(module.classes.names, *parts.values(), pixels, strict=True)),
     ]
 
 
@@ -53,7 +53,7 @@ def write_tables(
     """Write the means, the classes and the images, the worst boundary IoU first, as CSV; returns where."""
     folder.mkdir(parents=True, exist_ok=True)
     by_rank = sorted(images, key=lambda each: (np.isnan(each.boundary_iou), each.boundary_iou))
-    ratio = module.boundary_iou.dilation_ratio
+    ratio = module.classes.dilation_ratio
     tables: dict[str, list[list[Any]]] = {
         "means": [
             ["score", "value"],

@@ -4,9 +4,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
-from cpg_lightning.data.base import SegmentationDataModule, Split
+from cpg_lightning.data.class_info import ClassInfo
 from cpg_lightning.data.class_table import official
+from cpg_lightning.data.data_module import SegmentationDataModule, Split
 from cpg_lightning.data.files import IMAGE_SUFFIXES
+
+TABLE = official("ade20k")
 
 
 class ADE20KDataModule(SegmentationDataModule):
@@ -27,15 +30,14 @@ class ADE20KDataModule(SegmentationDataModule):
     color150.mat (CSAILVision/sceneparsing).
     """
 
-    class_names, palette, label_values, void_values = official("ade20k")[:4]
-    num_classes = len(class_names)
+    classes = ClassInfo(TABLE.names, TABLE.palette, absent_classes="zero")
+    label_values, void_values = TABLE.values, TABLE.void
     layout = """\
 ADEChallengeData2016/  (the root)
     images/training/ADE_train_00000001.jpg         (also validation/)
     annotations/training/ADE_train_00000001.png
     (or ADEChallengeData2016.zip)"""
     archives: Mapping[str, tuple[str, str]] = {"ADEChallengeData2016.zip": ("ADEChallengeData2016", "")}
-    absent_classes = "zero"
     splits = ("train", "val")
     default_test_split = "val"
     official_counts: ClassVar[dict[Split, int]] = {"train": 20210, "val": 2000}

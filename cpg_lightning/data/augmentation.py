@@ -6,6 +6,7 @@ import albumentations as A
 import cv2
 import numpy as np
 
+from cpg_lightning.data.class_info import IGNORED
 from cpg_lightning.data.options import check_sides, check_whole, is_number, is_scale
 from cpg_lightning.data.resizing import resized_shape
 
@@ -86,9 +87,7 @@ class Augmentation:
         self.photometric = photometric
         self.max_class_share = max_class_share
 
-    def pipeline(
-        self, label_table: np.ndarray, image_size: int | tuple[int, int] | None = None, ignore_index: int = 255
-    ) -> A.Compose:
+    def pipeline(self, label_table: np.ndarray, image_size: int | tuple[int, int] | None = None) -> A.Compose:
         """The pipeline from an image and its label values to a crop of ``crop_size`` and its classes.
 
         Set its random state before each use (``set_random_state``). Do not seed it by ``seed=``: all its transforms would
@@ -98,14 +97,13 @@ class Augmentation:
             label_table: The class of each of the 256 label values, uint8 (256).
             image_size: Height and width in pixels that an image is resized to at scale 1, or its shorter side; the image's
                 own size by default. With ``long_side`` it is not used.
-            ignore_index: Class of the pixels that are ignored.
         """
         padding = A.PadIfNeeded(
-            *self.crop_size, position="top_left", border_mode=cv2.BORDER_CONSTANT, fill=0, fill_mask=ignore_index
+            *self.crop_size, position="top_left", border_mode=cv2.BORDER_CONSTANT, fill=0, fill_mask=IGNORED
         )
         return A.Compose(
             [
-                RandomScaleCrop(self, label_table, image_size, ignore_index),
+                RandomScaleCrop(self, label_table, image_size),
                 *self.distortions(),
                 padding,  # after the distortions, so that it stays black
                 A.HorizontalFlip(p=self.horizontal_flip),
@@ -149,7 +147,6 @@ class RandomScaleCrop(A.DualTransform):
         augmentation: Gives the size of the crop, the scales and the largest share of a class.
         label_table: See :meth:`Augmentation.pipeline`.
         image_size: See :meth:`Augmentation.pipeline`.
-        ignore_index: See :meth:`Augmentation.pipeline`.
     """
 
     def __init__(
@@ -157,7 +154,6 @@ class RandomScaleCrop(A.DualTransform):
         augmentation: Augmentation,
         label_table: np.ndarray,
         image_size: int | tuple[int, int] | None = None,
-        ignore_index: int = 255,
     ) -> None:
         super().__init__(p=1.0)
         self.crop_size = augmentation.crop_size
@@ -167,7 +163,6 @@ class RandomScaleCrop(A.DualTransform):
         self.max_class_share = augmentation.max_class_share
         self.label_table = label_table
         self.image_size = image_size
-        self.ignore_index = ignore_index
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
         """Draws the scale and the window."""
@@ -204,7 +199,7 @@ class RandomScaleCrop(A.DualTransform):
         """Share of the largest class in the labelled pixels; 1 if no pixel is labelled."""
         values = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel()
         classes = np.bincount(self.label_table, weights=values, minlength=256)
-        classes[self.ignore_index] = 0
+        classes[IGNORED] = 0
         return float(classes.max() / max(1, classes.sum())) if classes.any() else 1.0
 
 

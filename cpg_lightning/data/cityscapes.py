@@ -6,9 +6,11 @@ from typing import ClassVar
 
 import numpy as np
 
-from cpg_lightning.data.base import SegmentationDataModule, Split
+from cpg_lightning.data.class_info import ClassInfo
 from cpg_lightning.data.class_table import official
+from cpg_lightning.data.data_module import SegmentationDataModule, Split
 
+TABLE = official("cityscapes")
 IMAGE, LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png"
 
 
@@ -33,8 +35,8 @@ class CityscapesDataModule(SegmentationDataModule):
     of cityscapesscripts/helpers/labels.py.
     """
 
-    class_names, palette, label_values, void_values = official("cityscapes")[:4]
-    num_classes = len(class_names)
+    classes = ClassInfo(TABLE.names, TABLE.palette, dilation_ratio=0.005)
+    label_values, void_values = TABLE.values, TABLE.void
     layout = f"""\
 root/
     leftImg8bit/train/<city>/<image>{IMAGE}     (also val/ and test/)
@@ -44,7 +46,6 @@ root/
         "leftImg8bit_trainvaltest.zip": ("leftImg8bit", "leftImg8bit"),
         "gtFine_trainvaltest.zip": ("gtFine", "gtFine"),
     }
-    dilation_ratio = 0.005
     default_test_split = "val"
     official_counts: ClassVar[dict[Split, int]] = {"train": 2975, "val": 500, "test": 1525}
 

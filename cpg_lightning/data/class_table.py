@@ -1,6 +1,5 @@
 """The classes of a dataset, from a small file."""
 
-import colorsys
 import csv
 import io
 from collections.abc import Iterator
@@ -9,12 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cpg_lightning.data.class_info import IGNORED, MOST_CLASSES, Colour, distinct
+
 COLUMNS = {"value": ("value", "pixel value"), "name": ("name", "class"), "color": ("color",)}  # as tools write them
-MOST_CLASSES = 254  # the two other values of a byte are UNKNOWN and ignore_index
 UNKNOWN = 254  # in a label table: a value that the dataset does not have
 
 EXAMPLE = "value,name,color\n0,background,#464650\n1,crack,#dc506e\n255,,"
-Colour = tuple[int, int, int]
 
 
 class ClassTable(NamedTuple):
@@ -111,18 +110,12 @@ def official(dataset: str) -> ClassTable:
     return read_classes(Path(__file__).parent / "classes" / f"{dataset}.csv")
 
 
-def label_table(values: tuple[int, ...] | range, void: tuple[int, ...], ignore_index: int) -> np.ndarray:
-    """The class, ``ignore_index`` or ``UNKNOWN`` for each of the 256 values of a label file, uint8 (256)."""
+def label_table(values: tuple[int, ...] | range, void: tuple[int, ...]) -> np.ndarray:
+    """The class, 255 (ignored) or ``UNKNOWN`` for each of the 256 values of a label file, uint8 (256)."""
     table = np.full(256, UNKNOWN, dtype=np.uint8)
     table[list(values)] = np.arange(len(values))
-    table[list(void)] = ignore_index
+    table[list(void)] = IGNORED
     return table
-
-
-def distinct(number: int) -> Colour:
-    """A colour for the class of a number that has none: hues a golden angle apart."""
-    red, green, blue = colorsys.hsv_to_rgb((0.6 + 0.618034 * number) % 1, 0.75, 0.95)
-    return round(255 * red), round(255 * green), round(255 * blue)
 
 
 def hexadecimal(colour: Colour) -> str:

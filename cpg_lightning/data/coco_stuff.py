@@ -8,11 +8,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from cpg_lightning.data.base import SegmentationDataModule, Split
+from cpg_lightning.data.class_info import ClassInfo
 from cpg_lightning.data.class_table import official
+from cpg_lightning.data.data_module import SegmentationDataModule, Split
 from cpg_lightning.data.decoding import MOST_PIXELS, decode_label
 from cpg_lightning.data.files import IMAGE_SUFFIXES
 
+TABLE = official("coco_stuff")
 OFFICIAL_IDS = 182  # of things and stuff, 11 of which have no masks; 0 is unlabeled
 CONVERTED = "_labelTrainIds"  # what mmsegmentation writes beside the published labels
 
@@ -39,14 +41,13 @@ class COCOStuffDataModule(SegmentationDataModule):
     (nightrome/cocostuff).
     """
 
-    class_names, palette, label_values, void_values = official("coco_stuff")[:4]
-    num_classes = len(class_names)
+    classes = ClassInfo(TABLE.names, TABLE.palette, absent_classes="skip_always")
+    label_values, void_values = TABLE.values, TABLE.void
     layout = """\
 root/
     images/train2017/000000000009.jpg        (also val2017/)
     annotations/train2017/000000000009.png   (or stuffthingmaps/train2017/)
     (or train2017.zip, val2017.zip and stuffthingmaps_trainval2017.zip)"""
-    absent_classes = "skip_always"
     splits = ("train", "val")
     default_test_split = "val"
     official_counts: ClassVar[dict[Split, int]] = {"train": 118287, "val": 5000}
@@ -93,8 +94,7 @@ class COCOStuff10kDataModule(SegmentationDataModule):
     Source: as of :class:`COCOStuffDataModule`; nightrome/cocostuff10k.
     """
 
-    class_names, palette = COCOStuffDataModule.class_names, COCOStuffDataModule.palette
-    num_classes = len(class_names)
+    classes = COCOStuffDataModule.classes
     # The official ids: one more than in the PNG of the 164k, where 255 is unlabeled.
     label_values = tuple(value + 1 for value in COCOStuffDataModule.label_values)
     void_values = tuple((value + 1) % 256 for value in COCOStuffDataModule.void_values)
@@ -104,7 +104,6 @@ root/
     annotations/COCO_train2014_000000000077.mat   (or .png)
     imageLists/train.txt                          (also test.txt)
     (or cocostuff-10k-v1.1.zip)"""
-    absent_classes = "skip_always"
     splits = ("train", "val")
     default_test_split = "val"
     official_counts: ClassVar[dict[Split, int]] = {"train": 9000, "val": 1000}

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from cpg_lightning.data.class_table import ClassTable, Colour, hexadecimal
+from cpg_lightning.data.class_info import Colour
+from cpg_lightning.data.class_table import ClassTable, hexadecimal
 from cpg_lightning.data.decoding import decode_colors
 
 ROWS = 64  # looked up at once: what is written in between stays in a core's cache

@@ -32,7 +32,7 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
     Args:
         pipeline: What is done to an image.
         training: Whether items are for training.
-        label_table: The class, ``ignore_index`` or ``UNKNOWN`` for each of the 256 label values, uint8 (256).
+        label_table: The class, 255 (ignored) or ``UNKNOWN`` for each of the 256 label values, uint8 (256).
     """
 
     labelled = True  # whether every image has a label

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from cpg_lightning.data.augmentation import Augmentation
-from cpg_lightning.data.base import SegmentationDataModule, Split
+from cpg_lightning.data.class_info import ClassInfo
 from cpg_lightning.data.class_table import EXAMPLE, read_classes
 from cpg_lightning.data.color_labels import ColorLabels
+from cpg_lightning.data.data_module import SegmentationDataModule, Split
 from cpg_lightning.data.decoding import MOST_PIXELS
 from cpg_lightning.data.files import IMAGE_SUFFIXES
 from cpg_lightning.data.paths import composed, expanded, nearest, walked
@@ -120,7 +121,7 @@ root/
             )
         self.images, self.labels, self.lists = images, labels, lists
         self.split_names = split_names or {}
-        self.classes = classes
+        self.class_file = classes
         self.label_colors = label_colors
         super().__init__(
             root,
@@ -140,15 +141,15 @@ root/
         """Read the classes, and look which splits there are."""
         if (self.images, self.labels, self.lists) != (IMAGES, LABELS, LISTS):
             self.layout = f"root/\n    {self.images}\n    {self.labels}\n    (or with a list of names {self.lists})"
-        path = self.root / expanded(self.classes)
+        path = self.root / expanded(self.class_file)
         if not path.is_file():
             raise FileNotFoundError(
                 f"expected the file of classes {path}, {nearest(path)}. Expected layout:\n{self.layout}\n"
                 f"with, for example, this classes.csv:\n{EXAMPLE}"
             )
         self.class_table = read_classes(path, self.label_colors)
-        self.class_names, self.palette, self.label_values, self.void_values, _ = self.class_table
-        self.num_classes = len(self.class_names)
+        self.classes = ClassInfo(self.class_table.names, self.class_table.palette)
+        self.label_values, self.void_values = self.class_table.values, self.class_table.void
         self.unknown_hint = self.unknown_hint.replace("classes.csv", path.name)
         if not self._called("test"):
             self.splits = ("train", "val")

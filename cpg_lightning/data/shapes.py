@@ -7,7 +7,8 @@ import cv2
 import numpy as np
 
 from cpg_lightning.data.augmentation import Augmentation
-from cpg_lightning.data.base import SegmentationDataModule, Split
+from cpg_lightning.data.class_info import ClassInfo
+from cpg_lightning.data.data_module import SegmentationDataModule, Split
 from cpg_lightning.data.dataset import SegmentationDataset
 from cpg_lightning.data.decoding import MOST_PIXELS
 from cpg_lightning.data.options import check_area, check_sides, check_whole
@@ -45,7 +46,7 @@ class ShapesDataset(SegmentationDataset):
             label = int(rng.integers(1, 4))
             outline = (_bar, _disc, _polygon)[label - 1](rng, self.size)
             inside = cv2.fillPoly(np.zeros(self.size, dtype=np.uint8), [np.round(outline).astype(np.int32)], 1) == 1
-            colour = np.array(ShapesDataModule.palette[label]) + rng.uniform(-50, 50, 3)
+            colour = np.array(ShapesDataModule.classes.palette[label]) + rng.uniform(-50, 50, 3)
             image[inside] = _texture(rng, self.size, colour)[inside]
             mask[inside] = label
         noisy = image + rng.normal(0, 6, image.shape)
@@ -96,9 +97,9 @@ class ShapesDataModule(SegmentationDataModule):
         (torch.Size([4, 3, 128, 128]), torch.Size([4, 128, 128]))
     """
 
-    num_classes = 4
-    class_names = ("background", "bar", "disc", "polygon")
-    palette = ((70, 70, 80), (240, 170, 50), (60, 160, 220), (220, 80, 110))
+    classes = ClassInfo(
+        ("background", "bar", "disc", "polygon"), ((70, 70, 80), (240, 170, 50), (60, 160, 220), (220, 80, 110))
+    )
     label_values = (0, 1, 2, 3)
 
     def __init__(

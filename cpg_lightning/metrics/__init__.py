@@ -2,7 +2,16 @@
 
 from cpg_lightning.metrics.boundary_f1 import BoundaryF1Score
 from cpg_lightning.metrics.boundary_iou import BoundaryIoU
+from cpg_lightning.metrics.evaluation import SegmentationMetrics
 from cpg_lightning.metrics.iou import AbsentClasses, ClassIoU, accuracies
 from cpg_lightning.metrics.trimap import TrimapJaccardIndex
 
-__all__ = ["AbsentClasses", "BoundaryF1Score", "BoundaryIoU", "ClassIoU", "TrimapJaccardIndex", "accuracies"]
+__all__ = [
+    "AbsentClasses",
+    "BoundaryF1Score",
+    "BoundaryIoU",
+    "ClassIoU",
+    "SegmentationMetrics",
+    "TrimapJaccardIndex",
+    "accuracies",
+]

@@ -1,17 +1,20 @@
-"""What an evaluation counts of each image, and the scores that follow."""
+"""All scores of an evaluation, and what was counted of each image."""
 
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from cpg_lightning.metrics.counting import fraction, without_class
-from cpg_lightning.metrics.iou import intersection_over_union
+from cpg_lightning.metrics.boundary_f1 import BoundaryF1Score
+from cpg_lightning.metrics.boundary_iou import BoundaryIoU
+from cpg_lightning.metrics.counting import fraction
+from cpg_lightning.metrics.iou import AbsentClasses, ClassIoU, accuracies, intersection_over_union
+from cpg_lightning.metrics.trimap import TrimapJaccardIndex
 
 
 @dataclass
 class ImageCounts:
-    """What metrics counted of one image, on their device.
+    """Pixel counts of one image, on the metrics' device.
 
     Attributes:
         confusion: Pixels of each target class (rows) predicted as each class (columns), int64 (C, C).
@@ -32,12 +35,139 @@ class ImageScores:
     pixel_accuracy: float
 
 
-def image_scores(name: str, counts: ImageCounts, ignore_index: int) -> ImageScores:
-    """The scores of one image from what was counted."""
+@dataclass
+class Scores:
+    """The scores of an evaluation, on the CPU.
+
+    Attributes:
+        confusion: Pixels of each class (rows) predicted as each class (columns), int64 (C, C).
+        iou: IoU of each class, float64 (C), NaN for a class that is left out.
+        means: The scores that are logged, by name.
+        boundary_iou: Boundary IoU of each class, float64 (C), NaN for a class without a boundary; None where the evaluation
+            has no boundary metrics.
+        trimap: Mean IoU in the band of each width in pixels; None likewise.
+    """
+
+    confusion: Tensor
+    iou: Tensor
+    means: dict[str, Tensor]
+    boundary_iou: Tensor | None = None
+    trimap: dict[int, Tensor] | None = None
+
+
+class SegmentationMetrics(nn.Module):
+    """IoU, boundary IoU, boundary F1 and trimap IoU of an evaluation.
+
+    The last three cost more than the first. In training every n-th validation has them, and the last.
+
+    Args:
+        num_classes: Number of classes C.
+        absent_classes: How the mIoU treats a class that no label has; see :class:`~cpg_lightning.metrics.ClassIoU`.
+        dilation_ratio: Width of the band of the boundary IoU, as a fraction of the image's diagonal.
+        boundary_metrics_every: Every n-th validation of a training has boundary metrics.
+
+    Attributes:
+        validations: Number of validations of the training that have ended.
+        with_boundaries: Whether the evaluation that is running has boundary metrics.
+
+    Shape:
+        - preds: predicted classes, integer, :math:`(B, H, W)`
+        - target: classes or 255, integer, :math:`(B, H, W)`
+
+    Raises:
+        ValueError: For numbers out of range.
+
+    Example:
+        >>> metrics = SegmentationMetrics(num_classes=2)
+        >>> metrics.begin()
+        >>> target = torch.arange(2).expand(1, 8, 2)
+        >>> images = metrics.update(target, target)
+        >>> metrics.compute().means["mIoU"]
+        tensor(1., dtype=torch.float64)
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        absent_classes: AbsentClasses = "skip",
+        dilation_ratio: float = 0.02,
+        boundary_metrics_every: int = 1,
+    ) -> None:
+        super().__init__()
+        if boundary_metrics_every < 1:
+            raise ValueError(
+                f"expected boundary_metrics_every to be 1 or more validations, got {boundary_metrics_every}"
+            )
+        self.iou = ClassIoU(num_classes, absent=absent_classes)
+        self.boundary_iou = BoundaryIoU(num_classes, dilation_ratio, average="none")
+        self.boundary_f1 = BoundaryF1Score(num_classes)
+        self.trimap = TrimapJaccardIndex(num_classes)
+        self.boundary_metrics_every = boundary_metrics_every
+        self.validations = 0
+        self.with_boundaries = True
+
+    @property
+    def boundary_means(self) -> list[str]:
+        """The names of the mean scores that only an evaluation with boundary metrics has."""
+        f1 = [f"boundary_F1/{threshold:g}px" for threshold in self.boundary_f1.thresholds]
+        return ["boundary_IoU", *f1, *(f"trimap_mIoU/{width}px" for width in self.trimap.widths)]
+
+    @property
+    def means(self) -> list[str]:
+        """The names of all mean scores."""
+        return ["mIoU", "pixel_accuracy", "class_accuracy", "fwIoU", *self.boundary_means]
+
+    def begin(self, training: bool = False, last: bool = False) -> None:
+        """Start an evaluation.
+
+        Args:
+            training: Whether it is a validation of a training. Otherwise it has boundary metrics.
+            last: Whether it is the last of that training.
+        """
+        due = (self.validations + 1) % self.boundary_metrics_every == 0
+        self.with_boundaries = due or last or not training
+        self.reset()
+
+    def update(self, preds: Tensor, target: Tensor) -> list[ImageCounts]:
+        """Count the pixels of a batch.
+
+        Returns:
+            The counts of each image; empty for an evaluation without boundary metrics.
+        """
+        if not self.with_boundaries:
+            self.iou.update(preds, target)
+            return []
+        return [self._count(*image) for image in zip(torch.split(preds, 1), torch.split(target, 1), strict=True)]
+
+    def _count(self, preds: Tensor, target: Tensor) -> ImageCounts:
+        """Count the pixels of one image (1, H, W)."""
+        for metric in (self.iou, self.boundary_iou, self.boundary_f1, self.trimap):
+            metric.update(preds, target)
+        return ImageCounts(self.iou.last_confusion, self.boundary_iou.last_counts)
+
+    def compute(self) -> Scores:
+        """The scores of everything since :meth:`begin`. All processes must call it: their counts are added."""
+        iou, confusion = self.iou.compute(), self.iou.confusion_matrix().cpu()
+        scores = Scores(confusion, iou, {"mIoU": iou.nanmean(), **accuracies(confusion)})
+        if self.with_boundaries:
+            scores.boundary_iou = self.boundary_iou.compute()
+            trimap = self.trimap.compute()
+            scores.trimap = dict(zip(self.trimap.widths, trimap, strict=True))
+            means = [scores.boundary_iou.nanmean(), *self.boundary_f1.compute(), *trimap]
+            scores.means |= zip(self.boundary_means, means, strict=True)
+        return scores
+
+    def reset(self) -> None:
+        """Forget what was counted."""
+        for metric in (self.iou, self.boundary_iou, self.boundary_f1, self.trimap):
+            metric.reset()
+
+
+def image_scores(name: str, counts: ImageCounts) -> ImageScores:
+    """The scores of one image from its counts."""
     # One copy, as the host waits for each.
     *rows, both, either = torch.cat([counts.confusion, counts.boundary]).cpu()
     confusion = torch.stack(rows)
-    iou = intersection_over_union(confusion, "skip", ignore_index)
-    boundary_iou = without_class(fraction(both, either), ignore_index)
     accuracy = fraction(confusion.diagonal().sum(), confusion.sum())
-    return ImageScores(name, boundary_iou.nanmean().item(), iou.nanmean().item(), accuracy.item())
+    boundary_iou, iou = fraction(both, either).nanmean(), intersection_over_union(confusion).nanmean()
+    return ImageScores(name, boundary_iou.item(), iou.item(), accuracy.item())

@@ -20,7 +20,7 @@ from torchvision.transforms import v2
 
 import cpg_lightning.data
 from cpg_lightning.data import Augmentation, CamVidDataModule, FolderDataModule, SegmentationDataModule
-from cpg_lightning.data.base import one_thread
+from cpg_lightning.data.data_module import one_thread
 from cpg_lightning.data.dataset import FileDataset
 from cpg_lightning.data.loading import SegmentationLoader, collate
 from cpg_lightning.data.sampling import SeededIndex
@@ -49,7 +49,7 @@ class Reference(Dataset[Any]):
                 v2.RandomCrop(
                     data.augmentation.crop_size,
                     pad_if_needed=True,
-                    fill={tv_tensors.Image: 0, tv_tensors.Mask: data.ignore_index},
+                    fill={tv_tensors.Image: 0, tv_tensors.Mask: 255},
                 ),
                 v2.ToDtype({tv_tensors.Image: torch.float32, tv_tensors.Mask: torch.int64, "others": None}, scale=True),
                 v2.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -172,7 +172,7 @@ def colour_rows(root: str, repetitions: int) -> list[str]:
     pairs = camvid.files("train")[:FILES]
     calls = {}
     with tempfile.TemporaryDirectory() as folder:
-        write_both_kinds(Path(folder), Path(root).absolute(), pairs, [*camvid.palette, (0, 0, 0)])
+        write_both_kinds(Path(folder), Path(root).absolute(), pairs, [*camvid.classes.palette, (0, 0, 0)])
         for kind in ("grey", "colours"):
             data = FolderDataModule(
                 folder,

@@ -17,7 +17,7 @@ from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 from cpg_lightning.cli import main
 from cpg_lightning.data import SegmentationDataModule
-from cpg_lightning.data.base import one_thread
+from cpg_lightning.data.data_module import one_thread
 from cpg_lightning.losses import CrossEntropyCPGLoss, SegmentationCriterion
 
 CPG, CE, PLAIN = "cpg fit, CE + CPG", "cpg fit, CE", "plain loop, CE"
@@ -98,8 +98,8 @@ def plain_loop(data: SegmentationDataModule, device: torch.device, precision: st
             images, masks = images.to(device, non_blocking=True), masks.squeeze(1).to(device, non_blocking=True)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16-mixed"):
                 logits = network(images)["out"]
-            masks = masks.long().where(masks < data.num_classes, data.ignore_index)
-            loss = F.cross_entropy(logits.float(), masks, ignore_index=data.ignore_index)
+            masks = masks.long().where(masks < data.num_classes, 255)
+            loss = F.cross_entropy(logits.float(), masks, ignore_index=255)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -1,4 +1,4 @@
-"""What a data module of segmentation is."""
+"""The data module of a segmentation dataset: a subclass states its classes and lists its files."""
 
 import os
 from abc import ABC, abstractmethod
@@ -15,6 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from cpg_lightning.data.augmentation import Augmentation
+from cpg_lightning.data.class_info import IGNORED, ClassInfo
 from cpg_lightning.data.class_table import label_table
 from cpg_lightning.data.dataset import FileDataset, SegmentationDataset, image_names
 from cpg_lightning.data.decoding import MOST_PIXELS, decode_image, decode_label
@@ -35,7 +36,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
     """Loaders over image and label files; a subclass states its classes and lists the files of a split.
 
     A batch is ``{"image": uint8 (B, 3, H, W) RGB, "mask": int64 (B, H, W), "name": list of B}``. Training images are
-    augmented and padded to the crop size (image 0, mask ``ignore_index``); in evaluation the mask keeps the label
+    augmented and padded to the crop size (image 0, mask 255, which is ignored); in evaluation the mask keeps the label
     file's own size. It works without a Trainer too: after ``setup(stage)`` the loaders give the same batches, and each
     new iteration of the training loader is the next epoch. Training samples depend on the seed given to
     ``lightning.seed_everything``, on the epoch and on the image, not on the number of workers or processes.
@@ -62,14 +63,8 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
 
     Attributes:
         predicted: What has been predicted already and is left out; None for nothing.
-        num_classes: Number of classes.
-        ignore_index: Mask value that is no class.
-        class_names: Name of each class.
-        palette: Colour of each class, RGB.
+        classes: The classes, and how the dataset's official evaluation scores them.
         layout: The dataset's folders and files, drawn as a tree, for error messages.
-        absent_classes: What the dataset's official evaluation does about a class that the labels do not have; see
-            :class:`~cpg_lightning.metrics.ClassIoU`.
-        dilation_ratio: Width of the boundary band of :class:`~cpg_lightning.metrics.BoundaryIoU`, as a fraction of the diagonal.
         label_values: The value in the label files of each class; every other value but the void ones is an error.
         void_values: Values in the label files that are ignored; the first is what ignored pixels are written as.
         splits: The splits that there are.
@@ -82,12 +77,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         ValueError: For sizes or numbers out of range.
     """
 
-    num_classes: int
-    ignore_index: int = 255
-    class_names: tuple[str, ...]
-    palette: tuple[tuple[int, int, int], ...]
-    absent_classes: Literal["skip", "skip_always", "zero"] = "skip"
-    dilation_ratio: float = 0.02
+    classes: ClassInfo
     layout: str = ""
     label_values: tuple[int, ...]
     void_values: tuple[int, ...] = ()
@@ -133,10 +123,6 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.root = expanded(root)
         self.read_metadata()
-        if not 2 <= self.num_classes:
-            raise ValueError(
-                f"expected 2 or more classes, got {self.num_classes}: {type(self).__name__}; name the background as a class"
-            )
         for name, split in (("test_split", test_split), ("predict_split", predict_split)):
             if split is not None and split not in self.splits:
                 raise ValueError(f"expected {name} to be {' or '.join(self.splits)}, got {split!r}")
@@ -154,6 +140,11 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         self.tree = FileTree(self.root, self.layout, self.archives, max_pixels)
         self.datasets: dict[str, SegmentationDataset | PredictionDataset] = {}
 
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C."""
+        return self.classes.num_classes
+
     def read_metadata(self) -> None:
         """Set the attributes that are read from files in ``root``; none by default."""
 
@@ -167,14 +158,14 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         """
 
     def label_table(self) -> np.ndarray:
-        """The class, ``ignore_index`` or ``UNKNOWN`` for each of the 256 values of a label file, uint8 (256)."""
-        return label_table(self.label_values, self.void_values, self.ignore_index)
+        """The class, 255 (ignored) or ``UNKNOWN`` for each of the 256 values of a label file, uint8 (256)."""
+        return label_table(self.label_values, self.void_values)
 
     def to_label_values(self, mask: np.ndarray) -> np.ndarray:
         """Classes as the values of the dataset's label files, as a benchmark's server expects them.
 
         Args:
-            mask: Classes or ``ignore_index``, integer, any shape.
+            mask: Classes or 255, integer, any shape.
 
         Returns:
             uint8, of the same shape; ignored pixels as the first of ``void_values``.
@@ -184,9 +175,9 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         """
         wrong = (mask < 0) | (mask >= self.num_classes)
         if self.void_values:
-            wrong &= mask != self.ignore_index
+            wrong &= mask != IGNORED
         if wrong.any():
-            void = f" or {self.ignore_index}" if self.void_values else ""
+            void = f" or {IGNORED}" if self.void_values else ""
             raise ValueError(
                 f"expected classes from 0 to {self.num_classes - 1}{void}, got {np.unique(mask[wrong])[:10].tolist()}"
             )
@@ -318,7 +309,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         """What is done to the images, in training or in evaluation."""
         if not training:
             return evaluation_pipeline(self.image_size, self.max_pixels)
-        return self.augmentation.pipeline(self.label_table(), self.image_size, self.ignore_index)
+        return self.augmentation.pipeline(self.label_table(), self.image_size)
 
     def train_dataloader(self) -> TrainingLoader:
         """Shuffled, augmented training batches; the last incomplete one is dropped.

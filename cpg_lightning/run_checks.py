@@ -1,0 +1,77 @@
+"""Whether a Trainer and data fit a module: checked before anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_warn
+
+from cpg_lightning.data.data_module import SegmentationDataModule
+from cpg_lightning.networks import SegmentationNetwork
+
+if TYPE_CHECKING:
+    from cpg_lightning.module import SegmentationModule
+
+
+def check_monitors(module: SegmentationModule, callbacks: Iterable[Callback]) -> None:
+    """Refuse callbacks such as EarlyStopping on a score that no validation has, or not every validation.
+
+    With a score of some validations, they would compare the last value with itself.
+
+    Raises:
+        ValueError: If a callback monitors such a score.
+    """
+    known, every = module.validation_scores(), module.metrics.boundary_metrics_every
+    sometimes = [f"val/{name}" for name in module.metrics.boundary_means] if every > 1 else []
+    for callback in callbacks:
+        monitor = str(getattr(callback, "monitor", ""))
+        if monitor in sometimes:
+            raise ValueError(
+                f"expected {type(callback).__name__} to monitor a score of every validation, got {monitor}, which is "
+                f"computed in every {every}th; set --model.boundary_metrics_every 1"
+            )
+        if monitor.startswith("val/") and monitor not in known:
+            raise ValueError(f"expected {type(callback).__name__} to monitor one of {', '.join(known)}, got {monitor}")
+
+
+def check_parameters(network: SegmentationNetwork, processes: int) -> None:
+    """Warn of a network that may have parameters without gradients, for which several processes would wait in vain."""
+    if processes > 1 and network.unprobed is not None:
+        rank_zero_warn(
+            f"it is not known which parameters of {type(network).__name__} reach no logits: {network.unprobed}; if the first "
+            "step stops over unused parameters, set --trainer.strategy ddp_find_unused_parameters_true"
+        )
+
+
+def check_data(module: SegmentationModule, data: L.LightningDataModule | None, stage: str) -> None:
+    """Refuse data of other classes than the module's, or of a size that its network does not take.
+
+    Args:
+        module: The module.
+        data: The data module, if there is one.
+        stage: ``fit``, ``validate``, ``test`` or ``predict``.
+
+    Raises:
+        ValueError: For such data.
+    """
+    if isinstance(data, SegmentationDataModule):
+        data.classes.check_same(module.classes.names, "the module")
+    size = module.network.fixed_size
+    if size is None:
+        return
+    only = f"the one size that {type(module.network).__name__} takes, {size[0]}x{size[1]} pixels"
+    crop_size = tuple(getattr(data, "crop_size", size))
+    if stage == "fit" and crop_size != size:
+        raise ValueError(
+            f"expected training images of {only}, got a crop_size of {crop_size}; "
+            f"set --data.augmentation.crop_size {list(size)}"
+        )
+    given = module.inference.window or module.image_size
+    if not isinstance(given, tuple | list) or tuple(given) != size:
+        raise ValueError(
+            f"expected images of {only}, in evaluation, got {'images of any size' if given is None else given}; set "
+            f"--data.image_size {list(size)}, or an --model.inference with this window and border pad"
+        )
