@@ -1,23 +1,23 @@
 """The cpg command: LightningCLI with links from the data to the model, and runs that name and record themselves."""
 
+import argparse
 import io
 import json
 import os
-import secrets
+import shutil
 import sys
 import traceback
+from collections.abc import Sequence
 from hashlib import sha256
-from netrc import NetrcParseError, netrc
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar
-from urllib.parse import urlparse
+from typing import Any
 
 import lightning as L
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 import cpg_lightning
@@ -25,7 +25,6 @@ import cpg_lightning
 # Imported classes are those that the command line knows by their short names.
 from cpg_lightning.callbacks import EvaluationReport, PredictionWriter  # noqa: F401
 from cpg_lightning.check_data import check_data
-from cpg_lightning.checkpoints import check_classes, check_weights, read_checkpoint, run_of
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.data.paths import expanded
 from cpg_lightning.data.predicted import PredictionRecord, file_digest, weights_digest
@@ -43,6 +42,14 @@ from cpg_lightning.parsing import (
     raised_first,
     subclasses,
 )
+from cpg_lightning.runs.checkpoints import check_classes, check_weights, read_checkpoint
+from cpg_lightning.runs.folder import CONFIG, RunFolder
+from cpg_lightning.runs.identity import Experiment, experiment_of
+from cpg_lightning.runs.place import Place, place_of
+from cpg_lightning.runs.record import RunRecord
+from cpg_lightning.runs.wandb_settings import Environment, has_api_key, open_run
+
+WANDB = Environment()
 
 
 def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
@@ -60,7 +67,7 @@ def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
     arguments = sys.argv[1:] if args is None else args
     if isinstance(arguments, list) and arguments[:1] == ["check-data"]:
         sys.exit(check_data(arguments[1:]))
-    opened_before = _open_run()
+    opened_before = open_run()
     try:
         return SegmentationCLI(
             SegmentationModule,
@@ -81,7 +88,7 @@ def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
                     for name in SegmentationCLI.subcommands()
                 },
             },
-            args=args,
+            args=of_run(arguments) if isinstance(arguments, list) else args,
             run=run,
         )
     except ValueError as error:
@@ -91,7 +98,7 @@ def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
         raise first from None
     finally:
         # Or the next run of this process would be logged into this one. A run of the caller's stays open.
-        opened = _open_run()
+        opened = open_run()
         if run and opened is not None and opened is not opened_before:
             opened.finish(exit_code=int(sys.exc_info()[0] is not None))
 
@@ -112,7 +119,7 @@ class SegmentationCLI(LightningCLI):
     """LightningCLI whose data tells the model its classes, and whose every run has a name and a folder of its own."""
 
     checkpoint: dict[str, Any] | None
-    staging: ClassVar[str | None] = None  # the WANDB_DATA_DIR that an earlier run of this process set
+    place: Place
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Link the facts of the dataset to whatever needs them."""
@@ -121,7 +128,12 @@ class SegmentationCLI(LightningCLI):
         parser.add_argument(
             "--output",
             type=str | None,
-            help="where predict writes, leaving out the images that are predicted there; a folder of the run by default",
+            help="folder of the run for fit, which continues the run that is there; for predict the folder of the predictions",
+        )
+        parser.add_argument(
+            "--run",
+            type=str | None,
+            help="folder of a training whose configuration and best checkpoint validate, test and predict take",
         )
         parser.add_argument(
             "--overwrite",
@@ -139,31 +151,36 @@ class SegmentationCLI(LightningCLI):
             del record[argument]  # the subcommand's own, such as ckpt_path
         check_callables(config)
         check_trainer(config.trainer)
-        path = config.get("ckpt_path")
-        self.checkpoint = None if path is None else read_checkpoint(path, training=self.subcommand == "fit")
+        if self.subcommand == "predict":
+            config.trainer.logger = False  # predictions are files
+            if config.return_predictions is None:
+                config.return_predictions = False  # they are written, not collected
+        self._check_output(config)
+        loggers = _wandb_loggers(config.trainer)
+        self.place = place = place_of(self.subcommand, config, _plain(self._parser(self.subcommand), record), loggers)
+        if self.subcommand:
+            config.ckpt_path = place.checkpoint
+        self.checkpoint = (
+            None if place.checkpoint is None else read_checkpoint(place.checkpoint, training=self.subcommand == "fit")
+        )
         if self.checkpoint:
             _drop_pretrained(config.model)
-        if self.subcommand == "predict" and config.return_predictions is None:
-            config.return_predictions = False  # they are written, not collected
-        if config.output is not None or config.overwrite:
-            self._check_output(config)
-
-        loggers = _wandb_loggers(config.trainer)
-        name, run_id = self._name(config, loggers)
-        folder = Path(config.trainer.default_root_dir or "runs") / f"{name}-{run_id}"
+        folder = place.folder.path
         config.trainer.default_root_dir = str(folder)
         for callback in configured(config.trainer.get("callbacks")):
             if callback.class_path.endswith(".ModelCheckpoint") and not callback.init_args.dirpath:
                 callback.init_args.dirpath = str(folder / "checkpoints")
-        without_key = bool(loggers) and not self._prepare_wandb(folder)
+        WANDB.set("WANDB_DATA_DIR", folder.absolute())  # offline tables wait there for their upload
+        without_key = bool(loggers) and "WANDB_MODE" not in os.environ and not has_api_key()
         for logger in loggers:
-            logger.name, logger.id = name, run_id
+            logger.name, logger.id = place.name, place.id
             logger.save_dir = str(folder.absolute()) if logger.save_dir == "." else logger.save_dir
-            logger.group = logger.group or _setting(config)
             logger.job_type = logger.job_type or self.subcommand
-            if without_key and not logger.mode and "WANDB_MODE" not in os.environ:
+            if without_key and not logger.mode:
                 logger.mode = "offline"
-        self.save_config_kwargs = {"record": record, "run": [name, run_id], "without_key": without_key}
+        if place.run is not None:
+            WANDB.set("WANDB_RUN_GROUP", _group(place.run.experiment()))
+        self.save_config_kwargs = {"record": record, "without_key": without_key}
 
     def instantiate_classes(self) -> None:
         """Build everything, and let checkpoints describe the network."""
@@ -206,7 +223,23 @@ class SegmentationCLI(LightningCLI):
         if self.config[self.subcommand].output is not None:
             self._record_predictions()
         self.datamodule.setup(self.subcommand)
-        rank_zero_only(_make)(Path(self.trainer.default_root_dir))
+        if self.subcommand == "fit":
+            self._begin()
+        rank_zero_only(_make)(self.place.folder.path)
+
+    def _begin(self) -> None:
+        """Compare the experiment with that of the folder, and record it there before the first step."""
+        folder, config = self.place.folder, _plain(self.parser, self.config)["fit"]
+        parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
+        experiment = experiment_of(config, self.model, self.datamodule, parts)
+        seed = config["seed_everything"]
+        if folder.is_run:
+            _check_same(experiment, seed, self.place)
+        record = {**experiment.plain(), "id": self.place.id, "seed": seed, "versions": _versions()}
+        WANDB.set("WANDB_RUN_GROUP", _group(record))
+        if self.trainer.is_global_zero and not self.place.is_done and not self.place.temporary:
+            _make(folder.path)
+            folder.begin(record)
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run the subcommand.
@@ -214,6 +247,9 @@ class SegmentationCLI(LightningCLI):
         Raises:
             ValueError: If the state in a checkpoint cannot be restored.
         """
+        if subcommand == "fit" and self.place.is_done:
+            rank_zero_info(f"the run in {self.place.folder.path} is finished; its scores are in its summary.json")
+            return
         done = self.datamodule.predicted
         if done is not None and done.left_out:
             rank_zero_info(
@@ -235,17 +271,24 @@ class SegmentationCLI(LightningCLI):
                 f"expected a checkpoint with the whole state of training, got one whose state cannot be restored "
                 f"({type(error).__name__}: {error}): {self._get(self.config, 'ckpt_path')}"
             ) from error
+        finally:
+            if self.place.temporary:
+                rank_zero_only(shutil.rmtree)(self.place.folder.path, ignore_errors=True)
 
     def _check_output(self, config: Namespace) -> None:
         writers = [
             each for each in configured(config.trainer.callbacks) if each.class_path.endswith(".PredictionWriter")
         ]
-        if self.subcommand != "predict" or len(writers) != 1:
-            raise ValueError(
-                "expected --output and --overwrite with predict and one PredictionWriter among its callbacks, got them without"
-            )
-        if config.output is not None:
+        if config.overwrite and self.subcommand != "predict":
+            raise ValueError(f"expected --overwrite with predict, got it with {self.subcommand}")
+        if config.output is None:
+            return
+        if self.subcommand == "predict":
+            if len(writers) != 1:
+                raise ValueError(f"expected one PredictionWriter among the callbacks for --output, got {len(writers)}")
             writers[0].init_args.folder = str(expanded(config.output))
+        elif self.subcommand != "fit":
+            raise ValueError(f"expected --output with fit or predict, got it with {self.subcommand}")
 
     def _record_predictions(self) -> None:
         """Let the images that are predicted in ``--output`` already be left out."""
@@ -265,24 +308,6 @@ class SegmentationCLI(LightningCLI):
         parts = [weights, model, self.model.image_size, facts, kinds, config["trainer"].get("precision")]
         return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
-    def _name(self, config: Namespace, loggers: list[Namespace]) -> tuple[str, str]:
-        """The name and the id of the run: those of the run that is continued, else the user's, else new ones."""
-        continued = run_of(self.checkpoint, config.ckpt_path) if self.checkpoint and self.subcommand == "fit" else None
-        if continued is not None:
-            return continued
-        name = next((logger.name for logger in loggers if logger.name), None)
-        name = (name or f"{_setting(config)}-seed{config.seed_everything}").replace("/", "-")
-        run_id = next((logger.id for logger in loggers if logger.id), secrets.token_hex(4))
-        return (name if self.subcommand in (None, "fit") else f"{self.subcommand}-{name}"), run_id
-
-    @classmethod
-    def _prepare_wandb(cls, folder: Path) -> bool:
-        """Keep what Weights & Biases stages with its run; says whether there is an API key."""
-        # Offline tables wait in this folder for their upload, so it has to be where the run is, unless the user chose.
-        if os.environ.get("WANDB_DATA_DIR") in (None, cls.staging):
-            cls.staging = os.environ["WANDB_DATA_DIR"] = str(folder.absolute())
-        return _has_api_key()
-
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone.
 
@@ -291,42 +316,31 @@ class SegmentationCLI(LightningCLI):
         """
 
 
-class RunRecord(SaveConfigCallback):
-    """Saves the configuration with the run, and in its loggers as flat columns; remembers the run in checkpoints.
+def of_run(arguments: Sequence[str]) -> list[str]:
+    """Arguments with what ``--run FOLDER`` stands for: the configuration of a run and its best checkpoint.
 
     Args:
-        parser: What wrote the configuration.
-        config: The configuration as it runs.
-        record: The configuration as it was given, without what only this run has: what is saved.
-        run: Name and id of the run.
-        without_key: Whether there is no API key for Weights & Biases.
+        arguments: Arguments of the command; ``--ckpt_path last`` takes the run's last checkpoint instead.
+
+    Raises:
+        FileNotFoundError: If the folder is no run's, or has no such checkpoint.
     """
-
-    def __init__(
-        self, parser: LightningArgumentParser, config: Namespace, record: Namespace, run: list[str], without_key: bool
-    ) -> None:
-        super().__init__(parser, config, save_to_log_dir=False)
-        self.record = record
-        self.run = run
-        self.without_key = without_key
-
-    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Save and log the configuration."""
-        dump = self.parser.dump(self.record, skip_none=False)
-        folder = Path(trainer.default_root_dir)
-        _make(folder)
-        earlier = len(list(folder.glob("config*.yaml")))  # of the same run, before it was resumed
-        (folder / (f"config-{earlier}.yaml" if earlier else "config.yaml")).write_text(dump)
-        for logger in trainer.loggers:
-            logger.log_hyperparams(flat(yaml.safe_load(dump)))
-            if isinstance(logger, WandbLogger) and logger.experiment.settings.mode == "offline":
-                run = Path(logger.experiment.dir).parent
-                reason = "no API key, logging" if self.without_key else "logging"
-                print(f"W&B: {reason} offline to {run}; upload with: wandb sync {run}")
-
-    def state_dict(self) -> dict[str, Any]:
-        """The name and the id of the run, by which it is resumed."""
-        return {"run": self.run}
+    if list(arguments[:1]) not in (["validate"], ["test"], ["predict"]):
+        return list(arguments)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--run")
+    parser.add_argument("--ckpt_path")
+    options, rest = parser.parse_known_args(list(arguments[1:]))
+    if options.run is None:
+        return list(arguments)
+    folder = RunFolder(expanded(options.run))
+    if not (folder.path / CONFIG).is_file():
+        raise FileNotFoundError(f"expected the folder of a run, with its {CONFIG}, got {folder.path}")
+    path = options.ckpt_path
+    path = folder.checkpoint(path or "best") if path in (None, "best", "last") else path
+    output = ["--output", str(folder.path / "predictions")]
+    output = output if arguments[0] == "predict" and not any(each.startswith("--output") for each in rest) else []
+    return [arguments[0], "--config", str(folder.path / CONFIG), *rest, *output, "--ckpt_path", str(path)]
 
 
 def _description() -> str:
@@ -345,29 +359,41 @@ def _description() -> str:
     )
 
 
-def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A nested configuration as columns with dotted names.
+def _plain(parser: LightningArgumentParser, config: Namespace) -> dict[str, Any]:
+    """A configuration as plain values."""
+    plain: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_validation=True))
+    return plain
 
-    Example:
-        >>> flat({"model": {"warmup_steps": 50}, "seed_everything": 0})
-        {'model.warmup_steps': 50, 'seed_everything': 0}
+
+def _check_same(experiment: Experiment, seed: int, place: Place) -> None:
+    """Refuse to continue a run by another experiment or seed.
+
+    Raises:
+        ValueError: If they differ; it names the options that do.
     """
-    columns: dict[str, Any] = {}
-    for key, value in config.items():
-        columns |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return columns
+    earlier = place.folder.experiment()
+    differences = experiment.differences(earlier)
+    if seed != earlier["seed"]:
+        differences.append(f"seed_everything is {seed} instead of {earlier['seed']}")
+    end = ("recipe.max_epochs ", "recipe.max_steps ")
+    if place.only_longer and all(each.startswith(end) for each in differences):
+        return
+    if differences:
+        raise ValueError(
+            f"expected the configuration of the run in {place.folder.path}, got another: {'; '.join(differences)}. Choose another "
+            "--output for another run; --model.weights starts it from this run's weights, and --ckpt_path continues this run to "
+            "another max_epochs"
+        )
 
 
-def _setting(config: Namespace) -> str:
-    """What a run trains, from the parts of its configuration, e.g. ``camvid-lraspp-ce+cpg``."""
-    data, network, criterion = (
-        part.class_path.rsplit(".", 1)[-1] for part in (config.data, config.model.network, config.model.criterion)
-    )
-    parts = (config.model.network.init_args.get(part) for part in ("architecture", "encoder", "model_type"))
-    network = "-".join([network, *(part for part in parts if part)])  # of a family, which one
-    weight = config.model.criterion.init_args.get("cpg_weight")
-    loss = criterion.removesuffix("Loss").lower() if weight is None else "ce+cpg" if weight else "ce"
-    return f"{data.removesuffix('DataModule').lower()}-{network.lower()}-{loss}"
+def _group(record: dict[str, Any]) -> str:
+    """The group in Weights & Biases of all runs of an experiment."""
+    return f"{record['name']}-{record['key']}"
+
+
+def _versions() -> dict[str, str]:
+    """The versions that a run was made with."""
+    return {name: version(name) for name in ("cpg_lightning", "torch", "lightning")}
 
 
 def _wandb_loggers(trainer: Namespace) -> list[Namespace]:
@@ -396,12 +422,6 @@ def _make(folder: Path) -> None:
         ) from error
 
 
-def _open_run() -> Any:
-    """The run that Weights & Biases has open in this process, or None."""
-    wandb = sys.modules.get("wandb")  # its import takes half a second, and nothing is open before it
-    return None if wandb is None else wandb.run
-
-
 def _bad_input() -> tuple[type[Exception], ...]:
     """The errors whose message alone is shown."""
     wandb = sys.modules.get("wandb")  # only what is imported can have raised
@@ -412,16 +432,3 @@ def _bad_input() -> tuple[type[Exception], ...]:
         MisconfigurationException,
         *(() if wandb is None else (wandb.errors.Error,)),
     )
-
-
-def _has_api_key() -> bool:
-    """Whether Weights & Biases could log in; asks neither the user nor the network."""
-    import wandb  # only here: it takes half a second
-
-    settings = wandb.setup().settings
-    if settings.api_key or settings.identity_token_file:
-        return True
-    try:
-        return netrc(os.environ.get("NETRC")).authenticators(urlparse(settings.base_url).hostname or "") is not None
-    except (OSError, NetrcParseError):
-        return False

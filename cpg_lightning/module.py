@@ -13,14 +13,6 @@ from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from cpg_lightning.checkpoints import (
-    check_classes,
-    check_paths,
-    check_weights,
-    module_arguments,
-    read_checkpoint,
-    warn_of_other_classes,
-)
 from cpg_lightning.data.class_info import IGNORED, ClassInfo
 from cpg_lightning.inference import Inference
 from cpg_lightning.learning_rate import poly_factor, training_steps
@@ -29,6 +21,14 @@ from cpg_lightning.losses.criterion import SegmentationCriterion
 from cpg_lightning.metrics.evaluation import Scores, SegmentationMetrics
 from cpg_lightning.networks import SegmentationNetwork
 from cpg_lightning.run_checks import check_data, check_monitors, check_parameters
+from cpg_lightning.runs.checkpoints import (
+    check_classes,
+    check_paths,
+    check_weights,
+    module_arguments,
+    read_checkpoint,
+    warn_of_other_classes,
+)
 
 # With more classes, one chart per class clutters the logger; the table stays complete.
 MOST_CLASSES_LOGGED = 40
@@ -190,7 +190,7 @@ class SegmentationModule(L.LightningModule):
 
         Raises:
             ValueError: If it has other classes, or paths outside of its folder; see
-                :func:`~cpg_lightning.checkpoints.check_paths`.
+                :func:`~cpg_lightning.runs.checkpoints.check_paths`.
         """
         place = "the checkpoint that the Trainer was given"
         check_paths(checkpoint, place)

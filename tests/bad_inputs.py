@@ -325,7 +325,7 @@ RUNS = [
     BadInput("a callback on a score that there is not", folder(), "expected EarlyStopping to monitor one of val/mIoU, ... got val/miou", f'{FIT} --trainer.callbacks "[{{class_path: EarlyStopping, init_args: {{monitor: val/miou}}}}]"'),
     BadInput("a search for the learning rate", folder(), "expected no LearningRateFinder: the learning rate is an option of model.optimizer", f'{FIT} --trainer.callbacks "[{{class_path: LearningRateFinder}}]"'),
     BadInput("an empty path, as from a variable that the shell does not have", folder(), "expected a path, got ''; for the current folder give .", "cpg predict $MINE $MODEL --trainer.callbacks PredictionWriter --output="),
-    BadInput("--output without predict", folder(), "expected --output and --overwrite with predict and one PredictionWriter among its callbacks, got them without", f"{FIT} --output out"),
+    BadInput("--overwrite without predict", folder(), "expected --overwrite with predict, got it with fit", f"{FIT} --overwrite true"),
 ]  # fmt: skip
 
 BAD_INPUTS = {

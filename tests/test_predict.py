@@ -278,7 +278,7 @@ class TestCommand:
         assert (tmp_path / "out" / "labels" / "a.png").stat().st_mtime_ns == before
 
     def test_output_is_for_predict_alone(self, camvid):
-        with pytest.raises(ValueError, match="expected --output and --overwrite with predict"):
+        with pytest.raises(ValueError, match="expected --output with fit or predict, got it with validate"):
             main(["validate", *ARGUMENTS, "--output", "out"])
 
     def test_inference_on_the_command_line_beats_the_checkpoint(self, camvid, tmp_path):

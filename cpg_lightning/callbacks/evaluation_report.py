@@ -42,6 +42,8 @@ class EvaluationReport(Callback):
         ValueError: If a number is less than 1, or of the worst less than 0.
     """
 
+    only_watches = True
+
     def __init__(
         self, num_images: int = 4, num_worst: int = 4, every_n_validations: int = 5, folder: str | None = None
     ) -> None:
@@ -149,6 +151,8 @@ class EvaluationReport(Callback):
         checkpoint = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if checkpoint and trainer.state.fn == "fit":
             console.print(f"best checkpoint: {checkpoint}", soft_wrap=True, highlight=False)
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return  # it leaves no files behind
         folder = Path(self.folder or trainer.default_root_dir)
         for name, picture in {**self._sheets(module), **_charts(module, module.scores)}.items():
             path = folder / "pictures" / f"{stage}-{name}.png"

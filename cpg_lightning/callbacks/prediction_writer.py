@@ -39,6 +39,8 @@ class PredictionWriter(BasePredictionWriter):
         overlay: Whether to write overlays.
     """
 
+    only_watches = True
+
     def __init__(
         self, folder: str | None = None, palette: bool = True, labels: bool = True, overlay: bool = True
     ) -> None:

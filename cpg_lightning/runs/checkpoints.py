@@ -65,21 +65,6 @@ def read_checkpoint(path: str | Path, training: bool = False) -> dict[str, Any]:
     return checkpoint
 
 
-def run_of(checkpoint: Mapping[str, Any], path: str | Path) -> tuple[str, str] | None:
-    """Name and id of the run that a checkpoint of ``cpg fit`` belongs to; None for a checkpoint of a Trainer.
-
-    Raises:
-        ValueError: If they are no names: they become a folder.
-    """
-    if "RunRecord" not in checkpoint["callbacks"]:
-        return None
-    state = checkpoint["callbacks"]["RunRecord"]
-    run = state.get("run") if isinstance(state, dict) else None
-    if not isinstance(run, list | tuple) or len(run) != 2 or not all(_is_name(part) for part in run):
-        raise ValueError(f"expected a run's name and id in the checkpoint, without / and \\, got {run!r}: {path}")
-    return run[0], run[1]
-
-
 def class_names(checkpoint: Any) -> list[str] | None:
     """The names of the classes that a checkpoint was trained on; None where it does not have them."""
     parameters = checkpoint.get("hyper_parameters") if isinstance(checkpoint, Mapping) else None

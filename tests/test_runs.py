@@ -1,0 +1,200 @@
+"""A run is its folder: what it is called, where it goes on, and what it is refused for."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from commands import ARGUMENTS
+
+from cpg_lightning.cli import main
+from cpg_lightning.runs.folder import RunFolder
+
+FIT = [*ARGUMENTS, "--trainer.logger=false"]
+
+
+def fit(*options):
+    return main(["fit", *FIT, *options])
+
+
+def experiment(folder):
+    return json.loads((Path(folder) / "experiment.json").read_text())
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+class TestFolder:
+    @pytest.fixture
+    def first(self, camvid):
+        """A finished run."""
+        fit("--output=first")
+        return Path("first")
+
+    def test_it_has_its_configuration_its_experiment_and_its_summary(self, first):
+        record, summary = experiment(first), json.loads((first / "summary.json").read_text())
+        assert (record["name"], record["seed"]) == ("camvid-tiny-ce+cpg", 0)
+        assert record["parts"]["data"]["values"]["images"] == {"train": 6, "val": 3}
+        assert (summary["epochs"], summary["steps"]) == (2, 6)
+        assert summary["best"].keys() == {"mIoU", "epoch"}
+        assert summary["best"]["mIoU"] >= summary["scores"]["val/mIoU"] > 0
+        assert (first / "config.yaml").is_file()
+
+    def test_a_finished_run_is_left_alone(self, first, capsys):
+        before = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()}
+        fit("--output=first")
+        assert {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()} == before
+
+    def test_what_changes_no_result_may_change(self, first):
+        fit("--output=first", "--data.eval_batch_size=3", "--model.criterion.strip_logits=7", "--data.root=./camvid")
+
+    @pytest.mark.parametrize(
+        ("option", "message"),
+        [
+            ("--model.criterion.cpg_weight=0.5", "criterion.init_args.cpg_weight is 0.5 instead of its default"),
+            ("--seed_everything=1", "seed_everything is 1 instead of 0"),
+            ("--trainer.max_epochs=3", "recipe.max_epochs is 3 instead of 2"),
+            ("--data.batch_size=3", "recipe.images_a_step is 3 instead of 2"),
+            ("--trainer.accumulate_grad_batches=2", "recipe.images_a_step is 4 instead of 2"),
+            ("--trainer.precision=bf16-mixed", "recipe.precision is bf16-mixed instead of its default"),
+            ("--model.optimizer.lr=0.2", "recipe.optimizer.init_args.lr is 0.2 instead of 0.1"),
+            ("--trainer.limit_val_batches=1", "inference.limit_val_batches is 1 instead of its default"),
+        ],
+    )
+    def test_another_experiment_is_refused_by_the_option_that_differs(self, first, option, message):
+        with pytest.raises(ValueError, match=f"expected the configuration of the run in first, got another: {message}"):
+            fit("--output=first", option)
+
+    def test_a_folder_with_something_else_is_refused(self, camvid):
+        Path("full").mkdir()
+        Path("full/notes.txt").write_text("mine")
+        with pytest.raises(ValueError, match="expected a new or an empty folder, or that of a run, got full"):
+            fit("--output=full")
+        assert os.listdir("full") == ["notes.txt"]
+
+    def test_an_empty_folder_is_taken(self, camvid):
+        Path("empty").mkdir()
+        fit("--output=empty", "--trainer.max_epochs=1")
+        assert RunFolder("empty").is_finished
+
+    @pytest.mark.parametrize("text", ["", "[]", "{}", '{"key": 1}', "no JSON"])
+    def test_a_damaged_record_is_named(self, first, text):
+        (first / "experiment.json").write_text(text)
+        with pytest.raises(ValueError, match=r"expected .*first/experiment\.json"):
+            fit("--output=first")
+
+    def test_a_checkpoint_is_continued_in_its_folder_wherever_the_command_is_run(self, first, monkeypatch):
+        record = experiment(first)
+        last, data = (first / "checkpoints" / "last.ckpt").absolute(), Path("camvid").absolute()
+        Path("elsewhere").mkdir()
+        monkeypatch.chdir("elsewhere")
+        fit(f"--ckpt_path={last}", f"--data.root={data}", "--trainer.max_epochs=3")
+        assert os.listdir() == []
+        assert torch.load(last, weights_only=True)["epoch"] == 2
+        assert experiment(last.parents[1])["id"] == record["id"]
+        assert experiment(last.parents[1])["key"] != record["key"]
+
+    def test_a_checkpoint_is_no_start_of_another_experiment(self, first):
+        last = first / "checkpoints" / "last.ckpt"
+        with pytest.raises(ValueError, match=r"cpg_weight is 0\.0 instead of its default.*--model\.weights starts it"):
+            fit(f"--ckpt_path={last}", "--trainer.max_epochs=3", "--model.criterion.cpg_weight=0")
+        with pytest.raises(ValueError, match=r"expected a checkpoint of the run in second, got .*first"):
+            fit(f"--ckpt_path={last}", "--output=second")
+
+    def test_the_same_id_again_does_not_overwrite_a_run(self, camvid):
+        named = ["--trainer.max_epochs=1", "--trainer.logger.name=mine", "--trainer.logger.id=abc"]
+        main(["fit", *ARGUMENTS, *named])
+        with pytest.raises(ValueError, match="expected a folder without another run, got runs/mine-abc"):
+            main(["fit", *ARGUMENTS, *named])
+
+    def test_a_fast_dev_run_leaves_nothing_behind(self, camvid, capsys):
+        fit("--trainer.fast_dev_run=true")
+        assert os.listdir() == ["camvid"]
+        assert "picture:" not in capsys.readouterr().out
+
+
+def test_a_broken_run_is_continued_by_its_folder_to_the_same_weights(camvid):
+    fit("--output=whole", "--trainer.max_epochs=4")
+    broken = ["--output=broken", "--trainer.max_epochs=4"]
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        fit(*broken, "--trainer.callbacks+=tiny.Broken", "--trainer.callbacks.epoch=2")
+    assert not RunFolder("broken").is_finished
+    fit(*broken)
+    assert RunFolder("broken").is_finished
+    for name, value in weights("whole/checkpoints/last.ckpt").items():
+        torch.testing.assert_close(weights("broken/checkpoints/last.ckpt")[name], value, msg=name)
+
+
+class TestRunOption:
+    @pytest.fixture(autouse=True)
+    def trained(self, camvid):
+        fit("--output=trained", "--trainer.max_epochs=1")
+
+    @pytest.mark.parametrize("command", ["validate", "test"])
+    def test_an_evaluation_lies_in_the_folder_of_the_run(self, command):
+        main([command, "--run", "trained"])
+        (folder,) = Path("trained/evaluations").iterdir()
+        assert folder.name.startswith({"validate": "val", "test": "test"}[command] + "-epoch=0")
+        assert (folder / "tables").is_dir()
+        assert not Path("runs").exists()
+
+    def test_other_inference_has_another_folder(self):
+        main(["validate", "--run", "trained"])
+        main(["validate", "--run=trained", "--model.inference=Inference", "--model.inference.flip=true"])
+        main(["validate", "--run", "trained", "--ckpt_path", "last"])
+        assert len(list(Path("trained/evaluations").iterdir())) == 3
+
+    def test_predictions_lie_in_the_folder_of_the_run(self):
+        main(["predict", "--run", "trained"])
+        assert {path.name for path in Path("trained/predictions/labels").iterdir()} == {"test_000.png", "test_001.png"}
+
+    def test_another_folder_is_refused(self):
+        with pytest.raises(FileNotFoundError, match=r"expected the folder of a run, with its config\.yaml, got camvid"):
+            main(["validate", "--run", "camvid"])
+
+
+class TestJobs:
+    @pytest.fixture
+    def job(self, monkeypatch):
+        for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "77"}.items():
+            monkeypatch.setenv(name, value)
+
+    def test_a_job_that_starts_again_goes_on_in_its_folder(self, camvid, job):
+        fit("--trainer.max_epochs=1")
+        (folder,) = Path("runs").iterdir()
+        written = (folder / "summary.json").stat().st_mtime_ns
+        fit("--trainer.max_epochs=1")
+        assert list(Path("runs").iterdir()) == [folder]
+        assert (folder / "summary.json").stat().st_mtime_ns == written
+
+    def test_two_seeds_in_one_job_are_two_runs(self, camvid, job):
+        for seed in (0, 1):
+            fit("--trainer.max_epochs=1", f"--seed_everything={seed}")
+        assert len(list(Path("runs").iterdir())) == 2
+
+    def test_a_restart_by_torchrun_needs_to_know_its_folder(self, camvid, monkeypatch):
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
+        with pytest.raises(ValueError, match="expected --output FOLDER where torchrun restarts a training"):
+            fit()
+
+    def test_a_run_of_an_agent_has_the_id_of_the_agents_run(self, camvid, monkeypatch):
+        monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
+        monkeypatch.setenv("WANDB_RUN_ID", "r9")
+        fit("--trainer.max_epochs=1")
+        (folder,) = Path("runs").iterdir()
+        assert folder.name == "camvid-tiny-ce+cpg-seed0-r9"
+
+
+class TestGroups:
+    def test_runs_of_one_experiment_have_one_key_and_one_group(self, camvid, monkeypatch):
+        monkeypatch.delenv("WANDB_RUN_GROUP", raising=False)
+        groups = set()
+        for number, options in enumerate(
+            (["--seed_everything=1"], ["--seed_everything=2"], ["--model.aux_weight=0.3"])
+        ):
+            main(["fit", *ARGUMENTS, "--trainer.max_epochs=1", f"--output=run{number}", *options])
+            groups.add(os.environ["WANDB_RUN_GROUP"])
+        assert groups == {f"camvid-tiny-ce+cpg-{experiment(f'run{number}')['key']}" for number in (0, 2)}
+        assert experiment("run0")["key"] == experiment("run1")["key"]
