@@ -1,0 +1,161 @@
+"""Comparisons of pairs of groups: by the seeds that they share, and by the images of those runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cpg_lightning.studies.groups import Group
+from cpg_lightning.studies.reading import EvaluationCounts
+from cpg_lightning.studies.scores import BOUNDARY_IOU, MIOU
+from cpg_lightning.studies.statistics import (
+    Array,
+    Counts,
+    ImageDifference,
+    SeedDifference,
+    bootstrap_over_images,
+    class_iou,
+    holm,
+    paired_by_seed,
+)
+
+Pair = tuple[Group, Group]
+
+
+@dataclass
+class SeedComparison:
+    """Would new trainings differ?
+
+    Attributes:
+        a: One group.
+        b: The other; differences are b minus a.
+        score: Log key of the score.
+        seeds: The seeds that both have.
+        without_partner: The seeds that one of them has, or has not finished.
+        result: The difference.
+        p_holm: Its p value after Holm's correction over the comparisons of this score; NaN for one pair.
+        family: The number of comparisons that it was corrected for.
+    """
+
+    a: Group
+    b: Group
+    score: str
+    seeds: list[int]
+    without_partner: list[int]
+    result: SeedDifference
+    p_holm: float = np.nan
+    family: int = 0
+
+
+@dataclass
+class ImageComparison:
+    """Do these trained networks differ on such images?
+
+    Attributes:
+        a: One group.
+        b: The other; differences are b minus a.
+        score: Log key of the score.
+        seeds: The seeds whose networks are compared.
+        classes: Names of the classes.
+        result: The difference, with those of the classes.
+        by_seed: Difference of each class with its interval over seeds, float64 (C, 3); NaN where there is none.
+    """
+
+    a: Group
+    b: Group
+    score: str
+    seeds: list[int]
+    classes: list[str]
+    result: ImageDifference
+    by_seed: Array
+
+
+def compare_by_seed(pairs: Sequence[Pair], scores: Sequence[str]) -> tuple[list[SeedComparison], list[str]]:
+    """The comparisons of each score, and which pairs share no seed, a sentence each."""
+    comparisons, notes = [], []
+    for a, b in pairs:
+        if not _shared(a, b):
+            notes.append(
+                f"{a.label} and {b.label} have no finished runs of the same seed: that is no paired comparison"
+            )
+    for score in scores:
+        of_score = []
+        for a, b in pairs:
+            values_a, values_b = a.scores(score), b.scores(score)
+            seeds = sorted(values_a.keys() & values_b.keys())
+            if seeds:
+                alone = {*a.runs, *b.runs, *a.unfinished, *b.unfinished} - set(seeds)
+                result = paired_by_seed([values_a[seed] for seed in seeds], [values_b[seed] for seed in seeds])
+                of_score.append(SeedComparison(a, b, score, seeds, sorted(alone), result))
+        corrected = holm([each.result.p for each in of_score])
+        for comparison, p in zip(of_score, corrected, strict=True):
+            comparison.p_holm = p
+            comparison.family = int(np.count_nonzero(~np.isnan(corrected)))
+        comparisons.extend(of_score)
+    return comparisons, notes
+
+
+def compare_by_image(pairs: Sequence[Pair], draws: int = 10_000) -> tuple[list[ImageComparison], list[str]]:
+    """The comparisons of mIoU and boundary IoU where all runs of a pair have counts, and why there are no others."""
+    comparisons, notes = [], []
+    for a, b in pairs:
+        shared = _shared(a, b)
+        seeds = [seed for seed in shared if a.runs[seed].counts and b.runs[seed].counts]
+        if shared and not seeds:
+            notes.append(f"{a.label} and {b.label} are not compared by image: no counts of runs of the same seed")
+        if not seeds:
+            continue
+        try:
+            for score in (MIOU, BOUNDARY_IOU):
+                comparison = _by_image(a, b, score, seeds, draws)
+                if comparison is not None:
+                    comparisons.append(comparison)
+        except ValueError as error:
+            notes.append(f"{a.label} and {b.label} are not compared by image: {error}")
+    return comparisons, notes
+
+
+def _by_image(a: Group, b: Group, score: str, seeds: list[int], draws: int) -> ImageComparison | None:
+    """The comparison of one score; None where a run has no such counts."""
+    runs = [counts for group in (a, b) for seed in seeds if (counts := group.runs[seed].counts)]
+    arrays = [values for counts in runs if (values := _in_order(counts, score, runs[0])) is not None]
+    if len(arrays) < len(runs):
+        return None
+    of_a, of_b = np.stack(arrays[: len(seeds)]), np.stack(arrays[len(seeds) :])
+    absent = runs[0].absent if score == MIOU else "skip"
+    result = bootstrap_over_images(of_a, of_b, absent, draws)
+    by_seed = _classes_by_seed([class_iou(each, absent) for each in of_a], [class_iou(each, absent) for each in of_b])
+    return ImageComparison(a, b, score, seeds, runs[0].classes, result, by_seed)
+
+
+def _classes_by_seed(a: list[Array], b: list[Array]) -> Array:
+    """The difference of each class with its t interval over seeds, float64 (C, 3)."""
+    rows = []
+    for of_a, of_b in zip(np.transpose(a), np.transpose(b), strict=True):  # of one class, (S) each
+        known = ~np.isnan(of_a) & ~np.isnan(of_b)
+        result = paired_by_seed(of_a[known], of_b[known]) if known.any() else None
+        rows.append((result.difference, result.low, result.high) if result else (np.nan,) * 3)
+    return np.array(rows)
+
+
+def _in_order(counts: EvaluationCounts, score: str, like: EvaluationCounts) -> Counts | None:
+    """The counts of a score, int64 (N, C, 3), the images in another run's order; None where there are none.
+
+    Raises:
+        ValueError: If they are of other images or classes, or of two images of one name.
+    """
+    if counts.classes != like.classes:
+        raise ValueError("their classes differ")
+    if counts.absent != like.absent:
+        raise ValueError("their mIoU treats absent classes in different ways")
+    place = {name: index for index, name in enumerate(counts.names)}
+    if len(place) < len(counts.names):
+        raise ValueError("several of their images have the same name")
+    if place.keys() != set(like.names):
+        raise ValueError(f"they were evaluated on different images ({len(like.names)} and {len(place)})")
+    values = counts.region if score == MIOU else counts.boundary
+    return None if values is None else values[[place[name] for name in like.names]]
+
+
+def _shared(a: Group, b: Group) -> list[int]:
+    return sorted(a.runs.keys() & b.runs.keys())
