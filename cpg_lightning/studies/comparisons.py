@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cpg_lightning.studies.groups import Group
+from cpg_lightning.studies.groups import Pair
 from cpg_lightning.studies.reading import EvaluationCounts
 from cpg_lightning.studies.scores import BOUNDARY_IOU, MIOU
 from cpg_lightning.studies.statistics import (
@@ -19,16 +19,13 @@ from cpg_lightning.studies.statistics import (
     paired_by_seed,
 )
 
-Pair = tuple[Group, Group]
-
 
 @dataclass
 class SeedComparison:
     """Would new trainings differ?
 
     Attributes:
-        a: One group.
-        b: The other; differences are b minus a.
+        pair: The groups.
         score: Log key of the score.
         seeds: The seeds that both have.
         without_partner: The seeds that one of them has, or has not finished.
@@ -37,8 +34,7 @@ class SeedComparison:
         family: The number of comparisons that it was corrected for.
     """
 
-    a: Group
-    b: Group
+    pair: Pair
     score: str
     seeds: list[int]
     without_partner: list[int]
@@ -52,8 +48,7 @@ class ImageComparison:
     """Do these trained networks differ on such images?
 
     Attributes:
-        a: One group.
-        b: The other; differences are b minus a.
+        pair: The groups.
         score: Log key of the score.
         seeds: The seeds whose networks are compared.
         classes: Names of the classes.
@@ -61,8 +56,7 @@ class ImageComparison:
         by_seed: Difference of each class with its interval over seeds, float64 (C, 3); NaN where there is none.
     """
 
-    a: Group
-    b: Group
+    pair: Pair
     score: str
     seeds: list[int]
     classes: list[str]
@@ -72,52 +66,49 @@ class ImageComparison:
 
 def compare_by_seed(pairs: Sequence[Pair], scores: Sequence[str]) -> tuple[list[SeedComparison], list[str]]:
     """The comparisons of each score, and which pairs share no seed, a sentence each."""
-    comparisons, notes = [], []
-    for a, b in pairs:
-        if not _shared(a, b):
-            notes.append(
-                f"{a.label} and {b.label} have no finished runs of the same seed: that is no paired comparison"
-            )
+    comparisons = []
     for score in scores:
         of_score = []
-        for a, b in pairs:
-            values_a, values_b = a.scores(score), b.scores(score)
-            seeds = sorted(values_a.keys() & values_b.keys())
+        for pair in pairs:
+            a, b = pair.a.scores(score), pair.b.scores(score)
+            seeds = sorted(a.keys() & b.keys())
             if seeds:
-                alone = {*a.runs, *b.runs, *a.unfinished, *b.unfinished} - set(seeds)
-                result = paired_by_seed([values_a[seed] for seed in seeds], [values_b[seed] for seed in seeds])
-                of_score.append(SeedComparison(a, b, score, seeds, sorted(alone), result))
+                alone = {*pair.a.runs, *pair.b.runs, *pair.a.unfinished, *pair.b.unfinished} - set(seeds)
+                result = paired_by_seed([a[seed] for seed in seeds], [b[seed] for seed in seeds])
+                of_score.append(SeedComparison(pair, score, seeds, sorted(alone), result))
         corrected = holm([each.result.p for each in of_score])
         for comparison, p in zip(of_score, corrected, strict=True):
             comparison.p_holm = p
             comparison.family = int(np.count_nonzero(~np.isnan(corrected)))
         comparisons.extend(of_score)
-    return comparisons, notes
+    unpaired = [pair for pair in pairs if not _shared(pair)]
+    said = "have no finished runs of the same seed: that is no paired comparison, and they are not compared"
+    return comparisons, [f"{pair.a.short} and {pair.b.short} {said}" for pair in unpaired]
 
 
 def compare_by_image(pairs: Sequence[Pair], draws: int = 10_000) -> tuple[list[ImageComparison], list[str]]:
     """The comparisons of mIoU and boundary IoU where all runs of a pair have counts, and why there are no others."""
     comparisons, notes = [], []
-    for a, b in pairs:
-        shared = _shared(a, b)
-        seeds = [seed for seed in shared if a.runs[seed].counts and b.runs[seed].counts]
+    for pair in pairs:
+        shared = _shared(pair)
+        seeds = [seed for seed in shared if pair.a.runs[seed].counts and pair.b.runs[seed].counts]
         if shared and not seeds:
-            notes.append(f"{a.label} and {b.label} are not compared by image: no counts of runs of the same seed")
+            notes.append(f"{pair.name}: not compared by image, as no runs of the same seed have counts")
         if not seeds:
             continue
         try:
             for score in (MIOU, BOUNDARY_IOU):
-                comparison = _by_image(a, b, score, seeds, draws)
+                comparison = _by_image(pair, score, seeds, draws)
                 if comparison is not None:
                     comparisons.append(comparison)
         except ValueError as error:
-            notes.append(f"{a.label} and {b.label} are not compared by image: {error}")
+            notes.append(f"{pair.name}: not compared by image: {error}")
     return comparisons, notes
 
 
-def _by_image(a: Group, b: Group, score: str, seeds: list[int], draws: int) -> ImageComparison | None:
+def _by_image(pair: Pair, score: str, seeds: list[int], draws: int) -> ImageComparison | None:
     """The comparison of one score; None where a run has no such counts."""
-    runs = [counts for group in (a, b) for seed in seeds if (counts := group.runs[seed].counts)]
+    runs = [counts for group in (pair.a, pair.b) for seed in seeds if (counts := group.runs[seed].counts)]
     arrays = [values for counts in runs if (values := _in_order(counts, score, runs[0])) is not None]
     if len(arrays) < len(runs):
         return None
@@ -125,7 +116,7 @@ def _by_image(a: Group, b: Group, score: str, seeds: list[int], draws: int) -> I
     absent = runs[0].absent if score == MIOU else "skip"
     result = bootstrap_over_images(of_a, of_b, absent, draws)
     by_seed = _classes_by_seed([class_iou(each, absent) for each in of_a], [class_iou(each, absent) for each in of_b])
-    return ImageComparison(a, b, score, seeds, runs[0].classes, result, by_seed)
+    return ImageComparison(pair, score, seeds, runs[0].classes, result, by_seed)
 
 
 def _classes_by_seed(a: list[Array], b: list[Array]) -> Array:
@@ -157,5 +148,5 @@ def _in_order(counts: EvaluationCounts, score: str, like: EvaluationCounts) -> C
     return None if values is None else values[[place[name] for name in like.names]]
 
 
-def _shared(a: Group, b: Group) -> list[int]:
-    return sorted(a.runs.keys() & b.runs.keys())
+def _shared(pair: Pair) -> list[int]:
+    return sorted(pair.a.runs.keys() & pair.b.runs.keys())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from math import isnan
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as RichTable
@@ -49,6 +50,7 @@ class Picture:
 
 
 Block = Heading | Text | Table | Picture
+Row = Sequence[str | int | float]  # of a CSV file
 
 
 def as_markdown(blocks: Iterable[Block]) -> str:
@@ -80,15 +82,18 @@ def print_document(blocks: Iterable[Block], console: Console) -> None:
                 for line in lines:
                     console.print(("- " if points else "") + line, markup=False, highlight=False)
             case Table(columns, rows, left) if block.in_terminal:
-                table = RichTable()
+                table = RichTable(box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
                 for index, column in enumerate(columns):
-                    table.add_column(escape(column), justify="left" if index < left else "right", overflow="fold")
+                    number = index >= left
+                    table.add_column(
+                        escape(column), justify="right" if number else "left", no_wrap=number, overflow="fold"
+                    )
                 for row in rows:
                     table.add_row(*map(escape, row))
                 console.print(table)
 
 
-def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str | int | float]]) -> None:
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
     """Write a table; a number that is not known is an empty cell."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")

@@ -17,6 +17,7 @@ class Group:
     Attributes:
         key: Experiment key.
         label: Readable name, different from those of other groups.
+        short: Its parts that not all groups have, such as ``lraspp, ce+cpg1``; different from those of other groups.
         parts: The parts of the experiment, by factor.
         runs: Finished runs, by seed.
         unfinished: Seeds whose run has not finished.
@@ -25,6 +26,7 @@ class Group:
     key: str
     label: str
     parts: dict[str, Part]
+    short: str = ""
     runs: dict[int, EvaluatedRun] = field(default_factory=dict)
     unfinished: set[int] = field(default_factory=set)
 
@@ -36,6 +38,15 @@ class Group:
     def scores(self, score: str) -> dict[int, float]:
         """A score of each seed that has it."""
         return {seed: run.scores[score] for seed, run in sorted(self.runs.items()) if score in run.scores}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two groups that are compared; differences are b minus a. The name is of what differs, such as ``ce+cpg1 against ce``."""
+
+    a: Group
+    b: Group
+    name: str
 
 
 def grouped(runs: Iterable[EvaluatedRun]) -> tuple[list[Group], list[str]]:
@@ -57,7 +68,21 @@ def grouped(runs: Iterable[EvaluatedRun]) -> tuple[list[Group], list[str]]:
     for group in list(groups.values()):
         if slugs.count(group.slug.lower()) > 1:
             group.label = f"{group.label[:60]} ({group.key[:8]})"
+    _name_shortly(list(groups.values()))
     return sorted(groups.values(), key=lambda group: (group.label, group.key)), notes
+
+
+def _name_shortly(groups: Sequence[Group]) -> None:
+    varying = _varying(groups)
+    names = [", ".join(group.parts[factor].name for factor in varying) for group in groups]
+    for group, name in zip(groups, names, strict=True):
+        group.short = name if name and names.count(name) == 1 else group.label
+
+
+def _varying(groups: Iterable[Group]) -> list[str]:
+    """The factors in which not all groups are the same."""
+    listed = list(groups)
+    return [factor for factor in FACTORS if len({group.parts[factor].digest for group in listed}) > 1]
 
 
 def differing(a: Group, b: Group) -> list[str]:
@@ -71,7 +96,7 @@ def families(groups: Sequence[Group]) -> list[tuple[str, list[tuple[str, Group]]
     others = [factor for factor in FACTORS if factor != "criterion"]
     for group in groups:
         found.setdefault(tuple(group.parts[factor].digest for factor in others), []).append(group)
-    varying = [factor for factor in others if len({group.parts[factor].digest for group in groups}) > 1]
+    varying = [factor for factor in _varying(groups) if factor in others]
     titled = []
     for family in found.values():
         names = [family[0].parts[factor].name for factor in varying or ("data", "network")]
@@ -84,7 +109,7 @@ def families(groups: Sequence[Group]) -> list[tuple[str, list[tuple[str, Group]]
 
 def chosen_pairs(
     groups: Sequence[Group], baseline: str | None = None, all_pairs: bool = False
-) -> tuple[list[tuple[Group, Group]], list[str]]:
+) -> tuple[list[Pair], list[str]]:
     """The pairs (a, b) of groups that are compared, and which groups are in none, a sentence each.
 
     By default each group is compared with plain cross-entropy of the same other parts.
@@ -103,18 +128,27 @@ def chosen_pairs(
         bases = list(groups)
     else:
         bases = [group for group in groups if group.parts["criterion"].name == PLAIN]
-    pairs: list[tuple[Group, Group]] = []
+    varying = _varying(groups)
+    pairs: list[Pair] = []
     for base in bases:
         for group in groups:
             factors = differing(base, group)
             fits = factors == ["criterion"] if baseline is None and not all_pairs else len(factors) == 1
-            if fits and (group, base) not in pairs:
-                pairs.append((base, group))
+            if fits and not any(pair.a is group and pair.b is base for pair in pairs):
+                pairs.append(Pair(base, group, _pair_name(base, group, factors[0], varying)))
     return pairs, _not_compared(groups, bases, pairs)
 
 
-def _not_compared(groups: Sequence[Group], bases: Sequence[Group], pairs: Sequence[tuple[Group, Group]]) -> list[str]:
-    compared = {group.key for pair in pairs for group in pair}
+def _pair_name(a: Group, b: Group, factor: str, varying: Sequence[str]) -> str:
+    names = [group.parts[factor].name for group in (b, a)]
+    if names[0] == names[1] or a.label in (a.short, b.short) or b.label == b.short:
+        return f"{b.short} against {a.short}"
+    shared = ", ".join(a.parts[other].name for other in varying if other != factor)
+    return " against ".join(names) + (f" ({shared})" if shared else "")
+
+
+def _not_compared(groups: Sequence[Group], bases: Sequence[Group], pairs: Sequence[Pair]) -> list[str]:
+    compared = {group.key for pair in pairs for group in (pair.a, pair.b)}
     notes = []
     for group in groups:
         others = [base for base in bases if base is not group]
@@ -122,21 +156,21 @@ def _not_compared(groups: Sequence[Group], bases: Sequence[Group], pairs: Sequen
             continue
         if not others:
             notes.append(
-                f"{group.label} is not compared: no other group is plain cross-entropy (criterion {PLAIN}); "
+                f"{group.short} is not compared: no other group is plain cross-entropy (criterion {PLAIN}); "
                 "--baseline names another one"
             )
             continue
         nearest = min(others, key=lambda base: len(differing(base, group)))
         factors = differing(nearest, group)
-        reason = f"differs from {nearest.label} in {', '.join(factors)}"
+        reason = f"differs from {nearest.short} in {', '.join(factors)}"
         if not factors:
-            reason = f"has the parts of {nearest.label}, but another key: it was run by another version"
-        notes.append(f"{group.label} is not compared: it {reason}")
+            reason = f"has the parts of {nearest.short}, but another key: it was run by another version"
+        notes.append(f"{group.short} is not compared: it {reason}")
     return notes
 
 
 def _named(groups: Sequence[Group], name: str) -> Group:
-    found = [group for group in groups if name in (group.label, group.key)]
+    found = [group for group in groups if name in (group.label, group.short, group.key)]
     found = found or [group for group in groups if len(name) >= 4 and group.key.startswith(name)]
     if len(found) != 1:
         listed = "\n".join(f"  {group.label} (key {group.key})" for group in groups)

@@ -9,7 +9,7 @@ LEVEL = 0.05
 BY_SEED = "Would new trainings differ?"
 BY_SEED_METHOD = (
     "The primary question. Runs are paired by seed; the interval and the test are Student's t for pairs. p is corrected "
-    "by Holm's method for the number of comparisons of one score. Differences are in percentage points."
+    "by Holm's method for the number of comparisons of one score."
 )
 BY_IMAGE = "Do these trained networks differ on such images?"
 BY_IMAGE_METHOD = (
@@ -32,7 +32,7 @@ def images_differ(comparison: ImageComparison) -> bool:
 def seed_conclusion(comparison: SeedComparison) -> str:
     """What can be concluded about new trainings."""
     result, score = comparison.result, comparison.score
-    start = f"{comparison.b.label} against {comparison.a.label}: {_pairs(comparison)}: "
+    start = f"{comparison.pair.name}: {_pairs(comparison)}: "
     start += shown(score, result.difference, sign=True)
     if result.seeds == 1:
         return f"{start}; one pair of runs allows no conclusion about new trainings"
@@ -46,17 +46,17 @@ def seed_conclusion(comparison: SeedComparison) -> str:
         p += f" after correction for {comparison.family} comparisons"
     if comparison.p_holm >= LEVEL:
         return f"{start}; the interval excludes 0, but {p}: no conclusion from these seeds"
-    return f"{start}; {p}: new trainings would be {_direction(result.difference)} too"
+    return f"{start}; {p}: new trainings would score {_direction(result.difference)} too"
 
 
 def image_conclusion(comparison: ImageComparison) -> str:
     """What can be concluded about these trained networks."""
     result, score = comparison.result, comparison.score
     networks = f"{len(comparison.seeds)} seed{'s'[: len(comparison.seeds) > 1]}"
-    text = f"{comparison.b.label} against {comparison.a.label}: {result.images} images, {networks}: "
+    text = f"{comparison.pair.name}: {result.images} images, {networks}: "
     text += f"{shown(score, result.difference, sign=True)} ({_interval(score, result.low, result.high)}); "
     if images_differ(comparison):
-        text += f"these networks are {_direction(result.difference)} on such images"
+        text += f"these networks score {_direction(result.difference)} on such images"
     else:
         text += "the interval includes 0: no conclusion from these images"
     if result.images < FEW_IMAGES:
@@ -65,22 +65,21 @@ def image_conclusion(comparison: ImageComparison) -> str:
 
 
 def agreement(by_seed: SeedComparison, by_image: ImageComparison) -> str:
-    """What it means that the two answers are the same, or not."""
+    """What it means that the two answers are the same, or not; without a name, so that pairs can be listed together."""
     trainings, images = seeds_differ(by_seed), images_differ(by_image)
-    pair = f"{by_seed.b.label} against {by_seed.a.label}"
     if images and not trainings:
         return (
-            f"{pair}: the answers disagree. These trained networks differ on such images, but it is not shown that new "
-            "trainings would: the difference may come from the seeds. More seeds can tell."
+            "The answers disagree. These trained networks differ on such images, but it is not shown that new trainings would: "
+            "the difference may come from the seeds. More seeds can tell"
         )
     if trainings and not images:
         return (
-            f"{pair}: the answers disagree. New trainings would differ on these images, but it is not shown that they would "
-            "on other images of this kind: few images may carry the difference. More images can tell."
+            "The answers disagree. New trainings would differ on these images, but it is not shown that they would on other "
+            "images of this kind: few images may carry the difference. More images can tell"
         )
     if trainings:
-        return f"{pair}: the answers agree. The difference holds for new trainings and for other images of this kind."
-    return f"{pair}: the answers agree. Neither shows a difference, which does not show that there is none."
+        return "The answers agree. The difference holds for new trainings, and for other images of this kind"
+    return "The answers agree. Neither shows a difference, which does not show that there is none"
 
 
 def seeds_of(comparison: SeedComparison) -> str:
@@ -91,8 +90,11 @@ def seeds_of(comparison: SeedComparison) -> str:
 
 
 def _pairs(comparison: SeedComparison) -> str:
-    total = len(comparison.seeds) + len(comparison.without_partner)
-    return f"{seeds_of(comparison)} seed{'s'[: total > 1]}"
+    alone = comparison.without_partner
+    text = f"{seeds_of(comparison)} seed{'s'[: len(comparison.seeds) + len(alone) > 1]}"
+    if alone:
+        text += f" (seed{'s'[: len(alone) > 1]} {', '.join(map(str, alone))} without a finished partner)"
+    return text
 
 
 def _interval(score: str, low: float, high: float) -> str:
