@@ -77,7 +77,7 @@ def print_document(blocks: Iterable[Block], console: Console) -> None:
     for block in blocks:
         match block:
             case Heading(text, _):
-                console.rule(escape(text), align="left")
+                console.print(f"\n{text}", style="bold", markup=False, highlight=False)
             case Text(lines, points):
                 for line in lines:
                     console.print(("- " if points else "") + line, markup=False, highlight=False)

@@ -104,14 +104,10 @@ def class_differences(title: str, classes: Sequence[str], by_seed: Array, by_ima
     axes = _plain(figure.subplots())
     rows, values = np.arange(len(chosen)), by_image[chosen]
     axes.barh(rows, values[:, 0], color=np.where(values[:, 0] < 0, "#E8B08C", "#8CB8D8"), height=0.7)
-    axes.hlines(
-        rows + 0.15, values[:, 1], values[:, 2], color="#000000", linewidth=2.5, label="95 % interval over images"
-    )
+    axes.hlines(rows - 0.15, *values[:, 1:].T, color="#D55E00", linewidth=1.5, label="95 % interval over images")
     if seeds > 1:
-        over_seeds = by_seed[chosen]
-        axes.hlines(
-            rows, over_seeds[:, 1], over_seeds[:, 2], color="#D55E00", linewidth=1.3, label=f"over {seeds} seeds"
-        )
+        label = f"95 % interval over {seeds} seeds"
+        axes.hlines(rows + 0.15, *by_seed[chosen, 1:].T, color="#000000", linewidth=2.5, label=label)
     axes.axvline(0, color="0.3", linewidth=0.8)
     # A few seeds can give an interval so wide that nothing else could be seen; it then goes over the edge.
     reach = max(2.5 * float(np.nanmax(np.abs(values), initial=0)), 0.1)

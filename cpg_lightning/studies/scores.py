@@ -68,7 +68,7 @@ def evaluated(run: Run, best: bool = False) -> EvaluatedRun:
 def reported_scores(runs: Iterable[EvaluatedRun], primary: str) -> list[str]:
     """The scores that are compared, in the order of the tables: the primary one and those of the package's metrics."""
     names = {name for each in runs for name in each.scores if REPORTED.fullmatch(name)} | {primary}
-    ranks = {name: rank for rank, name in enumerate((primary, *FIRST))}
+    ranks = {name: rank for rank, name in enumerate(dict.fromkeys((primary, *FIRST)))}
     return sorted(names, key=lambda name: (ranks.get(name, len(ranks)), *_natural(name)))
 
 

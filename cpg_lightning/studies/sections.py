@@ -11,7 +11,7 @@ from cpg_lightning.studies.analysis import Analysis
 from cpg_lightning.studies.comparisons import ImageComparison
 from cpg_lightning.studies.document import Block, Heading, Picture, Table, Text
 from cpg_lightning.studies.groups import Group, families
-from cpg_lightning.studies.scores import FIRST, FRACTION, MIOU, shown
+from cpg_lightning.studies.scores import BOUNDARY_IOU, FRACTION, MIOU, shown
 
 MOST_CLASSES = 20  # in a table; classes.csv has all
 
@@ -67,25 +67,24 @@ def _groups(groups: Sequence[Group]) -> list[Block]:
 
 
 def _scores(analysis: Analysis) -> list[Block]:
-    """Mean and standard deviation of all scores: the main ones, and those by distance."""
-    main = [score for score in analysis.scores if score in (analysis.scores[0], *FIRST)]
-    more = [score for score in analysis.scores if score not in main]
+    """Mean and standard deviation of all scores, in tables that are narrow enough to be read."""
+    tables: dict[str, list[str]] = {}
+    for score in analysis.scores:
+        main = score in (analysis.scores[0], MIOU, BOUNDARY_IOU)
+        tables.setdefault("main" if main else re.split(r"[/^]", score)[1], []).append(score)
     explained = (
         "Mean and standard deviation over seeds. mIoU^I is the mean over images of an image's mean IoU, mIoU^C the mean over "
         "classes of a class's mean over images, and mIoU^I_worst the mean of the worst 5 % of the images (Wang et al., 2023)."
     )
-    tables = [_score_table(analysis.groups, main)]
-    if more:
-        tables.append(_score_table(analysis.groups, more, in_terminal=False))
-    return [Heading("Scores"), Text([explained]), *tables]
-
-
-def _score_table(groups: Sequence[Group], scores: Sequence[str], in_terminal: bool = True) -> Table:
-    rows = []
-    for group in groups:
-        if group.runs:
-            rows.append([group.short, *(_mean_and_deviation(group, score) for score in scores)])
-    return Table(["group", *map(_short, scores)], rows, in_terminal=in_terminal)
+    blocks: list[Block] = [Heading("Scores"), Text([explained])]
+    for name, scores in tables.items():
+        rows = [
+            [group.short, *(_mean_and_deviation(group, score) for score in scores)]
+            for group in analysis.groups
+            if group.runs
+        ]
+        blocks.append(Table(["group", *map(_short, scores)], rows, in_terminal=name in ("main", "mIoU")))
+    return blocks
 
 
 def _mean_and_deviation(group: Group, score: str) -> str:
