@@ -35,6 +35,12 @@ class Analysis:
         """The runs that are used."""
         return [run for group in self.groups for run in group.runs.values()]
 
+    @property
+    def primary_by_image(self) -> list[ImageComparison]:
+        """The comparisons by image of the primary score; of mIoU where that has none."""
+        of_primary = [each for each in self.by_image if each.score == self.scores[0]]
+        return of_primary or [each for each in self.by_image if each.score == MIOU]
+
 
 def analyse(
     folders: Sequence[str | Path],

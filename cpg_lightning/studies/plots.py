@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from cpg_lightning.studies.statistics import Array
 
@@ -42,17 +44,21 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def curves_over_epochs(panels: Panels, score: str) -> Figure:
-    """The mean over seeds at each epoch, with bands of one standard deviation. Shown in percent if the values are."""
+    """The mean over seeds at each epoch, with bands of one standard deviation; low scores of the first epochs are cut off."""
     figure, places = _panels(panels)
     styles = _styles(panels)
     for axes, curves in zip(places, panels.values(), strict=True):
+        lowest = np.inf
         for curve in curves:
             colour, line, _ = styles[curve.label]
             mean, deviation = _mean_and_deviation(curve.scores)
-            axes.plot(curve.x, mean, color=colour, linestyle=line, label=_with_seeds(curve))
+            axes.plot(curve.x, mean, color=colour, linestyle=line, label=curve.label)
             axes.fill_between(curve.x, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)
+            lowest = min(lowest, float((mean - deviation)[len(mean) // 4 :].min()))
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.set_ylim(bottom=max(axes.get_ylim()[0], lowest))
         axes.set(xlabel="epoch", ylabel=score)
-        axes.legend(frameon=False)
+    _add_legend(figure, panels)
     return figure
 
 
@@ -79,11 +85,11 @@ def boundary_distance(panels: Panels, places: Sequence[str]) -> Figure:
                 marker=marker,
                 markersize=5,
                 capsize=3,
-                label=_with_seeds(curve),
+                label=curve.label,
             )
         axes.set_xticks(range(len(places)), places)
-        axes.set(xlabel="pixels within a distance of the boundary", ylabel="mIoU, %")
-        axes.legend(frameon=False, loc="lower right")
+        axes.set(xlabel="within this distance of the boundary, pixels", ylabel="mIoU, %")
+    _add_legend(figure, panels)
     return figure
 
 
@@ -158,5 +164,15 @@ def _mean_and_deviation(scores: Array) -> tuple[Array, Array]:
     return mean, scores.std(axis=0, ddof=1) if len(scores) > 1 else np.zeros_like(mean)
 
 
-def _with_seeds(curve: Curve) -> str:
-    return f"{curve.label} ({len(curve.scores)} seed{'s'[: len(curve.scores) > 1]})"
+def _add_legend(figure: Figure, panels: Panels) -> None:
+    """One legend below all panels, with the number of seeds of each label."""
+    handles: dict[str, Artist] = {}
+    for axes in figure.axes:
+        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, handle)
+    names = []
+    for label in handles:
+        seeds = sorted({len(curve.scores) for curves in panels.values() for curve in curves if curve.label == label})
+        number = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+        names.append(f"{label} ({number} seed{'s'[: seeds[-1] > 1]})")
+    figure.legend(list(handles.values()), names, loc="outside lower center", ncols=min(3, len(names)), frameon=False)

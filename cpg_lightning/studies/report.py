@@ -12,7 +12,7 @@ from cpg_lightning.studies.analysis import Analysis, analyse
 from cpg_lightning.studies.document import Picture, Row, as_markdown, print_document, write_csv
 from cpg_lightning.studies.groups import families
 from cpg_lightning.studies.plots import Curve
-from cpg_lightning.studies.scores import BOUNDARY_IOU, FRACTION, MIOU, TRIMAP
+from cpg_lightning.studies.scores import FRACTION, MIOU, TRIMAP
 from cpg_lightning.studies.sections import answers, notes, sections
 
 
@@ -89,7 +89,7 @@ def draw(analysis: Analysis, folder: Path) -> list[Picture]:
     if panels := _histories(analysis, score):
         unit = ", %" if FRACTION.fullmatch(score) else ""
         plots.save(plots.curves_over_epochs(panels, score.removeprefix("val/") + unit), folder / "curves.png")
-        caption = f"{score} at each epoch: mean over seeds, and bands of one standard deviation."
+        caption = f"{score} at each epoch: mean over seeds, and bands of one standard deviation. Low scores of the first epochs are cut off."
         pictures.append(Picture("curves.png", caption))
     widths = sorted({int(found[1]) for name in analysis.scores if (found := TRIMAP.fullmatch(name))})
     if panels := _distances(analysis, widths):
@@ -97,16 +97,12 @@ def draw(analysis: Analysis, folder: Path) -> list[Picture]:
         plots.save(figure, folder / "boundary.png")
         caption = "mIoU of the pixels near boundaries, and of all: mean over seeds with one standard deviation."
         pictures.append(Picture("boundary.png", caption))
-    for each in analysis.by_image:
-        if each.score == (score if score in (MIOU, BOUNDARY_IOU) else MIOU):
-            title = f"{each.pair.name}: {each.score.removeprefix('val/')}"
-            figure = plots.class_differences(
-                title, each.classes, 100 * each.by_seed, 100 * each.result.classes, len(each.seeds)
-            )
-            file = f"classes_{each.pair.b.slug}_against_{each.pair.a.slug}.png"
-            plots.save(figure, folder / file)
-            caption = f"IoU of each class, {each.pair.name}: mean difference over seeds."
-            pictures.append(Picture(file, caption))
+    for each in analysis.primary_by_image:
+        title = f"{each.pair.name}: {each.score.removeprefix('val/')}"
+        by_seed, by_image = 100 * each.by_seed, 100 * each.result.classes
+        file = f"classes_{each.pair.b.slug}_against_{each.pair.a.slug}.png"
+        plots.save(plots.class_differences(title, each.classes, by_seed, by_image, len(each.seeds)), folder / file)
+        pictures.append(Picture(file, f"IoU of each class, {each.pair.name}: mean difference over seeds."))
     return pictures
 
 

@@ -8,7 +8,6 @@ import numpy as np
 
 from cpg_lightning.studies import wording
 from cpg_lightning.studies.analysis import Analysis
-from cpg_lightning.studies.comparisons import ImageComparison
 from cpg_lightning.studies.document import Block, Heading, Picture, Table, Text
 from cpg_lightning.studies.groups import Group, families
 from cpg_lightning.studies.scores import BOUNDARY_IOU, FRACTION, MIOU, shown
@@ -138,19 +137,13 @@ def _by_image(analysis: Analysis) -> list[Block]:
         for each in analysis.by_image
     ]
     columns = ["comparison", "score", "seeds", "images", "difference", "95 % interval"]
-    shown_here = _primary_by_image(analysis)
+    primary = analysis.primary_by_image
     return [
-        Heading(f"{wording.BY_IMAGE} ({_short(shown_here[0].score)})"),
+        Heading(f"{wording.BY_IMAGE} ({_short(primary[0].score)})"),
         Text([wording.BY_IMAGE_METHOD]),
-        Text([wording.image_conclusion(each) for each in shown_here], points=True),
+        Text([wording.image_conclusion(each) for each in primary], points=True),
         Table(columns, rows, left=2, in_terminal=False),
     ]
-
-
-def _primary_by_image(analysis: Analysis) -> list[ImageComparison]:
-    """The comparisons by image of the primary score; of mIoU where that has none."""
-    of_primary = [each for each in analysis.by_image if each.score == analysis.scores[0]]
-    return of_primary or [each for each in analysis.by_image if each.score == MIOU]
 
 
 def _both(analysis: Analysis) -> list[Block]:
@@ -166,7 +159,7 @@ def _both(analysis: Analysis) -> list[Block]:
 
 def _classes(analysis: Analysis) -> list[Block]:
     blocks: list[Block] = []
-    for each in _primary_by_image(analysis):
+    for each in analysis.primary_by_image:
         values = each.result.classes
         known = np.flatnonzero(~np.isnan(values[:, 0]))
         order = known[np.argsort(-np.abs(values[known, 0]), kind="stable")][:MOST_CLASSES]

@@ -3,14 +3,14 @@
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 Array = NDArray[np.float64]
-Counts = NDArray[np.int64]
+Counts = NDArray[np.integer[Any]]
 AbsentClasses = Literal["skip", "skip_always", "zero"]
 
 CONFIDENCE = 0.95
@@ -22,7 +22,7 @@ def class_iou(counts: Counts, absent: AbsentClasses = "skip") -> Array:
     """The intersection over union of each class, pooled over images.
 
     Args:
-        counts: Intersection, prediction and label pixels of each image and class, int64 (N, C, 3).
+        counts: Intersection, prediction and label pixels of each image and class, integers (N, C, 3).
         absent: What is done about a class that the labels do not have; as for :class:`~cpg_lightning.metrics.ClassIoU`.
 
     Returns:
@@ -40,7 +40,7 @@ def image_iou(counts: Counts) -> Array:
     """The intersection over union of each class in each image.
 
     Args:
-        counts: Intersection, prediction and label pixels, int64 (N, C, 3).
+        counts: Intersection, prediction and label pixels, integers (N, C, 3).
 
     Returns:
         float64 (N, C), NaN where the image's label does not have the class.
@@ -53,7 +53,7 @@ def fine_grained(counts: Counts, worst: int = 5) -> dict[str, float]:
     """Scores that weigh images, not pixels, so that large objects do not hide small ones.
 
     Args:
-        counts: Intersection, prediction and label pixels, int64 (N, C, 3).
+        counts: Intersection, prediction and label pixels, integers (N, C, 3).
         worst: How many percent of the images are the worst; always one image or more.
 
     Returns:
@@ -188,7 +188,7 @@ def bootstrap_over_images(
     the mean IoU follows as for the dataset. It says nothing about new trainings.
 
     Args:
-        a: Intersection, prediction and label pixels of each network of one group, int64 (S, N, C, 3).
+        a: Intersection, prediction and label pixels of each network of one group, integers (S, N, C, 3).
         b: The same of the other group, of the same images and classes.
         absent: What is done about a class that the labels do not have; as for :class:`~cpg_lightning.metrics.ClassIoU`.
         draws: Number of draws.

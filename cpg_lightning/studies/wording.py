@@ -102,7 +102,7 @@ def _interval(score: str, low: float, high: float) -> str:
 
 
 def _p(value: float) -> str:
-    return f"{value:.2g}" if value >= 0.001 else "below 0.001"
+    return f"{value:.3g}" if value >= 0.001 else "below 0.001"
 
 
 def _includes_zero(low: float, high: float) -> bool:
