@@ -89,7 +89,8 @@ def draw(analysis: Analysis, folder: Path) -> list[Picture]:
     if panels := _histories(analysis, score):
         unit = ", %" if FRACTION.fullmatch(score) else ""
         plots.save(plots.curves_over_epochs(panels, score.removeprefix("val/") + unit), folder / "curves.png")
-        caption = f"{score} at each epoch: mean over seeds, and bands of one standard deviation. Low scores of the first epochs are cut off."
+        caption = f"{score} at each epoch: mean over seeds, and bands of one standard deviation."
+        caption += " Low scores of the first epochs are cut off."
         pictures.append(Picture("curves.png", caption))
     widths = sorted({int(found[1]) for name in analysis.scores if (found := TRIMAP.fullmatch(name))})
     if panels := _distances(analysis, widths):

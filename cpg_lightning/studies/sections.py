@@ -118,6 +118,7 @@ def _by_seed(analysis: Analysis) -> list[Block]:
         *blocks,
         Text([f"{wording.BY_SEED_METHOD} Differences are in {unit}."]),
         Text([wording.seed_conclusion(each) for each in primary], points=True),
+        *([Text([wording.OTHER_SCORES])] if len(analysis.scores) > 1 else []),
         Table(columns, rows, left=2, in_terminal=False),
     ]
 

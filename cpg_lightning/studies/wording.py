@@ -11,6 +11,10 @@ BY_SEED_METHOD = (
     "The primary question. Runs are paired by seed; the interval and the test are Student's t for pairs. p is corrected "
     "by Holm's method for the number of comparisons of one score."
 )
+OTHER_SCORES = (
+    "Decide before the runs which score is the decisive one. Of many scores, some differ by chance: Holm's correction is for the "
+    "comparisons of one score alone."
+)
 BY_IMAGE = "Do these trained networks differ on such images?"
 BY_IMAGE_METHOD = (
     "The second question: the trained networks stay as they are, and the images are drawn anew. The interval is a bootstrap "
