@@ -97,7 +97,7 @@ DAMAGES = {
         lambda run: ((run / "summary.json").unlink(), (run / "summary.json").mkdir()),
         "expected a file .*summary.json, which is a folder",
     ),
-    "empty metrics": (lambda run: (run / "metrics.csv").write_text(""), "metrics.csv is damaged: "),
+    "binary metrics": (lambda run: (run / "metrics.csv").write_bytes(b"\xff\xfe\n"), "metrics.csv is damaged: "),
     "other metrics": (
         lambda run: (run / "metrics.csv").write_text("step,value\n1,2\n"),
         "expected columns epoch, step, ..., got step, value",
@@ -127,11 +127,20 @@ def test_a_damaged_run_is_named_and_the_others_are_read(tmp_path, damage):
     assert problems[0].startswith(f"{tmp_path / 'b'}: ")
 
 
-def test_a_last_line_that_is_broken_off_is_left_out(tmp_path):
-    write_metrics(tmp_path, {0: {"val/mIoU": 0.25}, 1: {"val/mIoU": 0.5}})
+@pytest.mark.parametrize("lost", [1, 2, 8])
+def test_a_last_line_that_is_broken_off_is_left_out(tmp_path, lost):
+    write_metrics(tmp_path, {0: {"val/mIoU": 0.25}, 1: {"val/mIoU": 0.5125}})
     path = tmp_path / "metrics.csv"
-    path.write_text(path.read_text()[:-8])
+    path.write_text(path.read_text()[:-lost])
     assert read_metrics(path) == {"val/mIoU": {0: 0.25}}
+
+
+@pytest.mark.parametrize("text", ["", "epo", "epoch,step,val/mIoU\n", "epoch,step,val/mIoU\n0,10,"])
+def test_a_run_that_has_just_started_has_no_scores_yet(tmp_path, text):
+    write_identity(tmp_path)
+    (tmp_path / "metrics.csv").write_text(text)
+    run = read_run(tmp_path)
+    assert (run.history, run.scores) == ({}, None)
 
 
 def test_scores_that_are_no_numbers_are_left_out(tmp_path):

@@ -1,6 +1,7 @@
 """Run folders read as data: from their plain files alone, whatever is in them."""
 
 import csv
+import io
 import json
 import math
 import os
@@ -137,13 +138,13 @@ def read_metrics(path: Path) -> dict[str, dict[int, float]]:
     """The validation scores in a ``metrics.csv`` by log key and epoch. A last line that is broken off is left out."""
     history: dict[str, dict[int, float]] = {}
     try:
-        header, *rows = csv.reader(_read_text(path).splitlines())
+        text = _read_text(path)
+        whole = text[: text.rfind("\n") + 1]
+        header, *rows = list(csv.reader(io.StringIO(whole, newline=""))) or [["epoch", "step"]]
         if header[:2] != ["epoch", "step"]:
             raise ValueError(f"expected columns epoch, step, ..., got {', '.join(header[:2])}")
         for number, row in enumerate(rows, start=2):
             if len(row) != len(header):
-                if number == len(rows) + 1:
-                    break
                 raise ValueError(f"expected {len(header)} cells in line {number}, got {len(row)}")
             for name, cell in zip(header, row, strict=True):
                 if name.startswith("val/") and cell and math.isfinite(float(cell)):
