@@ -103,7 +103,12 @@ def test_an_interval_of_few_seeds_does_not_squeeze_the_bars():
     assert max(-low, high) <= 2.5 * np.abs(by_image).max()
 
 
-def test_no_window_system_and_no_global_figure_is_used(monkeypatch):
+def test_names_are_not_set_as_mathematics(tmp_path):
+    save(curves_over_epochs({r"$\broken{$": [curve(r"ce $\none$")]}, "mIoU"), tmp_path / "curves.png")
+    save(class_differences(r"$\broken{$", [r"$\none$", "b", "c"], *differences(3), seeds=3), tmp_path / "classes.png")
+
+
+def test_no_global_figure_is_used():
     import matplotlib.pyplot as plt
 
     before = plt.get_fignums()

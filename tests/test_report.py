@@ -12,6 +12,7 @@ from runs import counts_of, labels, miou, write_counts, write_identity, write_me
 
 from cpg_lightning.studies.analysis import analyse
 from cpg_lightning.studies.document import as_markdown
+from cpg_lightning.studies.groups import families
 from cpg_lightning.studies.report import report
 from cpg_lightning.studies.sections import sections
 from cpg_lightning.studies.statistics import bootstrap_over_images, fine_grained, holm, paired_by_seed
@@ -166,6 +167,7 @@ def test_the_report_has_both_questions_and_every_picture(study, reported):
     status, printed, folder = reported(study)
     text = (folder / "report.md").read_text()
     assert status == 0
+    assert text.startswith(f"# Report\n\nWritten by: cpg report {study} --output {folder}\n")
     for heading in ("Would new trainings differ?", "Do these trained networks differ on such images?"):
         assert f"## {heading} (mIoU)" in text
         assert heading in printed
@@ -188,7 +190,7 @@ def test_another_score_can_be_decisive(study, reported):
 
 def test_a_loss_is_no_percentage(whole):
     analysis = analyse(whole[:1], score="val/loss", draws=10)
-    text = as_markdown(sections(analysis, []))
+    text = as_markdown(sections(analysis, "cpg report", []))
     assert "Differences are in the score's unit" in text
     assert "| ce+cpg1 against ce | loss | 3 | +0 |" in text
     assert {each.score for each in analysis.by_seed} > {"val/loss", "val/mIoU"}
@@ -258,7 +260,7 @@ def test_without_plain_cross_entropy_the_remedy_is_said(tmp_path, reported):
     for criterion in ("ce+cpg1", "ce+dice"):
         write_run(tmp_path / "runs" / criterion, criterion=criterion)
     _, printed, _ = reported(tmp_path / "runs")
-    assert "no other group is plain cross-entropy (criterion ce); --baseline names another one" in printed
+    assert "no group is plain cross-entropy (criterion ce); --baseline names another one" in printed
 
 
 def test_groups_of_one_name_are_told_apart_by_their_key(tmp_path, reported):
@@ -270,6 +272,20 @@ def test_groups_of_one_name_are_told_apart_by_their_key(tmp_path, reported):
         "camvid-lraspp-ce (bbbbbbbb)",
     }
     assert "but another key: it was run by another version" in printed
+
+
+def test_families_of_one_name_have_pictures_of_their_own(tmp_path):
+    for key, digest in (("aaaaaaaaaaaa", "1"), ("bbbbbbbbbbbb", "2")):
+        write_run(tmp_path / key, key=key)
+        path = tmp_path / key / "experiment.json"
+        identity = json.loads(path.read_text())
+        identity["parts"]["recipe"]["digest"] = digest
+        path.write_text(json.dumps(identity))
+    analysis = analyse([tmp_path], draws=10)
+    assert [title for title, _ in families(analysis.groups)] == ["30 epochs", "30 epochs (bbbbbbbb)"]
+    assert "it differs from camvid-lraspp-ce (aaaaaaaa) in recipe; --all_pairs compares them" in " ".join(
+        analysis.notes
+    )
 
 
 def test_a_second_run_of_one_seed_is_not_averaged_in(study, reported):
@@ -287,6 +303,15 @@ def test_runs_of_other_data_and_versions_are_named(study):
         "versions of cpg_lightning are different: 0.1.0 in 9 runs" in note and "0.2.0 in 1 run of" in note
         for note in notes
     )
+
+
+def test_groups_of_different_data_are_compared_with_a_warning(study):
+    for seed in range(3):
+        write_run(study / f"other-{seed}", seed, data="camvid-small", criterion="ce")
+    analysis = analyse([study], baseline="camvid-lraspp-ce", draws=10)
+    assert "camvid-small against camvid (ce)" in {each.pair.name for each in analysis.by_seed}
+    warned = [note for note in analysis.notes if "evaluated on different data" in note]
+    assert [note.split(":")[0] for note in warned] == ["camvid-small against camvid (ce)"]
 
 
 def test_networks_of_other_images_are_compared_by_seed_alone(study):

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cpg_lightning.studies.comparisons import ImageComparison, SeedComparison, compare_by_image, compare_by_seed
-from cpg_lightning.studies.groups import Group, chosen_pairs, grouped
+from cpg_lightning.studies.groups import Group, chosen_pairs, differing, grouped
 from cpg_lightning.studies.reading import Run, read_runs
 from cpg_lightning.studies.scores import MIOU, EvaluatedRun, evaluated, reported_scores
 
@@ -76,11 +76,16 @@ def analyse(
     names = sorted({name for run in finished for name in run.scores})
     if finished and score not in names:
         raise ValueError(f"expected the score to be one of {', '.join(names) or 'none'}, got {score!r}")
-    pairs, not_compared = chosen_pairs([group for group in groups if group.runs], baseline, all_pairs)
+    pairs, pair_notes = chosen_pairs([group for group in groups if group.runs], baseline, all_pairs)
+    for pair in pairs:
+        if differing(pair.a, pair.b) == ["data"]:
+            pair_notes.append(
+                f"{pair.name}: they were evaluated on different data, so their scores may not be comparable"
+            )
     scores = reported_scores(finished, score)
     by_seed, unpaired = compare_by_seed(pairs, scores)
     by_image, uncounted = compare_by_image(pairs, draws)
-    return Analysis(groups, scores, best, by_seed, by_image, [*notes, *not_compared, *unpaired, *uncounted])
+    return Analysis(groups, scores, best, by_seed, by_image, [*notes, *pair_notes, *unpaired, *uncounted])
 
 
 def _progress(run: Run) -> str:

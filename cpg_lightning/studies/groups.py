@@ -97,13 +97,15 @@ def families(groups: Sequence[Group]) -> list[tuple[str, list[tuple[str, Group]]
     for group in groups:
         found.setdefault(tuple(group.parts[factor].digest for factor in others), []).append(group)
     varying = [factor for factor in _varying(groups) if factor in others]
-    titled = []
+    titled: list[tuple[str, list[tuple[str, Group]]]] = []
     for family in found.values():
         names = [family[0].parts[factor].name for factor in varying or ("data", "network")]
         criteria = [group.parts["criterion"].name for group in family]
         short = criteria if len(set(criteria)) == len(criteria) else [group.label for group in family]
         ordered = sorted(zip(short, family, strict=True), key=lambda each: (each[0] != PLAIN, each[0]))
-        titled.append((", ".join(dict.fromkeys(names)), ordered))
+        title = ", ".join(dict.fromkeys(names))
+        same = any(title == other for other, _ in titled)  # other digests, but the same names
+        titled.append((f"{title} ({family[0].key[:8]})" if same else title, ordered))
     return titled
 
 
@@ -152,21 +154,23 @@ def _not_compared(groups: Sequence[Group], bases: Sequence[Group], pairs: Sequen
     notes = []
     for group in groups:
         others = [base for base in bases if base is not group]
-        if group.key in compared or not groups[1:]:
+        if group.key in compared or len(groups) == 1 or (bases and not others):
             continue
         if not others:
-            notes.append(
-                f"{group.short} is not compared: no other group is plain cross-entropy (criterion {PLAIN}); "
-                "--baseline names another one"
-            )
-            continue
-        nearest = min(others, key=lambda base: len(differing(base, group)))
-        factors = differing(nearest, group)
-        reason = f"differs from {nearest.short} in {', '.join(factors)}"
-        if not factors:
-            reason = f"has the parts of {nearest.short}, but another key: it was run by another version"
-        notes.append(f"{group.short} is not compared: it {reason}")
+            reason = f"no group is plain cross-entropy (criterion {PLAIN}); --baseline names another one"
+        else:
+            nearest = min(others, key=lambda base: len(differing(base, group)))
+            reason = _difference(nearest, group)
+        notes.append(f"{group.short} is not compared: {reason}")
     return notes
+
+
+def _difference(base: Group, group: Group) -> str:
+    factors = differing(base, group)
+    if not factors:
+        return f"it has the parts of {base.short}, but another key: it was run by another version"
+    remedy = "; --all_pairs compares them" if len(factors) == 1 else ""
+    return f"it differs from {base.short} in {', '.join(factors)}{remedy}"
 
 
 def _named(groups: Sequence[Group], name: str) -> Group:

@@ -119,11 +119,11 @@ def class_differences(title: str, classes: Sequence[str], by_seed: Array, by_ima
     reach = max(2.5 * float(np.nanmax(np.abs(values), initial=0)), 0.1)
     low, high = axes.get_xlim()
     axes.set_xlim(max(low, -reach), min(high, reach))
-    axes.set_yticks(rows, [classes[index] for index in chosen])
+    axes.set_yticks(rows, [_literal(classes[index]) for index in chosen])
     axes.set_ylim(-0.6, len(chosen) - 0.4)
     left_out = f" ({len(chosen)} of {len(known)} classes, the largest differences)" if len(chosen) < len(known) else ""
     axes.set(xlabel=f"difference of IoU, percentage points{left_out}")
-    axes.set_title(title, fontsize=11)
+    axes.set_title(_literal(title), fontsize=11)
     axes.grid(axis="x", color="0.9")
     figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
@@ -138,7 +138,7 @@ def _panels(panels: Panels) -> tuple[Figure, list[Axes]]:
     for spare in axes[len(panels) :]:
         spare.remove()
     for each, title in zip(axes, panels, strict=False):
-        _plain(each).set_title(title, fontsize=11)
+        _plain(each).set_title(_literal(title), fontsize=11)
         each.grid(color="0.9")
     return figure, axes[: len(panels)]
 
@@ -174,5 +174,10 @@ def _add_legend(figure: Figure, panels: Panels) -> None:
     for label in handles:
         seeds = sorted({len(curve.scores) for curves in panels.values() for curve in curves if curve.label == label})
         number = str(seeds[0]) if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
-        names.append(f"{label} ({number} seed{'s'[: seeds[-1] > 1]})")
+        names.append(f"{_literal(label)} ({number} seed{'s'[: seeds[-1] > 1]})")
     figure.legend(list(handles.values()), names, loc="outside lower center", ncols=min(3, len(names)), frameon=False)
+
+
+def _literal(text: str) -> str:
+    """A text of which nothing is set as mathematics."""
+    return text.replace("$", r"\$")

@@ -1,6 +1,7 @@
 """``cpg report``: one answer from many runs."""
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,7 +43,8 @@ def report(arguments: Sequence[str]) -> int:
         return 1
     folder = Path(options.output)
     folder.mkdir(parents=True, exist_ok=True)
-    document = as_markdown(sections(analysis, draw(analysis, folder)))
+    command = shlex.join(["cpg", "report", *arguments])
+    document = as_markdown(sections(analysis, command, draw(analysis, folder)))
     (folder / "report.md").write_text(document, encoding="utf-8")
     write_tables(analysis, folder)
     print_document([*answers(analysis), *notes(analysis)], console)

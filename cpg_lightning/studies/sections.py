@@ -15,10 +15,11 @@ from cpg_lightning.studies.scores import BOUNDARY_IOU, FRACTION, MIOU, shown
 MOST_CLASSES = 20  # in a table; classes.csv has all
 
 
-def sections(analysis: Analysis, pictures: Sequence[Picture]) -> list[Block]:
-    """The whole report."""
+def sections(analysis: Analysis, command: str, pictures: Sequence[Picture]) -> list[Block]:
+    """The whole report, with the command that wrote it."""
     drawn: list[Block] = [Heading("Pictures"), *pictures] if pictures else []
-    return [*answers(analysis), *_classes(analysis), *drawn, *notes(analysis)]
+    written: list[Block] = [Heading("Report", 1), Text([f"Written by: {command}"])]
+    return [*written, *answers(analysis), *_classes(analysis), *drawn, *notes(analysis)]
 
 
 def answers(analysis: Analysis) -> list[Block]:
@@ -43,7 +44,7 @@ def _head(analysis: Analysis) -> list[Block]:
             "so the scores are a little too high."
         )
     explained = f"A group is one experiment over several seeds. {epoch} IoU and F1 are in percent."
-    return [Heading("Report", 1), Text([found, explained]), Heading("Groups"), *_groups(analysis.groups)]
+    return [Text([f"{found} {explained}"]), Heading("Groups"), *_groups(analysis.groups)]
 
 
 def _groups(groups: Sequence[Group]) -> list[Block]:
