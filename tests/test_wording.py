@@ -30,11 +30,11 @@ def by_image(low, high, images=500):
 
 
 SEED_CONCLUSIONS = {
-    "3 seeds: +1.20 (95 % interval 0.40 to 2.00), higher in 3 of 3; p 0.01: new trainings would score higher too": by_seed(
+    "3 seeds: +1.20 (95 % interval 0.40 to 2.00), higher in 3 of 3; p 0.01: new trainings are expected to score higher too": by_seed(
         0.004, 0.020
     ),
     "3 seeds: -1.20 (95 % interval -2.00 to -0.40), higher in 0 of 3; p 0.01 after correction for 4 comparisons: new trainings "
-    "would score lower too": by_seed(-0.020, -0.004, positive=0, family=4),
+    "are expected to score lower too": by_seed(-0.020, -0.004, positive=0, family=4),
     "3 seeds: +0.40 (95 % interval -1.20 to 2.00), higher in 2 of 3; the interval includes 0: no conclusion from these "
     "seeds": by_seed(-0.012, 0.020, p=0.3, positive=2),
     "2 of 3 seeds (seed 2 without a finished partner): +0.40 (95 % interval -1.20 to 2.00), higher in 2 of 2; the interval "
@@ -50,7 +50,7 @@ SEED_CONCLUSIONS = {
     "trainings": by_seed(np.nan, np.nan, p=np.nan, seeds=1, alone=[1, 2]),
     "3 seeds: +0.00 (95 % interval 0.00 to 0.00), higher in 0 of 3; the scores are equal: no conclusion from these "
     "seeds": by_seed(0.0, 0.0, p=np.nan, positive=0),
-    "3 seeds: -0.25 (95 % interval -0.3 to -0.2), higher in 0 of 3; p below 0.001: new trainings would score lower "
+    "3 seeds: -0.25 (95 % interval -0.3 to -0.2), higher in 0 of 3; p below 0.001: new trainings are expected to score lower "
     "too": by_seed(-0.3, -0.2, p=0.0001, positive=0, score="val/loss"),
 }
 

@@ -50,7 +50,7 @@ def seed_conclusion(comparison: SeedComparison) -> str:
         p += f" after correction for {comparison.family} comparisons"
     if comparison.p_holm >= LEVEL:
         return f"{start}; the interval excludes 0, but {p}: no conclusion from these seeds"
-    return f"{start}; {p}: new trainings would score {_direction(result.difference)} too"
+    return f"{start}; {p}: new trainings are expected to score {_direction(result.difference)} too"
 
 
 def image_conclusion(comparison: ImageComparison) -> str:
