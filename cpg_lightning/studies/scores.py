@@ -1,0 +1,143 @@
+"""The scores of a run that are compared: of its last epoch or of its best."""
+
+import math
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from cpg_lightning.studies.reading import COUNTS, EvaluationCounts, Run, read_counts, read_means
+from cpg_lightning.studies.statistics import class_iou, fine_grained
+
+MIOU, BOUNDARY_IOU = "val/mIoU", "val/boundary_IoU"
+FIRST = (MIOU, BOUNDARY_IOU, "val/mIoU^I", "val/mIoU^C", "val/mIoU^I_worst")  # the order in tables
+REPORTED = re.compile(r"val/(mIoU|boundary_|trimap_).*")
+TRIMAP = re.compile(r"val/trimap_mIoU/(\d+)px")
+FRACTION = re.compile(r"val/(IoU/|mIoU|boundary_|trimap_|pixel_accuracy|class_accuracy|fwIoU).*")  # shown in percent
+EQUAL = 1e-5  # scores that were computed twice from the same counts; the logged one has float32's digits
+SAME_WEIGHTS = 1e-3  # scores of the same weights, on another device or in another precision
+
+
+@dataclass
+class EvaluatedRun:
+    """A run with what is compared of it.
+
+    Attributes:
+        run: The run.
+        epoch: The epoch; None for the last of a run without a ``metrics.csv``.
+        scores: Scores by log key, the fine-grained ones among them where there are counts.
+        counts: What was counted of each image; None where there is nothing.
+        notes: What is missing, a sentence each.
+    """
+
+    run: Run
+    epoch: int | None
+    scores: dict[str, float]
+    counts: EvaluationCounts | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def evaluated(run: Run, best: bool = False) -> EvaluatedRun:
+    """A finished run with the scores of its last epoch, or of its best epoch by ``val/mIoU``.
+
+    Of a best epoch that is not the last, ``metrics.csv`` has the scores that were logged. Counts, and boundary scores where
+    they were not due in it, are taken from what ``cpg validate`` wrote of the best checkpoint.
+    """
+    miou = run.history.get(MIOU, {})
+    last = max(miou, default=None)
+    epoch = (
+        max(miou, key=lambda each: miou[each]) if best and miou else last
+    )  # the first of equals, as Lightning keeps it
+    if best and not miou:
+        note = f"{run.folder}: its best epoch is not known, as metrics.csv has no {MIOU}; it is left out"
+        return EvaluatedRun(run, None, {}, notes=[note])
+    if epoch == last:
+        result = EvaluatedRun(run, epoch, dict(run.scores or {}))
+        folder: Path | None = run.folder / "tables"
+    else:
+        scores = {name: values[epoch] for name, values in run.history.items() if epoch in values}
+        result = EvaluatedRun(run, epoch, scores)
+        folder = _evaluation_of_best(result)
+    if folder is not None:
+        _add_counts(result, folder)
+    return result
+
+
+def reported_scores(runs: Iterable[EvaluatedRun], primary: str) -> list[str]:
+    """The scores that are compared, in the order of the tables: the primary one and those of the package's metrics."""
+    names = {name for each in runs for name in each.scores if REPORTED.fullmatch(name)} | {primary}
+    ranks = {name: rank for rank, name in enumerate(dict.fromkeys((primary, *FIRST)))}
+    return sorted(names, key=lambda name: (ranks.get(name, len(ranks)), *_natural(name)))
+
+
+def shown(score: str, value: float, sign: bool = False) -> str:
+    """A score, or with its sign a difference of scores: in percent, except for what is no fraction, such as a loss."""
+    if math.isnan(value):
+        return "-"
+    plus = "+" if sign else ""
+    return f"{100 * value:{plus}.2f}" if FRACTION.fullmatch(score) else f"{value:{plus}.4g}"
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """A key that sorts numbers in names by their value."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+
+
+def _evaluation_of_best(result: EvaluatedRun) -> Path | None:
+    """The folder that ``cpg validate`` wrote of the best checkpoint, predicted as in training; its scores are added."""
+    run = result.run
+    digest = run.parts["inference"].digest
+    prefix = "val-best-"
+    for folder in sorted((run.folder / "evaluations").glob(f"{prefix}*")):
+        named = folder.name.removeprefix(prefix)
+        if not named or not (digest.startswith(named) or named.startswith(digest)):
+            continue
+        try:
+            means = read_means(folder)
+        except (OSError, ValueError) as error:
+            result.notes.append(f"{folder}: {error}")
+            return None
+        if abs(means.get(MIOU, math.inf) - result.scores[MIOU]) > SAME_WEIGHTS:
+            result.notes.append(
+                f"{folder} is not used: its mIoU is {means.get(MIOU, math.nan):.4f}, that of the best epoch "
+                f"{result.epoch} was {result.scores[MIOU]:.4f}"
+            )
+            return None
+        result.scores = {**means, **result.scores}
+        return folder
+    result.notes.append(
+        f"{run.folder}: no counts of its best epoch {result.epoch}, and no boundary scores if they were not due in it; "
+        f"cpg validate --run {run.folder} writes them"
+    )
+    return None
+
+
+def _add_counts(result: EvaluatedRun, folder: Path) -> None:
+    """Add the counts and the fine-grained scores that they give, where they belong to the scores."""
+    path = folder / COUNTS
+    if not path.exists():
+        result.notes.append(f"{result.run.folder}: no {path.relative_to(result.run.folder)}, so no scores by image")
+        return
+    try:
+        counts = read_counts(path)
+    except (OSError, ValueError) as error:
+        result.notes.append(f"{result.run.folder}: {error}; it has no scores by image")
+        return
+    counted, logged = _mean(class_iou(counts.region, counts.absent)), result.scores.get(MIOU, math.nan)
+    tolerance = SAME_WEIGHTS if folder.name != "tables" else EQUAL
+    if not abs(counted - logged) <= tolerance:
+        result.notes.append(
+            f"{path} is not used: its counts give an mIoU of {counted:.5f}, and {logged:.5f} was logged for epoch "
+            f"{result.epoch}"
+        )
+        return
+    result.counts = counts
+    for name, value in fine_grained(counts.region).items():
+        if not math.isnan(value):
+            result.scores[f"val/{name}"] = value
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.nanmean(values)) if not np.isnan(values).all() else math.nan

@@ -1,0 +1,118 @@
+"""What can be concluded from a comparison, in words."""
+
+from cpg_lightning.studies.comparisons import ImageComparison, SeedComparison
+from cpg_lightning.studies.scores import shown
+from cpg_lightning.studies.statistics import FEW_IMAGES
+
+LEVEL = 0.05
+
+BY_SEED = "Would new trainings differ?"
+BY_SEED_METHOD = (
+    "The primary question. Runs are paired by seed; the interval and the test are Student's t for pairs. p is corrected "
+    "by Holm's method for the number of comparisons of one score."
+)
+OTHER_SCORES = (
+    "Decide before the runs which score is the decisive one. Of many scores, some differ by chance: Holm's correction is for the "
+    "comparisons of one score alone."
+)
+BY_IMAGE = "Do these trained networks differ on such images?"
+BY_IMAGE_METHOD = (
+    "The second question: the trained networks stay as they are, and the images are drawn anew. The interval is a bootstrap "
+    "over images of the dataset's score, averaged over seeds. It is not corrected for the number of comparisons, and it says "
+    "nothing about new trainings."
+)
+
+
+def seeds_differ(comparison: SeedComparison) -> bool:
+    """Whether new trainings would differ, as far as these seeds can say."""
+    return not _includes_zero(comparison.result.low, comparison.result.high) and comparison.p_holm < LEVEL
+
+
+def images_differ(comparison: ImageComparison) -> bool:
+    """Whether these trained networks differ on such images."""
+    return not _includes_zero(comparison.result.low, comparison.result.high)
+
+
+def seed_conclusion(comparison: SeedComparison) -> str:
+    """What can be concluded about new trainings."""
+    result, score = comparison.result, comparison.score
+    start = f"{comparison.pair.name}: {_pairs(comparison)}: "
+    start += shown(score, result.difference, sign=True)
+    if result.seeds == 1:
+        return f"{start}; one pair of runs allows no conclusion about new trainings"
+    start += f" ({_interval(score, result.low, result.high)}), higher in {result.positive} of {result.seeds}"
+    if not result.low and not result.high:
+        return f"{start}; the scores are equal: no conclusion from these seeds"
+    if _includes_zero(result.low, result.high):
+        return f"{start}; the interval includes 0: no conclusion from these seeds"
+    p = f"p {_p(comparison.p_holm)}"
+    if comparison.family > 1:
+        p += f" after correction for {comparison.family} comparisons"
+    if comparison.p_holm >= LEVEL:
+        return f"{start}; the interval excludes 0, but {p}: no conclusion from these seeds"
+    return f"{start}; {p}: new trainings are expected to score {_direction(result.difference)} too"
+
+
+def image_conclusion(comparison: ImageComparison) -> str:
+    """What can be concluded about these trained networks."""
+    result, score = comparison.result, comparison.score
+    networks = f"{len(comparison.seeds)} seed{'s'[: len(comparison.seeds) > 1]}"
+    text = f"{comparison.pair.name}: {result.images} images, {networks}: "
+    text += f"{shown(score, result.difference, sign=True)} ({_interval(score, result.low, result.high)}); "
+    if images_differ(comparison):
+        text += f"these networks score {_direction(result.difference)} on such images"
+    else:
+        text += "the interval includes 0: no conclusion from these images"
+    if result.images < FEW_IMAGES:
+        text += f". Warning: with fewer than {FEW_IMAGES} images such intervals are too narrow"
+    return text
+
+
+def agreement(by_seed: SeedComparison, by_image: ImageComparison) -> str:
+    """What it means that the two answers are the same, or not; without a name, so that pairs can be listed together."""
+    trainings, images = seeds_differ(by_seed), images_differ(by_image)
+    if images and not trainings:
+        return (
+            "The answers disagree. These trained networks differ on such images, but it is not shown that new trainings would: "
+            "the difference may come from the seeds. More seeds can tell"
+        )
+    if trainings and not images:
+        return (
+            "The answers disagree. New trainings would differ on these images, but it is not shown that they would on other "
+            "images of this kind: few images may carry the difference. More images can tell"
+        )
+    if trainings:
+        return "The answers agree. The difference holds for new trainings, and for other images of this kind"
+    return "The answers agree. Neither shows a difference, which does not show that there is none"
+
+
+def seeds_of(comparison: SeedComparison) -> str:
+    """The seeds that were paired, and how many of them there are: "3", or "2 of 3"."""
+    total = len(comparison.seeds) + len(comparison.without_partner)
+    paired = comparison.result.seeds
+    return str(paired) if paired == total else f"{paired} of {total}"
+
+
+def _pairs(comparison: SeedComparison) -> str:
+    alone = comparison.without_partner
+    text = f"{seeds_of(comparison)} seed{'s'[: len(comparison.seeds) + len(alone) > 1]}"
+    if alone:
+        text += f" (seed{'s'[: len(alone) > 1]} {', '.join(map(str, alone))} without a finished partner)"
+    return text
+
+
+def _interval(score: str, low: float, high: float) -> str:
+    return f"95 % interval {shown(score, low)} to {shown(score, high)}"
+
+
+def _p(value: float) -> str:
+    return f"{value:.3g}" if value >= 0.001 else "below 0.001"
+
+
+def _includes_zero(low: float, high: float) -> bool:
+    """Also where there is no interval."""
+    return not (low > 0 or high < 0)
+
+
+def _direction(difference: float) -> str:
+    return "higher" if difference > 0 else "lower"
