@@ -16,8 +16,9 @@ from cpg_lightning.studies.cell_folder import CellFolder, Progress, Status
 from cpg_lightning.studies.lock import Lock
 from cpg_lightning.studies.resources import shares
 
-LOOK_EVERY = 0.2  # seconds
-RETRY_EVERY = 2.0  # seconds, a cell that another study runs
+LOOK_EVERY = 0.05  # seconds, whether a run has ended
+SHOW_EVERY = 0.5  # seconds, how far the runs are
+RETRY_EVERY = 1.0  # seconds, a cell that another study runs
 PATIENCE = 60.0  # seconds that a run has to end by itself after a signal
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -91,6 +92,7 @@ class Runner:
         self.elsewhere: list[Job] = []
         self.failed: dict[str, Status] = {}
         self.signals: list[int] = []
+        self.shown = 0.0
 
     def run(self) -> int:
         """Run the cells.
@@ -110,9 +112,7 @@ class Runner:
                     self.waiting += self.elsewhere
                     self.elsewhere, retried = [], time.monotonic()
                 self._fill()
-                self.display.refresh(self.running, len(self.waiting), self.elsewhere)
-                time.sleep(LOOK_EVERY)
-                self._collect()
+                self._wait()
                 if self.signals:
                     self._end_all()
         finally:
@@ -183,6 +183,14 @@ class Runner:
             ],  # the folder stays locked while the run goes on, even if this process is killed
         )
 
+    def _wait(self) -> None:
+        """Show how far the runs are, wait for an instant, and take note of those that have ended."""
+        if time.monotonic() - self.shown >= SHOW_EVERY:
+            self.shown = time.monotonic()
+            self.display.refresh(self.running, len(self.waiting), self.elsewhere)
+        time.sleep(LOOK_EVERY)
+        self._collect()
+
     def _collect(self) -> None:
         """Take note of the cells that have ended."""
         for each in [each for each in self.running if each.process.poll() is not None]:
@@ -220,9 +228,7 @@ class Runner:
                     for each in self.running:
                         _signal(each.process, signal.SIGKILL)
                     handed_on = len(self.signals)
-                self.display.refresh(self.running, len(self.waiting), self.elsewhere)
-                time.sleep(LOOK_EVERY)
-                self._collect()
+                self._wait()
 
 
 def _signal(process: "subprocess.Popen[bytes]", number: int) -> None:
