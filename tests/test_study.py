@@ -13,7 +13,6 @@ import pytest
 import yaml
 
 from cpg_lightning.studies import resources
-from cpg_lightning.studies.resources import gpus, shares
 from cpg_lightning.studies.study import study
 
 STAND_IN = Path(__file__).parent / "stand_in.py"
@@ -268,34 +267,6 @@ def test_runs_at_the_same_time_divide_gpus_and_cores(sweep, monkeypatch):
     assert [starts(cell)[0]["CUDA_VISIBLE_DEVICES"] for cell in "01"] == ["3", "GPU-5"]
     assert [starts(cell)[0]["OMP_NUM_THREADS"] for cell in "01"] == ["4", "4"]
     assert [starts(cell)[0]["CPG_CORES"] for cell in "01"] == ["4", "4"]
-
-
-def test_one_run_at_a_time_gets_everything():
-    assert shares(1) == [{}]
-
-
-def test_the_user_decides_on_threads(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert "OMP_NUM_THREADS" not in shares(2)[0]
-
-
-@pytest.mark.parametrize(
-    ("visible", "expected"), [("0,1", ["0", "1"]), ("", []), ("-1", []), ("2,-1,3", ["2"]), ("MIG-a", ["MIG-a"])]
-)
-def test_visible_gpus_are_counted_as_cuda_does(monkeypatch, visible, expected):
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert gpus() == expected
-
-
-def test_gpus_are_found_by_the_driver_s_program(monkeypatch, tmp_path):
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho 'GPU 0: H100 (UUID: a)'; echo '  MIG 1g'; echo 'GPU 1: H100 (UUID: b)'\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert gpus() == ["0", "1"]
-    monkeypatch.setenv("PATH", "")
-    assert gpus() == []
 
 
 def test_neither_torch_nor_lightning_is_imported():

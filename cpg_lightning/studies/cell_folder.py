@@ -80,25 +80,25 @@ class CellFolder:
             return Status("running", progress, changed, owner)
         if (self.path / "summary.json").is_file():
             return Status("finished", progress, changed)
-        if "exit_status" in record:
-            return Status("failed", progress, changed, self.reason(record["exit_status"]))
+        if isinstance(exit_status := record.get("exit_status"), int):
+            return Status("failed", progress, changed, self.reason(exit_status))
         if record or (self.path / "experiment.json").is_file():
             return Status("broken off", progress, changed)
         return Status("missing")
 
-    def record(self, exit_status: int | None = None) -> None:
-        """Keep the command line and the text of the files that it names in ``cell.json``.
+    def record(self) -> dict[str, Any]:
+        """What a run that is started now is started with: the command line, and the text of the files that it names."""
+        return {"version": 1, "command": self.command, "files": named_files(self.command)}
 
-        Args:
-            exit_status: Of a run that failed: then the command line and texts that it was started with are kept.
-        """
-        if exit_status is None:
-            record = {"version": 1, "command": self.command, "files": named_files(tuple(self.command))}
-        else:
-            record = {**self._record(), "exit_status": exit_status}
+    def write(self, record: dict[str, Any]) -> None:
+        """Keep in ``cell.json`` what the run was started with."""
         unfinished = self.path / "cell.json.part"
         unfinished.write_text(json.dumps(record, indent=1), encoding="utf-8")
         unfinished.replace(self.path / "cell.json")
+
+    def write_failure(self, exit_status: int) -> None:
+        """Keep in ``cell.json``, beside what the run was started with, that it has failed."""
+        self.write({**self._record(), "exit_status": exit_status})
 
     def started(self) -> bool:
         """Whether a run has begun here."""
@@ -152,7 +152,7 @@ class CellFolder:
     def _changed(self, record: dict[str, Any]) -> tuple[str, ...]:
         if not record:
             return ("command",) if self.started() else ()
-        before, now = record.get("files"), named_files(tuple(self.command))
+        before, now = record.get("files"), named_files(self.command)
         before = before if isinstance(before, dict) else {}
         files = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
         return (*(["command"] if record.get("command") != self.command else []), *files)
@@ -172,7 +172,7 @@ class CellFolder:
         return epochs, steps
 
 
-def named_files(command: tuple[str, ...]) -> dict[str, str]:
+def named_files(command: Sequence[str]) -> dict[str, str]:
     """The text of the files that a command line names, and of the YAML files that those name."""
     texts: dict[str, str] = {}
     names = [word.partition("=")[2] if word.startswith("--") else word for word in command]

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from types import FrameType
-from typing import IO, Protocol
+from typing import IO, Any, Protocol
 
 from cpg_lightning.studies.cell_folder import CellFolder, Progress, Status
 from cpg_lightning.studies.lock import Lock
 from cpg_lightning.studies.resources import shares
 
 LOOK_EVERY = 0.05  # seconds, whether a run has ended
-SHOW_EVERY = 0.5  # seconds, how far the runs are
+SHOW_EVERY = 1.0  # seconds, how far the runs are
 RETRY_EVERY = 1.0  # seconds, a cell that another study runs
 PATIENCE = 60.0  # seconds that a run has to end by itself after a signal
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -40,9 +40,20 @@ class Job:
 
 @dataclass
 class Running:
-    """A cell that runs: its process, its lock, its slot among those that run, and when and where it began."""
+    """A cell that runs.
+
+    Args:
+        job: The cell.
+        record: What it was started with.
+        process: Its process, which leads a group of its own.
+        lock: The lock of its folder.
+        slot: Its place among those that run.
+        began: When it was started, in seconds since 1970.
+        begin: How far it was then.
+    """
 
     job: Job
+    record: dict[str, Any]
     process: "subprocess.Popen[bytes]"
     lock: Lock
     slot: int
@@ -154,15 +165,16 @@ class Runner:
                 lock.release()
                 return False
             # What a run was started with is replaced once `cpg fit` has found that the change is none to its results.
+            record = job.folder.record()
             if not status.changed or not job.folder.started():
-                job.folder.record()
+                job.folder.write(record)
             with (job.folder.path / "log.txt").open("ab") as log:
                 process = self._launch(job, lock, log, self.environments[slot])
         except BaseException:
             lock.release()
             raise
         lock.name_owner(process.pid)
-        self.running.append(Running(job, process, lock, slot, time.time(), status.progress))
+        self.running.append(Running(job, record, process, lock, slot, time.time(), status.progress))
         self.display.started(job, process.pid)
         return True
 
@@ -180,7 +192,7 @@ class Runner:
             start_new_session=True,  # Ctrl-C reaches this process alone, which hands it on
             pass_fds=[
                 lock.file.fileno()
-            ],  # the folder stays locked while the run goes on, even if this process is killed
+            ],  # the folder stays locked while the run goes on, also if this process is killed
         )
 
     def _wait(self) -> None:
@@ -199,7 +211,7 @@ class Runner:
             seconds = time.time() - each.began
             finished = exit_status == 0 and (folder.path / "summary.json").is_file()
             if finished:
-                folder.record()
+                folder.write(each.record)
                 self.display.ended(each.job, folder.status(locked=True), seconds)
             elif not self.signals:
                 note = (
@@ -208,7 +220,7 @@ class Runner:
                 if (folder.path / "summary.json").is_file():
                     note = f"its configuration has changed since it was finished; {note}"
                 else:
-                    folder.record(exit_status)
+                    folder.write_failure(exit_status)
                 self._fail(each.job, Status("failed", folder.progress(), note=note), seconds)
             each.lock.release()
 
