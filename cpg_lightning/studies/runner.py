@@ -190,9 +190,8 @@ class Runner:
             stderr=subprocess.STDOUT,
             env={**os.environ, **share, "PATH": path, "PYTHONUNBUFFERED": "1"},
             start_new_session=True,  # Ctrl-C reaches this process alone, which hands it on
-            pass_fds=[
-                lock.file.fileno()
-            ],  # the folder stays locked while the run goes on, also if this process is killed
+            # The folder stays locked while the run goes on, also if this process is killed.
+            pass_fds=[lock.file.fileno()],
         )
 
     def _wait(self) -> None:
