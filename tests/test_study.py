@@ -278,6 +278,13 @@ def test_neither_torch_nor_lightning_is_imported():
     assert shown == "set()\n"
 
 
+def test_a_file_that_is_not_there_is_named_before_anything_starts(sweep):
+    file = sweep({"config": ["parts/none.yaml"]})
+    with pytest.raises(ValueError, match=r"expected a file at parts/none.yaml, found none \(cell none of sweep.yaml\)"):
+        study([file])
+    assert not Path("runs").exists()
+
+
 def test_a_mistake_is_one_message(sweep):
     process = in_background("none.yaml")
     shown, _ = process.communicate()

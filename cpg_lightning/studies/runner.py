@@ -176,6 +176,7 @@ class Runner:
         lock.name_owner(process.pid)
         self.running.append(Running(job, record, process, lock, slot, time.time(), status.progress))
         self.display.started(job, process.pid)
+        self.shown = 0.0  # at once
         return True
 
     def _launch(self, job: Job, lock: Lock, log: IO[bytes], share: dict[str, str]) -> "subprocess.Popen[bytes]":
@@ -206,6 +207,7 @@ class Runner:
         """Take note of the cells that have ended."""
         for each in [each for each in self.running if each.process.poll() is not None]:
             self.running.remove(each)
+            self.shown = 0.0
             folder, exit_status = each.job.folder, each.process.returncode
             seconds = time.time() - each.began
             finished = exit_status == 0 and (folder.path / "summary.json").is_file()
@@ -229,6 +231,7 @@ class Runner:
 
     def _end_all(self) -> None:
         """Hand the signal on, and wait; a second signal does not wait."""
+        self.display.said("stopping the cells that run; a second Ctrl-C does not wait for them")
         for attempt in (self.signals[0], signal.SIGTERM, signal.SIGKILL):
             handed_on = len(self.signals)
             for each in self.running:

@@ -33,7 +33,8 @@ def study(arguments: list[str]) -> int:
         (130 for Ctrl-C).
 
     Raises:
-        ValueError: If a sweep file is none, if two cells have one folder, or if there is no cell of that number.
+        ValueError: If a sweep file is none, if two cells have one folder, if a file that a
+            cell names is not there, or if there is no cell of that number.
     """
     own, options = _split(arguments)
     given = _parser().parse_args(own)
@@ -41,6 +42,7 @@ def study(arguments: list[str]) -> int:
     several = len({cell.study for _, cell in cells}) > 1
     jobs = [(number, _job(cell, several, given.output, options)) for number, cell in cells]
     _check_folders([job for _, job in jobs], [cell for _, cell in cells])
+    _check_files([cell for _, cell in cells])
     if given.cell is not None:
         if not 1 <= given.cell <= len(jobs):
             raise ValueError(f"expected --cell to be from 1 to {len(jobs)}, the number of cells, got {given.cell}")
@@ -114,3 +116,14 @@ def _check_folders(jobs: list[Job], cells: list[Cell]) -> None:
                 f"expected a folder for each cell, got {job.folder.path} for cells of {other.file} and {cell.file}; "
                 "leave out --output"
             )
+
+
+def _check_files(cells: list[Cell]) -> None:
+    """Refuse cells that name a YAML file that is not there, before any of them is started."""
+    for cell in cells:
+        for name in (word.rpartition("=")[2] for word in cell.command):
+            if name.endswith((".yaml", ".yml")) and not Path(name).is_file():
+                raise ValueError(
+                    f"expected a file at {name}, found none (cell {cell.name} of {cell.file}); start the study in the folder "
+                    "that the paths in its files begin in"
+                )
