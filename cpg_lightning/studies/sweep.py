@@ -40,7 +40,7 @@ def read_sweep(file: Path) -> list[Cell]:
     """The cells of a sweep file: the full product of its parameters' values, the last parameter varying fastest.
 
     Args:
-        file: A W&B sweep configuration with ``method: grid``, see https://docs.wandb.ai/models/sweeps/sweep-config-keys.
+        file: A W&B sweep configuration with ``method: grid``, see https://docs.wandb.ai/models/sweeps/define-sweep-configuration.
 
     Raises:
         ValueError: If the file is no sweep configuration, or has what is no grid of values.
