@@ -232,17 +232,19 @@ class Runner:
     def _end_all(self) -> None:
         """Hand the signal on, and wait; a second signal does not wait."""
         self.display.said("stopping the cells that run; a second Ctrl-C does not wait for them")
-        for attempt in (self.signals[0], signal.SIGTERM, signal.SIGKILL):
-            handed_on = len(self.signals)
+        # First to the run alone, which ends its workers itself: a run whose worker is killed ends in an error instead.
+        for each in self.running:
+            each.process.send_signal(self.signals[0])
+        self._wait_for_the_end()
+        for number in (signal.SIGTERM, signal.SIGKILL):
             for each in self.running:
-                _signal(each.process, attempt)
-            until = time.monotonic() + self.patience
-            while self.running and (attempt == signal.SIGKILL or time.monotonic() < until):
-                if attempt != signal.SIGKILL and len(self.signals) > handed_on:
-                    for each in self.running:
-                        _signal(each.process, signal.SIGKILL)
-                    handed_on = len(self.signals)
-                self._wait()
+                _signal(each.process, number)
+            self._wait_for_the_end()
+
+    def _wait_for_the_end(self) -> None:
+        until = time.monotonic() + self.patience
+        while self.running and len(self.signals) == 1 and time.monotonic() < until:
+            self._wait()
 
 
 def _signal(process: "subprocess.Popen[bytes]", number: int) -> None:
