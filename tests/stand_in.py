@@ -1,11 +1,12 @@
 """A stand-in for ``cpg fit``: leaves behind what a run leaves in its folder, within milliseconds, or fails as it is told.
 
-Options: --output FOLDER, --key KEY, --epochs N, --seconds of an epoch, --fail yes, --deaf yes (to SIGINT and SIGTERM).
+Options: --output FOLDER, --key KEY, --epochs N, --seconds of an epoch, --fail yes, --deaf yes (to SIGINT and SIGTERM), --worker yes.
 """
 
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -16,6 +17,17 @@ epochs = int(options.get("epochs", 3))
 if options.get("deaf") == "yes":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if options.get("worker") == "yes":
+    worker = subprocess.Popen(["sleep", "60"])
+
+    def end(number, frame):
+        """Note whether the worker was left to this process, and end it."""
+        time.sleep(0.2)
+        (folder / "worker.txt").write_text("ended by others" if worker.poll() else "ended by its run")
+        worker.kill()
+        sys.exit(1)
+
+    signal.signal(signal.SIGINT, end)
 identity = folder / "experiment.json"
 if identity.exists() and json.loads(identity.read_text())["key"] != key:
     sys.exit(f"cpg: expected the experiment of {folder}, got another key\n(CPG_TRACEBACK=1 shows where)")

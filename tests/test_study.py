@@ -198,10 +198,19 @@ def alive(process):
     return True
 
 
+def test_a_stopped_run_ends_its_workers_itself(sweep):
+    file = sweep({"worker": ["yes"]}, options=["--seconds=30"])
+    process = in_background(file)
+    wait_for(lambda: starts("yes"))
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=10) == 130
+    assert (run("yes") / "worker.txt").read_text() == "ended by its run"
+
+
 def test_a_second_signal_does_not_wait(sweep):
     file = sweep({"deaf": ["yes"]}, options=["--seconds=30"])
     process = in_background(file)
-    wait_for(lambda: "training" in _text(run("yes") / "log.txt"))
+    wait_for(lambda: starts("yes"))
     process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     assert process.poll() is None  # it waits for the run
@@ -209,10 +218,6 @@ def test_a_second_signal_does_not_wait(sweep):
     process.communicate(timeout=10)
     assert process.returncode == 130
     assert not alive(starts("yes")[0]["process"])
-
-
-def _text(file):
-    return file.read_text() if file.exists() else ""
 
 
 def test_after_a_killed_study_its_run_is_waited_for_not_run_twice(sweep, capsys):
