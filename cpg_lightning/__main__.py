@@ -1,5 +1,5 @@
 """``python -m cpg_lightning`` is the ``cpg`` command."""
 
-from cpg_lightning.cli import command
+from cpg_lightning.command import command
 
 command()

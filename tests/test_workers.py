@@ -6,6 +6,8 @@ import lightning as L
 import pytest
 import torch
 
+from cpg_lightning import cores as module
+from cpg_lightning.cores import available_cores
 from cpg_lightning.data import (
     Augmentation,
     CamVidDataModule,
@@ -13,8 +15,7 @@ from cpg_lightning.data import (
     COCOStuffDataModule,
     ShapesDataModule,
 )
-from cpg_lightning.data import workers as module
-from cpg_lightning.data.workers import available_cores, default_workers
+from cpg_lightning.data.workers import default_workers
 
 
 @pytest.fixture
@@ -52,6 +53,12 @@ def test_a_system_without_affinity_has_its_cores(monkeypatch, tmp_path):
     monkeypatch.delattr(os, "sched_getaffinity")
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     assert available_cores(tmp_path) == 6
+
+
+def test_the_share_of_a_study_counts(cores, monkeypatch, tmp_path):
+    cores(16)
+    monkeypatch.setenv("CPG_CORES", "4")
+    assert available_cores(tmp_path) == 4
 
 
 V2, V1 = "0::/a/b\n", "12:memory:/a\n4:cpu,cpuacct:/a/b\n"
