@@ -3,5 +3,17 @@
 from .cpg import CPGLoss, cpg_loss
 from .criterion import SegmentationCriterion
 from .cross_entropy_cpg import CrossEntropyCPGLoss
+from .lovasz_softmax import LovaszSoftmaxLoss
+from .region import DiceLoss, JaccardLoss
+from .weighted_sum import WeightedSum
 
-__all__ = ["CPGLoss", "CrossEntropyCPGLoss", "SegmentationCriterion", "cpg_loss"]
+__all__ = [
+    "CPGLoss",
+    "CrossEntropyCPGLoss",
+    "DiceLoss",
+    "JaccardLoss",
+    "LovaszSoftmaxLoss",
+    "SegmentationCriterion",
+    "WeightedSum",
+    "cpg_loss",
+]
