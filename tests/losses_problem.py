@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from hypothesis import strategies as st
 
 from cpg_lightning.losses import (
+    ActiveBoundaryLoss,
     CrossEntropyCPGLoss,
     DiceLoss,
     JaccardLoss,
@@ -31,6 +32,7 @@ def losses():
         "rmi of averages": RMILoss("average", 4, 4),
         "kervadec": KervadecBoundaryLoss(),
         "kervadec of two classes": KervadecBoundaryLoss([2, 1]),
+        "active boundary": ActiveBoundaryLoss(max_N_ratio=0.2, detach=False),
         "sum": WeightedSum([CrossEntropyCPGLoss(), LovaszSoftmaxLoss(), DiceLoss()], [1, 0.5, 0.25]),
     }
 

@@ -1,5 +1,6 @@
 """Losses of semantic segmentation, in plain torch."""
 
+from .active_boundary import ActiveBoundaryLoss
 from .cpg import CPGLoss, cpg_loss
 from .criterion import SegmentationCriterion
 from .cross_entropy_cpg import CrossEntropyCPGLoss
@@ -10,6 +11,7 @@ from .rmi import RMILoss
 from .weighted_sum import WeightedSum
 
 __all__ = [
+    "ActiveBoundaryLoss",
     "CPGLoss",
     "CrossEntropyCPGLoss",
     "DiceLoss",

@@ -30,7 +30,7 @@ class KervadecBoundaryLoss(SegmentationCriterion):
     (p = 0.04, corrected) and not by seeds (0.36), and the boundary F1 hardly changed. Users with many classes report no gain.
 
     SciPy computes the distances on the CPU: two transforms for each class that an image has, for which a GPU waits. At
-    512x1024 pixels that is about 0.2 seconds a class on one core. At most three tensors of the size of the upsampled logits
+    512x1024 pixels that is about 0.1 seconds a class on one core. At most three tensors of the size of the upsampled logits
     exist at a time.
 
     Args:
