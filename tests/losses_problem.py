@@ -24,6 +24,7 @@ def losses():
     return {
         "ce": CrossEntropyCPGLoss(cpg_weight=0),
         "ce + cpg": CrossEntropyCPGLoss(),
+        "cpg": CrossEntropyCPGLoss(ce_weight=0),
         **{f"dice over {over}": DiceLoss(over) for over in ("batch", "image", "class")},
         **{f"jaccard over {over}": JaccardLoss(over) for over in ("batch", "image", "class")},
         "lovasz": LovaszSoftmaxLoss(),
