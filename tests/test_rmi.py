@@ -81,6 +81,17 @@ def test_values_are_those_of_the_authors_code(real_data, pooling, case):
     assert {name: term.item() for name, term in criterion.terms.items()} == pytest.approx(terms, rel=1e-9)
 
 
+def test_classes_may_be_computed_one_at_a_time(monkeypatch):
+    torch.manual_seed(0)
+    logits, target = (
+        torch.randn(2, 5, 20, 24, dtype=torch.float64, requires_grad=True),
+        torch.randint(0, 5, (2, 20, 24)),
+    )
+    expected = value_and_gradient(RMILoss()(logits, target), logits)
+    monkeypatch.setattr("cpg_lightning.losses.rmi.CHUNK", 2 * 20 * 24)
+    torch.testing.assert_close(value_and_gradient(RMILoss()(logits, target), logits), expected)
+
+
 def test_classes_that_an_image_does_not_have_add_a_constant():
     criterion = RMILoss()
     criterion(torch.randn(2, 5, 30, 30), torch.full((2, 30, 30), 255))
