@@ -116,6 +116,11 @@ def test_there_are_datasets_networks_and_criteria():
     assert set(TERMS) == set(CRITERIA)
 
 
+def test_the_table_of_losses_has_every_criterion():
+    section = (EXPERIMENTS / "README.md").read_text().split("\n## Losses")[1].split("\n### ")[0]
+    assert {name for name in CRITERIA if f"(criteria/{name}.yaml)" in section} == set(CRITERIA)
+
+
 def test_the_quickstart_is_the_composition_of_the_files(capsys):
     """A ``config:`` inside a file is less than a second ``--config``: all of base.yaml must have arrived."""
     cli = main(["--config", str(EXPERIMENTS / "quickstart.yaml")], run=False)

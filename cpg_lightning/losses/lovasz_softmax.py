@@ -27,7 +27,7 @@ class LovaszSoftmaxLoss(SegmentationCriterion):
     the loss is that of an image's IoU, not of the dataset's.
 
     It costs a sort of all pixels for each class that the labels have; at most three tensors of the size of the upsampled
-    logits exist at a time. On a GPU the host waits once, for the classes.
+    logits exist at a time. On a GPU the host waits for the list of the classes.
 
     Args:
         per_image: Whether pixels are sorted and classes averaged within each image; the loss is then the mean over the images
