@@ -65,7 +65,7 @@ def test_the_report_names_the_command_the_machine_and_what_was_left_out(monkeypa
     )
 
 
-def test_the_losses_are_measured_with_torch_alone():
+def test_the_criterion_is_measured_with_torch_alone():
     program = f"""
 import sys
 class Absent:
@@ -76,7 +76,7 @@ class Absent:
 sys.meta_path.insert(0, Absent())
 sys.path.insert(0, {str(BENCHMARKS)!r})
 import losses, torch
-print(*losses.times((1, 3, 32, 32), 4, torch.float32, torch.device("cpu"), 1, False), sep=",")
+print(*losses.times((1, 3, 32, 32), 4, torch.float32, torch.device("cpu"), 1, "criterion"), sep=",")
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.strip().split(",") == list(losses.LOSSES)
@@ -89,9 +89,15 @@ def test_losses_that_are_compared_are_the_same_but_for_cpg():
     torch.testing.assert_close(losses.LOSSES["CE + CPG"](logits, target), losses.definition(logits, target))
 
 
+def test_each_of_the_other_losses_is_measured():
+    seconds = losses.times((1, 3, 32, 32), 4, torch.float32, CPU, 1, "others")
+    assert list(seconds) == list(losses.OTHERS)
+    assert all(losses.loss_peak((1, 3, 32, 32), 4, torch.float32, CPU, "others", name) >= 0 for name in seconds)
+
+
 def test_the_memory_of_a_loss_is_more_than_its_gradient():
     size = (2, 19, 256, 256)
-    found = apart(CPU, losses.loss_peak, size, 1, torch.float32, CPU, losses.REFERENCE)
+    found = apart(CPU, losses.loss_peak, size, 1, torch.float32, CPU, "criterion", losses.REFERENCE)
     assert 2 * 4 * 19 * 256 * 256 < found < 30 * 4 * 19 * 256 * 256
 
 

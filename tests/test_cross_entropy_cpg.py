@@ -48,6 +48,26 @@ def test_weight_zero_is_plain_cross_entropy(problem):
     assert list(criterion.terms) == ["ce"]
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"label_smoothing": 0.1}, {"ohem_threshold": 0.7}, {"class_weights": [1, 2, 3, 4]}]
+)
+@pytest.mark.parametrize("ce_weight", [0.0, 0.25])
+def test_cross_entropy_has_a_weight_too(problem, ce_weight, options):
+    logits, target = problem[0].requires_grad_(), problem[1]
+    large = F.interpolate(logits, target.shape[-2:], mode="bilinear")
+    expected = 0.7 * cpg_loss(large, target)
+    if ce_weight:
+        expected = expected + ce_weight * CrossEntropyCPGLoss(0, **options)(logits, target)
+    criterion = CrossEntropyCPGLoss(0.7, ce_weight=ce_weight, **options)
+    loss = criterion(logits, target)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(torch.autograd.grad(loss, logits), torch.autograd.grad(expected, logits))
+    assert list(criterion.terms) == (["ce", "cpg"] if ce_weight else ["cpg"])
+    torch.testing.assert_close(
+        criterion.auxiliary(logits, target), CrossEntropyCPGLoss(0, **options).auxiliary(logits, target)
+    )
+
+
 def test_an_all_ignored_batch_is_zero_with_zero_gradient(problem):
     logits = problem[0].requires_grad_()
     criterion = CrossEntropyCPGLoss()
@@ -84,6 +104,10 @@ def test_bad_input_is_refused(problem):
     logits, target = problem
     with pytest.raises(ValueError, match="cpg_weight to be 0 or more and finite, got -1"):
         CrossEntropyCPGLoss(cpg_weight=-1)
+    with pytest.raises(ValueError, match="ce_weight to be 0 or more and finite, got -1"):
+        CrossEntropyCPGLoss(ce_weight=-1)
+    with pytest.raises(ValueError, match="cpg_weight or ce_weight to be above 0, got 0 for both"):
+        CrossEntropyCPGLoss(cpg_weight=0, ce_weight=0)
     with pytest.raises(ValueError, match="finite, got inf"):
         CrossEntropyCPGLoss(cpg_weight=float("inf"))
     with pytest.raises(ValueError, match="odd number of pixels"):

@@ -4,7 +4,7 @@ import shlex
 from itertools import product
 
 import pytest
-from commands import EXPERIMENTS
+from commands import CAMVID, EXPERIMENTS
 
 from cpg_lightning.cli import main
 from cpg_lightning.data import SegmentationDataModule
@@ -15,14 +15,13 @@ NETWORKS = sorted(path.stem for path in (EXPERIMENTS / "networks").glob("*.yaml"
 CRITERIA = sorted(path.stem for path in (EXPERIMENTS / "criteria").glob("*.yaml"))
 
 
-# Each file once; the other combinations are slow.
-ONCE = {
-    (DATASETS[index % len(DATASETS)], network, CRITERIA[index % len(CRITERIA)])
-    for index, network in enumerate(NETWORKS)
-}
+# Each dataset and network once; the other combinations are slow. All criteria are fitted below.
+ONCE = {(DATASETS[index % len(DATASETS)], network) for index, network in enumerate(NETWORKS)}
 COMBINATIONS = [
-    pytest.param(*each, marks=() if each in ONCE else pytest.mark.slow)
-    for each in product(DATASETS, NETWORKS, CRITERIA)
+    pytest.param(
+        dataset, network, CRITERIA[index % len(CRITERIA)], marks=() if (dataset, network) in ONCE else pytest.mark.slow
+    )
+    for index, (dataset, network) in enumerate(product(DATASETS, NETWORKS))
 ]
 
 
@@ -39,7 +38,47 @@ def test_every_dataset_goes_with_every_network_and_criterion(dataset, network, c
     assert isinstance(cli.datamodule, SegmentationDataModule)
     assert cli.model.classes is cli.datamodule.classes
     assert cli.model.image_size == cli.datamodule.image_size
-    assert (cli.model.criterion.cpg_weight > 0) == (criterion == "ce_cpg")
+
+
+# The terms of each criterion that are logged, in their order.
+TERMS = {
+    "ce": ["ce"],
+    "ce_boundary": ["ce", "boundary"],
+    "ce_cpg": ["ce", "cpg"],
+    "ce_dice": ["ce", "dice"],
+    "ce_jaccard": ["ce", "jaccard"],
+    "ce_lovasz": ["ce", "lovasz"],
+    "ce_lovasz_abl": ["ce", "lovasz", "abl"],
+    "ce_lovasz_cpg": ["ce", "cpg", "lovasz"],
+    "ce_ohem": ["ce"],
+    "ce_weighted": ["ce"],
+    "ohem_cpg": ["ce", "cpg"],
+    "rmi": ["bce", "rmi"],
+    "rmi_cpg": ["bce", "rmi", "cpg"],
+}
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_every_criterion_is_fitted(camvid, criterion):
+    cli = main(
+        [
+            "fit",
+            *CAMVID,
+            f"--data.root={camvid}",
+            "--model.network=tiny.Tiny",
+            "--model.network.aux_loss=true",
+            f"--model.criterion={EXPERIMENTS}/criteria/{criterion}.yaml",
+            *("--trainer.max_steps=2", "--trainer.limit_val_batches=0", "--trainer.accelerator=cpu"),
+            *("--trainer.logger=false", "--trainer.enable_progress_bar=false", "--trainer.enable_model_summary=false"),
+        ]
+    )
+    assert cli.trainer.global_step == 2
+    logged = cli.trainer.logged_metrics
+    assert [name for name in logged if name.startswith("train/")] == [
+        f"train/{name}" for name in ("loss", *TERMS[criterion], "aux")
+    ]
+    assert all(value.isfinite() for value in logged.values())
+    assert all(parameter.grad.any() for parameter in cli.model.network.parameters())
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in (EXPERIMENTS / "inference").glob("*.yaml")))
@@ -72,7 +111,12 @@ def test_there_is_a_table_of_recipes():
 def test_there_are_datasets_networks_and_criteria():
     assert {"ade20k", "camvid", "cityscapes", "coco_stuff", "shapes"} <= set(DATASETS)
     assert {"deeplabv3_resnet50", "lraspp_mobilenet_v3_large"} <= set(NETWORKS)
-    assert {"ce", "ce_cpg"} == set(CRITERIA)
+    assert set(TERMS) == set(CRITERIA)
+
+
+def test_the_table_of_losses_has_every_criterion():
+    section = (EXPERIMENTS / "README.md").read_text().split("\n## Losses")[1].split("\n### ")[0]
+    assert {name for name in CRITERIA if f"(criteria/{name}.yaml)" in section} == set(CRITERIA)
 
 
 def test_the_quickstart_is_the_composition_of_the_files(capsys):

@@ -4,7 +4,14 @@ import pytest
 import torch
 from simulated_device import SimulatedDevice
 
-from cpg_lightning.losses import CrossEntropyCPGLoss
+from cpg_lightning.losses import (
+    ActiveBoundaryLoss,
+    CrossEntropyCPGLoss,
+    DiceLoss,
+    JaccardLoss,
+    LovaszSoftmaxLoss,
+    RMILoss,
+)
 
 PER_CALL, PER_STRIP, WAITS = 200, 60, 4
 
@@ -50,4 +57,27 @@ def test_the_criterion_launches_and_waits_little_whatever_the_batch_size(images,
 def test_the_auxiliary_loss_waits_for_nothing():
     launches, waits = counted(CrossEntropyCPGLoss(), (2, 7, 8, 16), (64, 128), auxiliary=True)
     assert launches <= PER_CALL
+    assert not waits
+
+
+@pytest.mark.parametrize("images", [1, 4])
+@pytest.mark.parametrize(
+    ("loss", "launches", "waits"),
+    [
+        (DiceLoss(), 80, 0),
+        (JaccardLoss(over="class"), 80, 0),
+        (LovaszSoftmaxLoss(), 250, 2),
+        (ActiveBoundaryLoss(), 100, 4),
+    ],
+)
+def test_other_losses_launch_and_wait_little(loss, launches, waits, images):
+    found, where = counted(loss, (images, 7, 10, 20), (80, 160))
+    assert found <= launches + 20 * images, where
+    assert sum(where.values()) <= waits, where
+
+
+@pytest.mark.parametrize("images", [1, 4])
+def test_rmi_launches_per_image_and_waits_for_nothing(images):
+    launches, waits = counted(RMILoss(), (images, 7, 10, 20), (80, 160))
+    assert launches <= 200 * images
     assert not waits

@@ -10,7 +10,7 @@ import cpg_lightning.losses
 PROGRAM = """
 import sys
 
-OTHERS = {"cpg_lightning", "lightning", "torchmetrics", "torchvision", "wandb", "albumentations"}
+OTHERS = {"cpg_lightning", "lightning", "torchmetrics", "torchvision", "wandb", "albumentations", "scipy"}
 
 class Blocked:
     def find_spec(self, name, path=None, target=None):

@@ -18,11 +18,12 @@ class CrossEntropyCPGLoss(SegmentationCriterion):
     r"""Cross-entropy plus the weighted CPG loss, on a network's logits at whatever stride.
 
     .. math::
-        \mathcal{L} = \mathrm{CE}(z, t) + \lambda \, \mathrm{CPG}(z, t)
+        \mathcal{L} = \mu \, \mathrm{CE}(z, t) + \lambda \, \mathrm{CPG}(z, t)
 
     with :math:`z` the logits, upsampled bilinearly to the size of the target :math:`t`, and :class:`~cpg_lightning.CPGLoss`
     as CPG. Both parts are means over this call, and 0 where every pixel is ignored. After a forward pass ``terms`` holds
-    them, detached and unweighted, as ``{"ce": ..., "cpg": ...}``; with a weight of 0, CPG is neither computed nor listed.
+    them, detached and unweighted, as ``{"ce": ..., "cpg": ...}``. A part with the weight 0 is not listed, and CPG with the weight
+    0 is not computed.
 
     Args:
         cpg_weight: The weight :math:`\lambda`, 0 or more. 0 is plain cross-entropy.
@@ -39,6 +40,8 @@ class CrossEntropyCPGLoss(SegmentationCriterion):
         strip_logits: How many logits are upsampled at a time. More of them need more memory and fewer operations. ``None``
             takes :math:`2^{20}` on the CPU, which stay in its cache, and :math:`3 \cdot 2^{25}` elsewhere (384 MiB in float32,
             held twice), where each operation costs a launch. Elsewhere no less than one image is upsampled at a time.
+        ce_weight: The weight :math:`\mu`, 0 or more. 0 is CPG alone, to be added to other losses by
+            :class:`~cpg_lightning.losses.WeightedSum`. It does not change the auxiliary output's loss.
 
     Shape:
         - logits: :math:`(B, C, h, w)`, floating point
@@ -46,7 +49,7 @@ class CrossEntropyCPGLoss(SegmentationCriterion):
         - output: scalar, in float32, or float64 for float64 logits
 
     Raises:
-        ValueError: If the weight is negative or infinite, for a kernel size that is not odd or out of range, and, in the
+        ValueError: If a weight is negative or infinite or both are 0, for a kernel size that is not odd or out of range, and, in the
             forward pass, for shapes, dtypes or target values other than above. Target values are checked on the CPU
             only: on a GPU the check would force a synchronisation.
         RuntimeError: For a second derivative: the gradient is computed with the value. On Apple's devices kernels above
@@ -78,11 +81,15 @@ class CrossEntropyCPGLoss(SegmentationCriterion):
         ohem_threshold: float | None = None,
         ohem_min_kept: int = 131072,
         strip_logits: int | None = None,
+        ce_weight: float = 1.0,
     ) -> None:
         super().__init__(ignore_index, class_weights, strip_logits)
         integer_kernel(kernel_size)
-        if not 0 <= cpg_weight < math.inf:
-            raise ValueError(f"expected cpg_weight to be 0 or more and finite, got {cpg_weight}")
+        for name, weight in (("cpg_weight", cpg_weight), ("ce_weight", ce_weight)):
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"expected {name} to be 0 or more and finite, got {weight}")
+        if not (cpg_weight or ce_weight):
+            raise ValueError("expected cpg_weight or ce_weight to be above 0, got 0 for both")
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"expected label_smoothing to be from 0 to 1, got {label_smoothing}")
         if ohem_threshold is not None and not 0 < ohem_threshold <= 1:
@@ -94,6 +101,7 @@ class CrossEntropyCPGLoss(SegmentationCriterion):
                 "expected ohem_threshold or label_smoothing, got both: how hard a smoothed pixel is, is not defined"
             )
         self.cpg_weight = cpg_weight
+        self.ce_weight = ce_weight
         self.kernel_size = kernel_size
         self.void_borders = void_borders
         self.label_smoothing = label_smoothing
@@ -107,9 +115,11 @@ class CrossEntropyCPGLoss(SegmentationCriterion):
         target = checked_target(logits, target, self.ignore_index)
         if logits.shape[1] >= NO_CLASS:
             raise ValueError(f"expected fewer than {NO_CLASS} classes, got {logits.shape[1]}")
+        # The pass has the weight 1 for cross-entropy, with whose pixels weighted by 0 it is CPG alone.
+        scale = self.ce_weight or 1.0
         options = Options(
             self.ignore_index,
-            self.cpg_weight,
+            self.cpg_weight / scale,
             self.kernel_size,
             self.void_borders,
             self.label_smoothing,
@@ -117,13 +127,15 @@ class CrossEntropyCPGLoss(SegmentationCriterion):
             self.ohem_min_kept,
             self.strip_logits,
         )
-        weights = self.weights_for(logits)
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        weights = self.weights_for(logits) if self.ce_weight else logits.new_zeros(logits.shape[1], dtype=dtype)
         loss, ce, cpg = fused_cross_entropy_cpg(logits, target, weights, options, align_corners)
-        self.terms = {"ce": ce, "cpg": cpg} if self.cpg_weight else {"ce": ce}
-        return loss
+        terms = {"ce": (ce, self.ce_weight), "cpg": (cpg, self.cpg_weight)}
+        self.terms = {name: term for name, (term, weight) in terms.items() if weight}
+        return loss if scale == 1 else scale * loss
 
     def extra_repr(self) -> str:
         """The constructor's numbers, but for the weights of the classes."""
-        names = ("cpg_weight", "kernel_size", "ignore_index", "void_borders", "label_smoothing")
+        names = ("cpg_weight", "ce_weight", "kernel_size", "ignore_index", "void_borders", "label_smoothing")
         ohem = () if self.ohem_threshold is None else ("ohem_threshold", "ohem_min_kept")
         return ", ".join(f"{name}={getattr(self, name)}" for name in (*names, *ohem))

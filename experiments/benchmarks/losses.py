@@ -1,4 +1,4 @@
-"""Time and memory of the criterion, forward and backward, beside upsampling and cross-entropy in plain torch."""
+"""Time and memory of the criteria, forward and backward, beside upsampling and cross-entropy in plain torch."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -8,7 +8,16 @@ import torch.nn.functional as F
 from measure import Options, apart, gibibytes, heading, interleaved, milliseconds, peak, ratio, regions, row
 from torch import Tensor
 
-from cpg_lightning.losses import CrossEntropyCPGLoss, cpg_loss
+from cpg_lightning.losses import (
+    ActiveBoundaryLoss,
+    CrossEntropyCPGLoss,
+    DiceLoss,
+    JaccardLoss,
+    KervadecBoundaryLoss,
+    LovaszSoftmaxLoss,
+    RMILoss,
+    cpg_loss,
+)
 
 # Images, classes, height and width of the labels.
 Shape = tuple[int, int, int, int]
@@ -48,6 +57,16 @@ LOSSES: dict[str, Loss] = {
     "k = 5": CrossEntropyCPGLoss(kernel_size=5),
     "k = 7": CrossEntropyCPGLoss(kernel_size=7),
 }
+OTHERS: dict[str, Loss] = {
+    REFERENCE: reference,
+    PUBLIC: CrossEntropyCPGLoss(),
+    "Dice": DiceLoss(),
+    "Jaccard": JaccardLoss(),
+    "Lovász-softmax": LovaszSoftmaxLoss(),
+    "RMI": RMILoss(),
+    "active boundary": ActiveBoundaryLoss(),
+    "Kervadec's boundary": KervadecBoundaryLoss(),
+}
 DEFINITIONS: dict[str, Loss] = {
     REFERENCE: reference,
     PUBLIC: CrossEntropyCPGLoss(),
@@ -55,6 +74,8 @@ DEFINITIONS: dict[str, Loss] = {
     # torch.compile needs a compiler: C++ for the CPU, and C for the launchers of a GPU's kernels.
     **({"definition, compiled": torch.compile(definition, dynamic=False)} if shutil.which("c++") else {}),
 }
+# By name, for processes of their own.
+TABLES = {"criterion": LOSSES, "others": OTHERS, "definition": DEFINITIONS}
 
 
 def problem(shape: Shape, stride: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -66,35 +87,32 @@ def problem(shape: Shape, stride: int, dtype: torch.dtype, device: torch.device)
 
 
 def times(
-    shape: Shape, stride: int, dtype: torch.dtype, device: torch.device, repetitions: int, definitions: bool
+    shape: Shape, stride: int, dtype: torch.dtype, device: torch.device, repetitions: int, of: str
 ) -> dict[str, list[float]]:
     """Seconds of each loss's forward and backward pass."""
     logits, target = problem(shape, stride, dtype, device)
-    losses = DEFINITIONS if definitions else LOSSES
 
     def call(loss: Loss) -> Callable[[], object]:
         return lambda: torch.autograd.grad(loss(logits, target), logits)
 
-    return interleaved({name: call(loss) for name, loss in losses.items()}, repetitions, device, warm_up=2)
+    return interleaved({name: call(loss) for name, loss in TABLES[of].items()}, repetitions, device, warm_up=2)
 
 
-def loss_peak(shape: Shape, stride: int, dtype: torch.dtype, device: torch.device, name: str) -> float:
+def loss_peak(shape: Shape, stride: int, dtype: torch.dtype, device: torch.device, of: str, name: str) -> float:
     """Bytes of one forward and backward pass above its inputs, gradient included."""
-    loss = {**LOSSES, **DEFINITIONS}[name]
-    warm = torch.randn(1, 2, 4, 4, device=device, requires_grad=True)
-    torch.autograd.grad(loss(warm, torch.zeros(1, 4, 4, dtype=torch.long, device=device)), warm)
+    loss = TABLES[of][name]
+    warm = torch.randn(1, 2, 16, 16, device=device, requires_grad=True)
+    torch.autograd.grad(loss(warm, torch.ones(1, 16, 16, dtype=torch.long, device=device).tril()), warm)
     logits, target = problem(shape, stride, dtype, device)
     return peak(lambda: torch.autograd.grad(loss(logits, target), logits), device)
 
 
-def measured(
-    options: Options, shape: Shape, stride: int, dtype: torch.dtype, definitions: bool = False
-) -> list[list[str]]:
+def measured(options: Options, shape: Shape, stride: int, dtype: torch.dtype, of: str) -> list[list[str]]:
     """The cells of a row of times, and of one of memory."""
     device = options.device
-    names = list(DEFINITIONS if definitions else LOSSES)
-    seconds = apart(device, times, shape, stride, dtype, device, options.repetitions, definitions, keep=True)
-    peaks = {name: apart(device, loss_peak, shape, stride, dtype, device, name) for name in names}
+    names = list(TABLES[of])
+    seconds = apart(device, times, shape, stride, dtype, device, options.repetitions, of, keep=True)
+    peaks = {name: apart(device, loss_peak, shape, stride, dtype, device, of, name) for name in names}
     return [
         [milliseconds(seconds[REFERENCE]), *(ratio(seconds[name], seconds[REFERENCE]) for name in names[1:])],
         [gibibytes(peaks[REFERENCE]), *(f"{peaks[name] / peaks[REFERENCE]:.2f}" for name in names[1:])],
@@ -104,21 +122,22 @@ def measured(
 def table(options: Options) -> Iterator[str]:
     """A row of times and one of memory for each shape, stride and type; then the definition, for the first shape."""
     yield "Forward and backward pass; all but the first column of numbers are ratios to it. Labels are drawn."
-    yield from heading("logits", "", *LOSSES)
-    for shape in SHAPES[options.device.type]:
-        for stride in STRIDES:
-            for dtype in DTYPES[options.device.type]:
-                yield from rows(options, shape, stride, dtype)
+    for of in ("criterion", "others"):
+        yield from heading("logits", "", *TABLES[of])
+        for shape in SHAPES[options.device.type]:
+            for stride in STRIDES:
+                for dtype in DTYPES[options.device.type]:
+                    yield from rows(options, shape, stride, dtype, of)
     yield from heading("logits", "", *DEFINITIONS)
-    yield from rows(options, SHAPES[options.device.type][0], 4, torch.float32, definitions=True)
+    yield from rows(options, SHAPES[options.device.type][0], 4, torch.float32, "definition")
 
 
-def rows(options: Options, shape: Shape, stride: int, dtype: torch.dtype, definitions: bool = False) -> Iterator[str]:
+def rows(options: Options, shape: Shape, stride: int, dtype: torch.dtype, of: str) -> Iterator[str]:
     """The two rows of a shape, stride and type; one where the device has not the memory for them."""
     images, classes, height, width = shape
     title = f"{images}x{classes}x{height}x{width}, stride {stride}, {str(dtype).removeprefix('torch.')}"
     try:
-        for what, cells in zip(("time", "memory"), measured(options, shape, stride, dtype, definitions), strict=True):
+        for what, cells in zip(("time", "memory"), measured(options, shape, stride, dtype, of), strict=True):
             yield row(title, what, *cells)
     except torch.OutOfMemoryError:
         yield row(title, "more memory than the device has")

@@ -1,0 +1,74 @@
+"""Losses on upsampled logits whose gradient is computed with the value."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Activation = Callable[[Tensor], Tensor]
+ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def upsampled(logits: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
+    """Logits (B, C, h, w) in float32 at least, at a size (H, W): bilinear where they are not of that size."""
+    if logits.element_size() < 4:
+        logits = logits.float()
+    if logits.shape[-2:] == size:
+        return logits
+    return F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
+
+
+# A loss with sorts or distance transforms would break a compiled graph into many, and be no faster.
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def loss_with_gradient(
+    logits: Tensor, size: tuple[int, int], align_corners: bool, activation: Activation, loss: ValueAndGradient
+) -> Tensor:
+    """A loss on activated logits at target size, outside of autocast.
+
+    The gradient by the logits is computed in the forward pass. So autograd keeps nothing at target size between the passes,
+    and at most three tensors of (B, C, H, W) exist at a time: the activations and two gradients.
+
+    Args:
+        logits: Floating point, (B, C, h, w).
+        size: Height and width of the target.
+        align_corners: How the logits are upsampled.
+        activation: A differentiable function of the upsampled logits, such as the softmax.
+        loss: A function of the activations (B, C, H, W) that gives its value, a scalar, and its gradient by them.
+
+    Returns:
+        The loss, a scalar in float32, or float64 for float64 logits.
+
+    Raises:
+        RuntimeError: For a second derivative.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        return _LossWithGradient.apply(logits, size, align_corners, activation, loss)
+
+
+class _LossWithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        size: tuple[int, int],
+        align_corners: bool,
+        activation: Activation,
+        loss: ValueAndGradient,
+    ) -> Tensor:
+        leaf = logits.detach().requires_grad_(ctx.needs_input_grad[0])
+        with torch.enable_grad():
+            activations = activation(upsampled(leaf, size, align_corners))
+        value, gradient = loss(activations.detach())
+        if ctx.needs_input_grad[0]:
+            (by_logits,) = torch.autograd.grad(activations, leaf, gradient)
+            ctx.save_for_backward(by_logits)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
+        (by_logits,) = ctx.saved_tensors
+        return by_logits * scale, None, None, None, None
