@@ -10,6 +10,7 @@ import pytest
 import torch
 import wandb
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from cpg_lightning.data import CamVidDataModule
 
@@ -60,6 +61,16 @@ def write_camvid(root: Path, train: int = 6, val: int = 3, test: int = 2, size: 
 def camvid(tmp_path):
     """A tiny CamVid: 6 training, 3 validation and 2 test images of 36x48 pixels."""
     return write_camvid(tmp_path / "camvid")
+
+
+@pytest.fixture
+def batches():
+    """Four batches of two images."""
+    torch.manual_seed(0)
+    masks = torch.randint(0, 5, (4, 2, 4, 6)).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    images = torch.randint(0, 256, (4, 2, 3, 32, 48), dtype=torch.uint8)
+    batches = [{"image": image, "mask": mask, "name": ["a", "b"]} for image, mask in zip(images, masks, strict=True)]
+    return DataLoader(batches, batch_size=None)
 
 
 @pytest.fixture(scope="session")
