@@ -1,9 +1,14 @@
-"""Training steps in tests: a module, and the simulated device for a Trainer."""
+"""Training steps in tests: a module and its batches, the simulated device for a Trainer, and two processes."""
+
+import os
+import subprocess
+import sys
 
 import torch
 from lightning.pytorch.accelerators import Accelerator
 from simulated_device import DEVICE
 from tiny import SGD, Tiny
+from torch.utils.data import DataLoader
 
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.module import SegmentationModule
@@ -16,6 +21,23 @@ def module_of(kind=Tiny, **options):
     torch.manual_seed(0)
     network = kind(CLASSES, aux_loss=True)
     return SegmentationModule(network, CrossEntropyCPGLoss(), CLASSES, optimizer=SGD, **options)
+
+
+def loader_of():
+    """Four batches of two images."""
+    torch.manual_seed(0)
+    masks = torch.randint(0, CLASSES, (4, 2, 4, 6)).repeat_interleave(8, 2).repeat_interleave(8, 3)
+    images = torch.randint(0, 256, (4, 2, 3, 32, 48), dtype=torch.uint8)
+    batches = [{"image": image, "mask": mask, "name": ["a", "b"]} for image, mask in zip(images, masks, strict=True)]
+    return DataLoader(batches, batch_size=None)
+
+
+def in_two_processes(code):
+    """Runs code with two processes of a Trainer, ``trainer_of(**TWO)``; gives what is left of it."""
+    start = "from steps import *; from tiny import *; TWO = dict(devices=2, strategy='ddp_fork', use_distributed_sampler=False)\n"
+    settings = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", start + code]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, **settings})
 
 
 class Simulated(Accelerator):

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, Logger
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from simulated_device import DEVICE, SimulatedDevice
-from steps import Simulated, module_of
+from steps import Simulated, in_two_processes, module_of
 from tiny import Broken, trainer_of
 
 from cpg_lightning.callbacks import MetricsFile
@@ -192,10 +192,9 @@ def test_an_evaluation_leaves_the_file_alone(batches):
 
 @pytest.mark.slow
 def test_the_first_of_two_processes_writes(batches):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # a forked process has no threads of OpenMP to compute with
-    try:
-        fitted(batches, MetricsFile(), Extra(), devices=2, strategy="ddp_fork", use_distributed_sampler=False)
-    finally:
-        torch.set_num_threads(threads)
-    assert len(rows_of()) == 5 + 4 + 4
+    ended = in_two_processes(
+        "from cpg_lightning.callbacks import MetricsFile\n"
+        "trainer_of(**TWO, log_every_n_steps=3, callbacks=[MetricsFile()]).fit(module_of(), loader_of(), loader_of())"
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert [row["step"] for row in rows_of()] == [3, 4, 6, 8]
