@@ -1,4 +1,4 @@
-"""Training steps in tests: a module and its batches, the simulated device for a Trainer, and two processes."""
+"""Training steps in tests: a module and its batches, what a Trainer does on the simulated device, two processes."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ import sys
 
 import torch
 from lightning.pytorch.accelerators import Accelerator
+from lightning.pytorch.callbacks import Callback
 from simulated_device import DEVICE
 from tiny import SGD, Tiny
 from torch.utils.data import DataLoader
@@ -57,3 +58,20 @@ class Simulated(Accelerator):
 
     def teardown(self):
         pass
+
+
+class Waits(Callback):
+    """The places where the host waits from the begin of each step to that of the next, and the operators in between."""
+
+    def __init__(self, counted):
+        self.counted = counted
+        self.steps = []
+        self.operators = set()
+        self.launches = []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if batch_idx:
+            self.steps.append(self.counted.waits)
+            self.operators |= self.counted.operators.keys()
+            self.launches.append(self.counted.launches)
+        self.counted.reset()

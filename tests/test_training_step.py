@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from simulated_device import DEVICE, SimulatedDevice
-from steps import CLASSES, Simulated, module_of
+from steps import CLASSES, Simulated, Waits, module_of
 from tiny import Tiny, trainer_of
 
 from cpg_lightning.losses import CrossEntropyCPGLoss
@@ -42,21 +42,6 @@ class Traced(Tiny):
         if not torch.compiler.is_compiling():
             self.python += 1
         return super().forward(images)
-
-
-class Waits(Callback):
-    """The places where the host waits from the begin of each step to that of the next, and the operators in between."""
-
-    def __init__(self, counted):
-        self.counted = counted
-        self.steps = []
-        self.operators = set()
-
-    def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        if batch_idx:
-            self.steps.append(self.counted.waits)
-            self.operators |= self.counted.operators.keys()
-        self.counted.reset()
 
 
 def test_a_step_waits_for_the_device_in_the_criterion_alone(batches):
