@@ -11,8 +11,7 @@ from steps import Simulated, Waits, in_two_processes, module_of
 from tiny import Broken, trainer_of
 from torch.utils.data import DataLoader
 
-from cpg_lightning.callbacks import Costs, MetricsFile
-from cpg_lightning.callbacks import costs as costs_module
+from cpg_lightning.callbacks import Costs, MetricsFile, costs, stopwatch
 
 LOADING, STEP, VALIDATION, SAVING, EPOCH_START = 1.0, 3.0, 100.0, 50.0, 20.0  # seconds on the clock of these tests
 
@@ -57,7 +56,8 @@ class SlowBatches(list):
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(costs_module, "time", clock)
+    monkeypatch.setattr(costs, "time", clock)
+    monkeypatch.setattr(stopwatch, "time", clock)
     return clock
 
 
@@ -109,10 +109,10 @@ def test_the_summary_goes_on_after_a_resume(slow, clock):
     options = {"max_epochs": 4, "log_every_n_steps": 1, "enable_checkpointing": True}
     with pytest.raises(SystemExit):
         trainer_of(**options, callbacks=[Costs(), Slow(clock), kept, Broken(2)]).fit(module_of(), slow)
-    costs = Costs()
-    trainer_of(**options, callbacks=[costs, Slow(clock), kept]).fit(module_of(), slow, ckpt_path="last.ckpt")
-    assert costs.totals["steps"] == 7 + 7  # without the first of each start
-    assert costs.summary == {
+    measured = Costs()
+    trainer_of(**options, callbacks=[measured, Slow(clock), kept]).fit(module_of(), slow, ckpt_path="last.ckpt")
+    assert measured.totals["steps"] == 7 + 7  # without the first of each start
+    assert measured.summary == {
         "parameters": 490,
         "training_seconds": 14 * (LOADING + STEP),
         "images_per_second": 2 / (LOADING + STEP),

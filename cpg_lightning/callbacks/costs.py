@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
+from cpg_lightning.callbacks.stopwatch import Stopwatch
+
 LOADING = ".train_dataloader_next"  # what Lightning calls the loading of a training batch, without the name of its loop
 GIB = 2**30
 
@@ -152,34 +154,6 @@ class Costs(Callback):
         if trainer.profiler is self.loading:  # type: ignore[attr-defined]
             values["costs/data_seconds_per_step"] = _number(data_seconds / steps)
         return values
-
-
-class Stopwatch:
-    """Sums up the seconds between each start and stop."""
-
-    def __init__(self) -> None:
-        self._sum = 0.0
-        self._started: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        """The sum until now."""
-        return self._sum + (0.0 if self._started is None else time.perf_counter() - self._started)
-
-    def start(self) -> None:
-        """Run, if it does not."""
-        if self._started is None:
-            self._started = time.perf_counter()
-
-    def stop(self) -> None:
-        """Stand still, if it runs."""
-        self._sum, self._started = self.seconds, None
-
-    def restart(self) -> None:
-        """Count from zero; it runs on if it runs."""
-        self._sum = 0.0
-        if self._started is not None:
-            self._started = time.perf_counter()
 
 
 class LoadingTimer(Profiler):
