@@ -1,5 +1,6 @@
 """What a run shows, writes and watches: tables, pictures, predictions, metrics, costs, and a loss that is not finite."""
 
+from cpg_lightning.callbacks.atomic_checkpoints import AtomicCheckpoints
 from cpg_lightning.callbacks.best_checkpoint import BestCheckpoint
 from cpg_lightning.callbacks.costs import Costs
 from cpg_lightning.callbacks.evaluation_report import EvaluationReport
@@ -9,6 +10,7 @@ from cpg_lightning.callbacks.prediction_writer import PredictionWriter
 from cpg_lightning.callbacks.progress_lines import ProgressLines
 
 __all__ = [
+    "AtomicCheckpoints",
     "BestCheckpoint",
     "Costs",
     "EvaluationReport",
