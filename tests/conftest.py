@@ -62,6 +62,14 @@ def camvid(tmp_path):
     return write_camvid(tmp_path / "camvid")
 
 
+@pytest.fixture
+def batches():
+    """Four batches of two images."""
+    from steps import loader_of  # only here: it makes the simulated device known to torch
+
+    return loader_of()
+
+
 @pytest.fixture(scope="session")
 def real_data() -> Path:
     """The folder of real images."""

@@ -6,19 +6,16 @@ import shutil
 import pytest
 import torch
 import torch._dynamo.testing
-from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from simulated_device import DEVICE, SimulatedDevice
-from tiny import SGD, Tiny, trainer_of
-from torch.utils.data import DataLoader
+from steps import CLASSES, Simulated, Waits, module_of
+from tiny import Tiny, trainer_of
 
-from cpg_lightning.data import ClassInfo
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.module import SegmentationModule
 
-CLASSES = 5
 # That torch.use_deterministic_algorithms documents to raise on a GPU, out of those that a loss could come to.
 NOT_DETERMINISTIC = {
     "aten::nll_loss2d_forward",
@@ -33,23 +30,6 @@ NOT_DETERMINISTIC = {
 }
 
 
-def module_of(kind=Tiny, **options):
-    """A module whose network has an auxiliary output, with the same weights each time."""
-    torch.manual_seed(0)
-    network = kind(CLASSES, aux_loss=True)
-    return SegmentationModule(network, CrossEntropyCPGLoss(), ClassInfo.numbered(CLASSES), optimizer=SGD, **options)
-
-
-@pytest.fixture
-def batches():
-    """Four batches of two images."""
-    torch.manual_seed(0)
-    masks = torch.randint(0, CLASSES, (4, 2, 4, 6)).repeat_interleave(8, 2).repeat_interleave(8, 3)
-    images = torch.randint(0, 256, (4, 2, 3, 32, 48), dtype=torch.uint8)
-    batches = [{"image": image, "mask": mask, "name": ["a", "b"]} for image, mask in zip(images, masks, strict=True)]
-    return DataLoader(batches, batch_size=None)
-
-
 class Traced(Tiny):
     """A network whose graphs are not turned into machine code, which takes long, and which counts what is not compiled."""
 
@@ -62,40 +42,6 @@ class Traced(Tiny):
         if not torch.compiler.is_compiling():
             self.python += 1
         return super().forward(images)
-
-
-class Simulated(Accelerator):
-    """The simulated device, for a Trainer."""
-
-    parse_devices = staticmethod(lambda devices: devices)
-    get_parallel_devices = staticmethod(lambda devices: [DEVICE])
-    auto_device_count = staticmethod(lambda: 1)
-    is_available = staticmethod(lambda: True)
-    name = staticmethod(lambda: "simulated")
-
-    def setup_device(self, device):
-        pass
-
-    def get_device_stats(self, device):
-        return {}
-
-    def teardown(self):
-        pass
-
-
-class Waits(Callback):
-    """The places where the host waits from the begin of each step to that of the next, and the operators in between."""
-
-    def __init__(self, counted):
-        self.counted = counted
-        self.steps = []
-        self.operators = set()
-
-    def on_train_batch_start(self, trainer, module, batch, batch_idx):
-        if batch_idx:
-            self.steps.append(self.counted.waits)
-            self.operators |= self.counted.operators.keys()
-        self.counted.reset()
 
 
 def test_a_step_waits_for_the_device_in_the_criterion_alone(batches):

@@ -1,6 +1,21 @@
-"""What a run shows and writes: tables, pictures and predictions."""
+"""What a run shows, writes and watches: tables, pictures, predictions, metrics, costs, and a loss that is not finite."""
 
+from cpg_lightning.callbacks.atomic_checkpoints import AtomicCheckpoints
+from cpg_lightning.callbacks.best_checkpoint import BestCheckpoint
+from cpg_lightning.callbacks.costs import Costs
 from cpg_lightning.callbacks.evaluation_report import EvaluationReport
+from cpg_lightning.callbacks.finite import TerminateOnNonFinite
+from cpg_lightning.callbacks.metrics_file import MetricsFile
 from cpg_lightning.callbacks.prediction_writer import PredictionWriter
+from cpg_lightning.callbacks.progress_lines import ProgressLines
 
-__all__ = ["EvaluationReport", "PredictionWriter"]
+__all__ = [
+    "AtomicCheckpoints",
+    "BestCheckpoint",
+    "Costs",
+    "EvaluationReport",
+    "MetricsFile",
+    "PredictionWriter",
+    "ProgressLines",
+    "TerminateOnNonFinite",
+]

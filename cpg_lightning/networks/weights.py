@@ -1,5 +1,6 @@
 """Reading weight files without running what is in them, and filling networks with what fits."""
 
+import math
 import pickle
 import warnings
 import zipfile
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 Source = str | Path | Mapping[str, Tensor]
 PICKLE = b"\x80"  # what every pickle begins with
@@ -27,6 +29,20 @@ WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 BESIDE = ("mean", "std", "criterion")
 # BatchNorm's counters, which older files do not have.
 COUNTER = "num_batches_tracked"
+
+
+def non_finite(weights: Mapping[str, Tensor]) -> list[str]:
+    """The names of the tensors that have an infinite or undefined value (NaN). Waits for a device once.
+
+    Example:
+        >>> non_finite({"weight": torch.ones(2), "bias": torch.tensor([0.0, torch.nan])})
+        ['bias']
+    """
+    floating = {name: weight for name, weight in weights.items() if weight.is_floating_point() and weight.numel()}
+    # The largest value of all is a few operators, where a look at each tensor is several a tensor.
+    if not floating or get_total_norm(list(floating.values()), norm_type=math.inf).isfinite():
+        return []
+    return [name for name, weight in floating.items() if not weight.isfinite().all()]
 
 
 def read_file(path: str | Path) -> Any:

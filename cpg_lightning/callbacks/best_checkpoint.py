@@ -1,0 +1,27 @@
+"""Keeps the checkpoint of the best validation, of those that have a score."""
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """A ModelCheckpoint for which a score that is not finite is never among the best.
+
+    Lightning's own keeps the first checkpoint as the best so far, even where its score is NaN, as the mIoU of a validation
+    without a labelled pixel is. Arguments and attributes are those of ModelCheckpoint.
+
+    Example:
+        >>> best = BestCheckpoint(monitor="val/mIoU", mode="max")
+    """
+
+    def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
+        """Whether a score is among the best."""
+        if current is not None and not current.isfinite():
+            rank_zero_warn(
+                f"{self.monitor} is {current.item()} after step {trainer.global_step}: this checkpoint is not kept as one of "
+                "the best; a validation without labelled pixels has no score, see cpg check-data"
+            )
+            return False
+        return super().check_monitor_top_k(trainer, current)

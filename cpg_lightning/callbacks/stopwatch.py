@@ -1,0 +1,31 @@
+"""A stopwatch: the time of what goes on and stands still."""
+
+import time
+
+
+class Stopwatch:
+    """Sums up the seconds between each start and stop."""
+
+    def __init__(self) -> None:
+        self._sum = 0.0
+        self._started: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """The sum until now."""
+        return self._sum + (0.0 if self._started is None else time.perf_counter() - self._started)
+
+    def start(self) -> None:
+        """Run, if it does not."""
+        if self._started is None:
+            self._started = time.perf_counter()
+
+    def stop(self) -> None:
+        """Stand still, if it runs."""
+        self._sum, self._started = self.seconds, None
+
+    def restart(self) -> None:
+        """Count from zero; it runs on if it runs."""
+        self._sum = 0.0
+        if self._started is not None:
+            self._started = time.perf_counter()

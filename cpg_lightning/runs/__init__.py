@@ -1,0 +1,1 @@
+"""A run is its folder: what is written there, and how."""

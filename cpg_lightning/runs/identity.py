@@ -1,0 +1,261 @@
+"""What a run is: an experiment, told from others by everything that changes its results, and a seed."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from importlib import import_module
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from cpg_lightning.data.predicted import file_digest
+
+# Raised by one when a default changes that changes results: it is left out of the key where it is not set.
+VERSION = 1
+PARTS = ("data", "network", "criterion", "recipe", "inference")
+
+# Options that do not change what a training comes to, or that stand in another part.
+PLACES = {
+    "root",
+    "images",
+    "labels",
+    "lists",
+    "classes",
+    "split_names",
+}  # of the data, which is told by its classes and counts
+LOADING = {"num_workers", "eval_batch_size", "max_pixels", "test_split", "predict_split", "predict_images"}
+ELSEWHERE = {"batch_size", "augmentation"}
+COUNTING = {"network", "criterion", "inference", "weights", "new_classifier", "image_size", "classes"}
+COUNTING |= {"predict_probabilities", "boundary_metrics_every", "compile_network"}
+RECIPE = (
+    *("max_epochs", "max_steps", "min_epochs", "min_steps", "max_time", "limit_train_batches", "overfit_batches"),
+    *("gradient_clip_val", "gradient_clip_algorithm", "precision", "sync_batchnorm"),
+)
+# Lightning's callbacks that change neither the weights nor the end of a training. Others state it: ``only_watches = True``.
+WATCHING = {
+    *("ModelCheckpoint", "OnExceptionCheckpoint", "LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor"),
+    *("ModelSummary", "RichModelSummary", "RichProgressBar", "TQDMProgressBar"),
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Everything that changes the results of a run but its seed.
+
+    Attributes:
+        name: Readable, e.g. ``camvid-lraspp-ce+cpg0.5``.
+        parts: For data, network, criterion, recipe and inference a name and the values that are not at their defaults.
+    """
+
+    name: str
+    parts: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """A digest of the values of each part."""
+        return {part: digest(values["values"]) for part, values in self.parts.items()}
+
+    @property
+    def key(self) -> str:
+        """The experiment key: runs that differ in their seed alone have the same."""
+        return digest({"version": VERSION, **self.digests})
+
+    def plain(self) -> dict[str, Any]:
+        """Plain values for ``experiment.json``."""
+        digests = self.digests
+        parts = {part: {**values, "digest": digests[part]} for part, values in self.parts.items()}
+        return {"version": VERSION, "key": self.key, "name": self.name, "parts": parts}
+
+    def differences(self, earlier: Mapping[str, Any]) -> list[str]:
+        """The values in which an earlier ``experiment.json`` differs, in words."""
+        now, then = (
+            dict(_flat({part: each["values"] for part, each in parts.items()}))
+            for parts in (self.parts, earlier["parts"])
+        )
+        names = sorted(name for name in now.keys() | then.keys() if now.get(name) != then.get(name))
+        default = "its default"
+        return [f"{name} is {now.get(name, default)} instead of {then.get(name, default)}" for name in names]
+
+
+def digest(values: Any) -> str:
+    """A short digest of plain values."""
+    return sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def experiment_of(
+    config: Mapping[str, Any], module: L.LightningModule, data: L.LightningDataModule, step_parts: int = 1
+) -> Experiment:
+    """The experiment that a configuration describes.
+
+    Args:
+        config: The configuration as plain values: ``trainer``, ``model`` and ``data``.
+        module: The :class:`~cpg_lightning.module.SegmentationModule` that was built from it.
+        data: The :class:`~cpg_lightning.data.SegmentationDataModule`, after its ``setup("fit")``.
+        step_parts: Batches that one optimiser step takes, over all processes and accumulated.
+    """
+    model, trainer, arguments = config["model"], config["trainer"], config["data"].get("init_args", {})
+    defaults = _defaults(type(module))
+    network = {**_short(model["network"]), **_weights(model)}
+    for name in getattr(type(module.network), "paths", ()):
+        path = Path(str(network.get("init_args", {}).get(name)))
+        if path.is_file():
+            network["init_args"] = {**network["init_args"], name: file_digest(path)}
+    criterion = _short(model["criterion"], leave={"strip_logits"})
+    kept = {name: value for name, value in arguments.items() if name not in PLACES | LOADING | ELSEWHERE}
+    values: dict[str, Any] = {
+        "data": {
+            **_short({**config["data"], "init_args": kept}),
+            "names": list(data.classes.names),  # type: ignore[attr-defined]
+            "images": {name: len(dataset) for name, dataset in data.datasets.items()},  # type: ignore[attr-defined]
+        },
+        "network": network,
+        "criterion": criterion,
+        "recipe": {
+            **{
+                name: _plain(value)
+                for name, value in model.items()
+                if name not in COUNTING and _plain(value) != _plain(defaults.get(name))
+            },
+            **_set(trainer, RECIPE, _defaults(L.Trainer)),
+            "images_a_step": arguments.get("batch_size", 1) * step_parts,
+            "augmentation": _plain(arguments.get("augmentation")),
+            "callbacks": [_short(each) for each in _callbacks(trainer) if not _only_watches(each["class_path"])],
+        },
+        "inference": {
+            "inference": _plain(model.get("inference")),
+            **_set(trainer, ("limit_val_batches",), _defaults(L.Trainer)),
+        },
+    }
+    names = {
+        "data": data_name(config),
+        "network": network_name(config),
+        "criterion": criterion_name(config),
+        "recipe": digest(values["recipe"]),
+        "inference": "whole" if values["inference"] == {"inference": None} else digest(values["inference"]),
+    }
+    return Experiment(
+        "-".join(names[part] for part in PARTS[:3]),
+        {part: {"name": names[part], "values": values[part]} for part in PARTS},
+    )
+
+
+def readable_name(config: Mapping[str, Any]) -> str:
+    """What a run trains, e.g. ``camvid-lraspp-ce+cpg0.5``."""
+    return f"{data_name(config)}-{network_name(config)}-{criterion_name(config)}"
+
+
+def data_name(config: Mapping[str, Any]) -> str:
+    """The dataset, e.g. ``camvid``; of a folder of one's own, the folder's name."""
+    kind = _last(config["data"]["class_path"]).removesuffix("DataModule").lower()
+    root = Path(str(config["data"].get("init_args", {}).get("root", ""))).name
+    return _file_name(root) if kind == "folder" and _file_name(root) else kind
+
+
+def network_name(config: Mapping[str, Any]) -> str:
+    """The network, e.g. ``lraspp``; of a family, which one; of an adapter, what it wraps."""
+    network = config["model"]["network"]
+    arguments = network.get("init_args", {})
+    parts = [arguments.get(name) for name in ("architecture", "encoder", "model_type")]
+    wrapped = arguments.get("network")
+    if isinstance(wrapped, Mapping) and "class_path" in wrapped:
+        parts.append(_last(wrapped["class_path"]))
+    elif isinstance(wrapped, str):
+        parts.append(_last(wrapped))
+    return "-".join(_file_name(str(part)) for part in (_last(network["class_path"]), *parts) if part).lower()
+
+
+def criterion_name(config: Mapping[str, Any]) -> str:
+    """The criterion with its numbers that are not at their defaults, e.g. ``ce+cpg0.5-k5``."""
+    criterion = config["model"]["criterion"]
+    arguments = dict(_short(criterion, leave={"strip_logits"}).get("init_args", {}))
+    if "cpg_weight" not in criterion.get("init_args", {}):
+        name = _last(criterion["class_path"]).removesuffix("Loss").lower()
+    else:
+        weight = criterion["init_args"]["cpg_weight"]
+        name = "ce" if not weight else "ce+cpg" if weight == 1 else f"ce+cpg{weight:g}"
+        arguments.pop("cpg_weight", None)
+    said = [_argument(argument, value) for argument, value in sorted(arguments.items())]
+    return _file_name("-".join([name, *(each for each in said if each)]))
+
+
+SHORT = {"kernel_size": "k", "ohem_threshold": "ohem", "label_smoothing": "smooth"}
+
+
+def _argument(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"{'' if value else 'no_'}{name}"
+    if isinstance(value, int | float):
+        return f"{SHORT.get(name, name)}{value:g}"
+    if isinstance(value, str):
+        return value
+    return "weighted" if name == "class_weights" else digest(value)[:4]
+
+
+def _short(entry: Mapping[str, Any], leave: set[str] = frozenset()) -> dict[str, Any]:  # type: ignore[assignment]
+    """A class with those of its arguments that are not at their defaults."""
+    arguments = {name: value for name, value in (entry.get("init_args") or {}).items() if name not in leave}
+    kept = _set(arguments, tuple(arguments), _defaults(_imported(entry["class_path"])))
+    return {"class_path": entry["class_path"], **({"init_args": kept} if kept else {})}
+
+
+def _plain(value: Any) -> Any:
+    """A value of a configuration, without arguments at their defaults in the classes in it."""
+    if isinstance(value, Mapping):
+        return _short(value) if "class_path" in value else {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return value if isinstance(value, bool | int | float | str | None) else str(value)
+
+
+def _set(values: Mapping[str, Any], names: tuple[str, ...], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of some names that are neither None nor their defaults."""
+    given = {name: _plain(values[name]) for name in names if values.get(name) is not None}
+    return {name: value for name, value in given.items() if value != _plain(defaults.get(name))}
+
+
+def _weights(model: Mapping[str, Any]) -> dict[str, Any]:
+    """The weights that the network starts from, by their content."""
+    if model.get("weights") is None:
+        return {}
+    return {"weights": file_digest(model["weights"]), "new_classifier": model.get("new_classifier", False)}
+
+
+def _callbacks(trainer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    callbacks = trainer.get("callbacks") or []
+    return callbacks if isinstance(callbacks, list) else [callbacks]
+
+
+def _only_watches(class_path: str) -> bool:
+    return _last(class_path) in WATCHING or getattr(_imported(class_path), "only_watches", False)
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    """The defaults of the arguments with which something is called."""
+    parameters = signature(kind).parameters
+    return {name: each.default for name, each in parameters.items() if each.default is not Parameter.empty}
+
+
+def _imported(class_path: str) -> Any:
+    module, _, name = class_path.rpartition(".")
+    return getattr(import_module(module), name)
+
+
+def _last(class_path: str) -> str:
+    return class_path.rpartition(".")[2]
+
+
+def _file_name(text: str) -> str:
+    """Text without characters that folders and shells make something of."""
+    return re.sub(r"[^\w.+=-]+", "_", text).strip("_.")
+
+
+def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(values, Mapping) and values:
+        for name, value in values.items():
+            yield from _flat(value, f"{prefix}.{name}" if prefix else str(name))
+    else:
+        yield prefix, values

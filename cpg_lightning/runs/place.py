@@ -1,0 +1,133 @@
+"""Where a run lies and what it is called, decided before anything is built."""
+
+import os
+import secrets
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+from cpg_lightning.runs.folder import RunFolder
+from cpg_lightning.runs.identity import digest, readable_name
+
+EVALUATIONS = ("validate", "test")
+
+
+@dataclass
+class Place:
+    """Where a run lies and what it is called.
+
+    Attributes:
+        folder: Its folder.
+        name: Its name, with the seed.
+        id: Its id, the same in the folder, in checkpoints and in Weights & Biases.
+        run: The training whose checkpoint is used, where it has a folder.
+        checkpoint: The checkpoint that the run starts from.
+        temporary: Whether the folder is removed at the end.
+        only_longer: Whether the training may be continued to another end than it had.
+    """
+
+    folder: RunFolder
+    name: str
+    id: str
+    run: RunFolder | None = None
+    checkpoint: str | None = None
+    only_longer: bool = False
+    temporary: bool = False
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing to train: the run is finished, and no checkpoint of it is to be continued."""
+        return self.folder.is_finished and self.checkpoint is None
+
+
+def place_of(subcommand: str | None, config: Namespace, plain: dict[str, Any], loggers: list[Namespace]) -> Place:
+    """Decide where a run lies.
+
+    Args:
+        subcommand: ``fit``, ``validate``, ``test``, ``predict``, or None where nothing is run.
+        config: The configuration of the subcommand.
+        plain: The same as plain values.
+        loggers: Arguments of each WandbLogger.
+
+    Raises:
+        ValueError: If the folder holds something else, or a restarted training does not say where it lies.
+    """
+    path = config.get("ckpt_path")
+    run = RunFolder.of_checkpoint(path) if path else None
+    if subcommand == "fit" and config.trainer.get("fast_dev_run"):
+        return Place(
+            RunFolder(tempfile.mkdtemp(prefix="cpg-")), *_named(config, plain, loggers), checkpoint=path, temporary=True
+        )
+    if subcommand == "fit":
+        return _of_training(config, plain, loggers, run)
+    name, run_id = _named(config, plain, loggers)
+    parent = RunFolder(Path(config.trainer.default_root_dir or "runs"))
+    if subcommand is None:
+        return Place(RunFolder(parent.path / f"{name}-{run_id}"), name, run_id)
+    folder = RunFolder(parent.path / f"{subcommand}-{name}-{run_id}")
+    if run is not None and subcommand in EVALUATIONS:
+        split = config.data.init_args.get("test_split") or "test" if subcommand == "test" else "val"
+        settings = digest({"inference": plain["model"].get("inference"), "data": plain["data"]})
+        folder = RunFolder(run.path / "evaluations" / f"{split}-{Path(path).stem}-{settings}")
+    return Place(folder, f"{subcommand}-{name}", run_id, run, path)
+
+
+def _of_training(config: Namespace, plain: dict[str, Any], loggers: list[Namespace], run: RunFolder | None) -> Place:
+    """The place of a training: the run that is continued, or a new one."""
+    path = config.get("ckpt_path")
+    output = None if config.output is None else RunFolder(Path(config.output).expanduser())
+    if output is not None and run is not None and output.path.absolute() != run.path:
+        raise ValueError(
+            f"expected a checkpoint of the run in {output.path}, got {path}, whose run in {run.path} is continued there; to start "
+            "another run from its weights, use --model.weights"
+        )
+    folder = run or output or _of_job(config, plain)
+    name, run_id = _named(config, plain, loggers)
+    if folder is None:
+        if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
+            raise ValueError(
+                "expected --output FOLDER where torchrun restarts a training: it is continued there; got none"
+            )
+        folder = RunFolder(Path(config.trainer.default_root_dir or "runs") / f"{name}-{run_id}")
+        if folder.is_run:
+            raise ValueError(
+                f"expected a folder without another run, got {folder.path}; to continue that run, use --output"
+            )
+    elif folder.is_run:
+        record = folder.experiment()
+        newest = None if folder.is_finished else folder.newest_checkpoint()
+        checkpoint = path or (None if newest is None else str(newest))
+        return Place(
+            folder, f"{record['name']}-seed{record['seed']}", record["id"], folder, checkpoint, path is not None
+        )
+    elif not folder.is_free():
+        raise ValueError(
+            f"expected a new or an empty folder, or that of a run, got {folder.path}, which holds something else"
+        )
+    return Place(folder, name, run_id, None, path)
+
+
+def _of_job(config: Namespace, plain: dict[str, Any]) -> RunFolder | None:
+    """The folder of a training in a SLURM job, the same when the job is started again; None outside of one."""
+    if not SLURMEnvironment.detect():
+        return None
+    job = [os.environ.get(name) for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")]
+    job = job if all(job) else [os.environ.get("SLURM_JOB_ID")]
+    run_id = digest([job, {name: plain[name] for name in ("model", "data")}, config.seed_everything])[:8]
+    return RunFolder(Path(config.trainer.default_root_dir or "runs") / f"{_name(config, plain)}-{run_id}")
+
+
+def _named(config: Namespace, plain: dict[str, Any], loggers: list[Namespace]) -> tuple[str, str]:
+    """The name and the id of a new run: the user's, those of an agent of Weights & Biases, or new ones."""
+    name = next((logger.name for logger in loggers if logger.name), None) or _name(config, plain)
+    agent = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+    run_id = next((logger.id for logger in loggers if logger.id), None) or agent or secrets.token_hex(4)
+    return name.replace("/", "-"), run_id
+
+
+def _name(config: Namespace, plain: dict[str, Any]) -> str:
+    return f"{readable_name(plain)}-seed{config.seed_everything}"

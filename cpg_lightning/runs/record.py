@@ -1,0 +1,104 @@
+"""What a run records of itself: its configuration, its summary, and its columns in Weights & Biases."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
+from lightning.pytorch.loggers import WandbLogger
+
+from cpg_lightning.runs.folder import RunFolder
+
+
+class RunRecord(SaveConfigCallback):
+    """Saves the configuration and the summary of a run in its folder, and what a person filters by in its loggers.
+
+    Args:
+        parser: The parser of the configuration.
+        config: The configuration as it runs.
+        record: The configuration as it was given, without what only this run has: this is saved.
+        without_key: Whether Weights & Biases has no API key.
+    """
+
+    def __init__(
+        self, parser: LightningArgumentParser, config: Namespace, record: Namespace, without_key: bool
+    ) -> None:
+        super().__init__(parser, config, save_to_log_dir=False)
+        self.record = record
+        self.without_key = without_key
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Save the configuration, and log what a person filters by."""
+        dump = self.parser.dump(self.record, skip_none=False)
+        folder = Path(trainer.default_root_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        earlier = len(list(folder.glob("config*.yaml")))  # of the same run, before it was resumed
+        (folder / (f"config-{earlier}.yaml" if earlier else "config.yaml")).write_text(dump)
+        for logger in trainer.loggers:
+            logger.log_hyperparams(columns(yaml.safe_load(dump), trainer, pl_module))
+            if isinstance(logger, WandbLogger) and logger.experiment.settings.mode == "offline":
+                run = Path(logger.experiment.dir).parent
+                reason = "no API key, logging" if self.without_key else "logging"
+                print(f"W&B: {reason} offline to {run}; upload with: wandb sync {run}")
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Write ``summary.json``: the run came to its end."""
+        if not trainer.is_global_zero:
+            return
+        scores = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        summary: dict[str, Any] = {
+            "epochs": trainer.current_epoch,
+            "steps": trainer.global_step,
+            "scores": scores,
+            "best": best_of(trainer),
+        }
+        RunFolder(trainer.default_root_dir).write("summary.json", summary)
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                logger.experiment.summary.update({f"best/{name}": value for name, value in summary["best"].items()})
+
+
+def best_of(trainer: L.Trainer) -> dict[str, float]:
+    """The best score of the run and its epoch, by the state of the checkpoint callback that monitors it."""
+    for callback in trainer.checkpoint_callbacks:
+        monitor, score = getattr(callback, "monitor", None), getattr(callback, "best_model_score", None)
+        if monitor and score is not None:
+            checkpoint = Path(getattr(callback, "best_model_path", ""))
+            epoch = next((part for part in checkpoint.stem.split("-") if part.startswith("epoch=")), "")
+            best = {monitor.removeprefix("val/"): float(score)}
+            return {**best, "epoch": int(epoch.removeprefix("epoch="))} if epoch[6:].isdigit() else best
+    return {}
+
+
+def columns(config: dict[str, Any], trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
+    """What a person filters runs by: one level, the same names for each way to write an option.
+
+    Args:
+        config: The configuration as plain values.
+        trainer: The Trainer.
+        module: The module.
+    """
+    optimizer = config["model"].get("optimizer") or {}
+    optimizer = optimizer if isinstance(optimizer, dict) else {"class_path": str(optimizer)}
+    criterion = config["model"]["criterion"].get("init_args") or {}
+    data = getattr(trainer, "datamodule", None)
+    datasets = getattr(data, "datasets", {})
+    rate = (optimizer.get("init_args") or optimizer).get("lr")
+    return {
+        "dataset": type(data).__name__.removesuffix("DataModule"),
+        "images": len(datasets["train"]) if "train" in datasets else None,
+        "network": config["model"]["network"]["class_path"].rpartition(".")[2],
+        "parameters": sum(each.numel() for each in module.parameters()),
+        "criterion": config["model"]["criterion"]["class_path"].rpartition(".")[2],
+        **{name: value for name, value in criterion.items() if isinstance(value, bool | int | float | str)},
+        "optimizer": (optimizer.get("class_path") or "torch.optim.AdamW").rpartition(".")[2],
+        "learning_rate": rate,
+        "images_a_step": getattr(data, "batch_size", 1) * trainer.world_size * trainer.accumulate_grad_batches,
+        "precision": trainer.precision,
+        "seed": config.get("seed_everything"),
+        "devices": trainer.world_size,
+    }
