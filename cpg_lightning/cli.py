@@ -17,13 +17,23 @@ import lightning as L
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 import cpg_lightning
 
 # Imported classes are those that the command line knows by their short names.
-from cpg_lightning.callbacks import EvaluationReport, PredictionWriter  # noqa: F401
+from cpg_lightning.callbacks import (
+    AtomicCheckpoints,
+    BestCheckpoint,  # noqa: F401
+    Costs,
+    EvaluationReport,  # noqa: F401
+    MetricsFile,
+    PredictionWriter,
+    ProgressLines,
+    TerminateOnNonFinite,
+)
 from cpg_lightning.check_data import check_data
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.data.paths import expanded
@@ -167,8 +177,9 @@ class SegmentationCLI(LightningCLI):
             _drop_pretrained(config.model)
         folder = place.folder.path
         config.trainer.default_root_dir = str(folder)
+        self._add_callbacks(config.trainer)
         for callback in configured(config.trainer.get("callbacks")):
-            if callback.class_path.endswith(".ModelCheckpoint") and not callback.init_args.dirpath:
+            if issubclass(imported(callback.class_path), ModelCheckpoint) and not callback.init_args.dirpath:
                 callback.init_args.dirpath = str(folder / "checkpoints")
         WANDB.set("WANDB_DATA_DIR", folder.absolute())  # offline tables wait there for their upload
         without_key = bool(loggers) and "WANDB_MODE" not in os.environ and not has_api_key()
@@ -274,6 +285,21 @@ class SegmentationCLI(LightningCLI):
         finally:
             if self.place.temporary:
                 rank_zero_only(shutil.rmtree)(self.place.folder.path, ignore_errors=True)
+
+    def _add_callbacks(self, trainer: Namespace) -> None:
+        """Add what each run has, also where a list of callbacks in a file replaces that of base.yaml."""
+        kinds: list[type[Callback]] = []
+        if self.subcommand == "fit":
+            kinds += [TerminateOnNonFinite, AtomicCheckpoints, Costs, MetricsFile]
+        if trainer.enable_progress_bar is not False and not sys.stdout.isatty():
+            kinds.append(ProgressLines)
+        there = [imported(each.class_path) for each in configured(trainer.get("callbacks"))]
+        bar = any(issubclass(each, ProgressBar) for each in there)
+        self.trainer_defaults["callbacks"] = [
+            kind()
+            for kind in kinds
+            if kind not in there and not (bar and issubclass(kind, ProgressBar)) and not trainer.fast_dev_run
+        ]
 
     def _check_output(self, config: Namespace) -> None:
         writers = [

@@ -1,22 +1,29 @@
 """The ``cpg`` command: hands over to what needs no Lightning before it is imported."""
 
+import io
 import os
 import sys
 
 
 def command() -> None:
-    """Run ``cpg study``, or import Lightning and run :func:`cpg_lightning.cli.command`."""
-    if sys.argv[1:2] == ["study"]:
-        sys.exit(_study(sys.argv[2:]))
+    """Run ``cpg study`` or ``cpg report``, or import Lightning and run :func:`cpg_lightning.cli.command`."""
+    if sys.argv[1:2] in (["study"], ["report"]):
+        sys.exit(_without_lightning(sys.argv[1], sys.argv[2:]))
     from cpg_lightning.cli import command as trainer_command
 
     trainer_command()
 
 
-def _study(arguments: list[str]) -> int:
-    from cpg_lightning.studies.study import study
-
+def _without_lightning(name: str, arguments: list[str]) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names may have characters that cannot be printed
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        if name == "report":
+            from cpg_lightning.studies.report import report
+
+            return report(arguments)
+        from cpg_lightning.studies.study import study
+
         return study(arguments)
     except KeyboardInterrupt:  # before any cell was started
         return 130

@@ -350,9 +350,9 @@ def test_the_best_epoch_takes_boundary_scores_and_counts_of_cpg_validate(tmp_pat
     write_summary(folder, {"val/mIoU": 0.3, "val/boundary_IoU": 0.2})
     digest = json.loads((folder / "experiment.json").read_text())["parts"]["inference"]["digest"]
     for name, value in ((f"val-best-{digest[:8]}", 0.5), ("val-best-ffffffff", 0.9), (f"val-last-{digest[:8]}", 0.9)):
-        write_counts(folder / "evaluations" / name, region)
+        write_counts(folder / "evaluations" / name / "tables", region)
         means = f"score,value\nmIoU,{miou(region)}\nboundary_IoU,{value}\n"
-        (folder / "evaluations" / name / "means.csv").write_text(means)
+        (folder / "evaluations" / name / "tables" / "val-means.csv").write_text(means)
     (run,) = analyse([folder], best=True).finished
     assert run.epoch == 0
     assert (run.counts is not None) == used

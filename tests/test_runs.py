@@ -136,7 +136,7 @@ class TestRunOption:
     def test_an_evaluation_lies_in_the_folder_of_the_run(self, command):
         main([command, "--run", "trained"])
         (folder,) = Path("trained/evaluations").iterdir()
-        assert folder.name.startswith({"validate": "val", "test": "test"}[command] + "-epoch=0")
+        assert folder.name.startswith({"validate": "val", "test": "test"}[command] + "-best-")
         assert (folder / "tables").is_dir()
         assert not Path("runs").exists()
 

@@ -19,6 +19,8 @@ class AtomicCheckpoints(Callback):
         >>> trainer = L.Trainer(callbacks=[AtomicCheckpoints()])  # doctest: +SKIP
     """
 
+    only_watches = True
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Set how checkpoints are written."""
         for callback in trainer.checkpoint_callbacks:

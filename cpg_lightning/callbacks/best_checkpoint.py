@@ -16,6 +16,8 @@ class BestCheckpoint(ModelCheckpoint):
         >>> best = BestCheckpoint(monitor="val/mIoU", mode="max")
     """
 
+    only_watches = True
+
     def check_monitor_top_k(self, trainer: L.Trainer, current: Tensor | None = None) -> bool:
         """Whether a score is among the best."""
         if current is not None and not current.isfinite():

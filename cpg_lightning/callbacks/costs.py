@@ -42,6 +42,8 @@ class Costs(Callback):
         >>> trainer = L.Trainer(callbacks=[Costs()])  # doctest: +SKIP
     """
 
+    only_watches = True
+
     def __init__(self) -> None:
         self.clock = Stopwatch()  # runs in training steps, since the last value
         self.loading = LoadingTimer(self.clock)

@@ -27,8 +27,8 @@ class EvaluationReport(Callback):
     the classes' IoU (``val/IoU_table``); the confusion matrix and the trimap curve.
 
     At the end of ``fit``, ``validate`` and ``test``, in the terminal the table, and in the run's folder ``pictures``: image |
-    label | prediction | boundary errors of those images, the confusion matrix, the trimap curve. After ``validate`` and
-    ``test`` also ``tables``: the classes, and every image, the worst boundary IoU first, as CSV.
+    label | prediction | boundary errors of those images, the confusion matrix, the trimap curve. In ``tables`` are the
+    means, the classes, every image, the worst boundary IoU first, as CSV, and the counts of every image.
 
     The images are of the first process's shard; the tables are of all.
 
@@ -119,11 +119,9 @@ class EvaluationReport(Callback):
         batch_idx: int,
     ) -> None:
         """Keep the first image of a chosen batch, the worst images and every image's scores."""
-        if trainer.state.fn == "fit" and not trainer.is_global_zero:
-            return
         for index, name in enumerate(batch["name"]):
             scores = image_scores(name, outputs["counts"][index]) if outputs["counts"] else None
-            if scores and trainer.state.fn != "fit":
+            if scores:
                 self.images.append(scores)
             chosen = batch_idx in self.chosen and index == 0
             value = scores.boundary_iou if scores and not np.isnan(scores.boundary_iou) else np.inf
@@ -159,9 +157,8 @@ class EvaluationReport(Callback):
             path.parent.mkdir(parents=True, exist_ok=True)
             picture.save(path)
             console.print(f"picture: {path}", soft_wrap=True, highlight=False)
-        if trainer.state.fn != "fit":
-            for path in write_tables(folder / "tables", stage, module, module.scores, images):
-                console.print(f"table: {path}", soft_wrap=True, highlight=False)
+        for path in write_tables(folder / "tables", stage, module, module.scores, images):
+            console.print(f"table: {path}", soft_wrap=True, highlight=False)
 
     def _sheets(self, module: SegmentationModule) -> dict[str, Image.Image]:
         """The images that were kept, by name."""

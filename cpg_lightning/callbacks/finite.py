@@ -60,6 +60,8 @@ class TerminateOnNonFinite(Callback):
         >>> trainer = L.Trainer(callbacks=[TerminateOnNonFinite()])  # doctest: +SKIP
     """
 
+    only_watches = True
+
     def __init__(self, every_n_steps: int | None = None) -> None:
         if every_n_steps is not None and every_n_steps < 1:
             raise ValueError(f"expected every_n_steps to be 1 or more, got {every_n_steps}")

@@ -39,6 +39,8 @@ class MetricsFile(Callback):
         >>> trainer = L.Trainer(callbacks=[MetricsFile()], logger=False)  # doctest: +SKIP
     """
 
+    only_watches = True
+
     def __init__(self, folder: str | None = None) -> None:
         self.folder = folder
         self.pending: list[Row] = []

@@ -36,6 +36,8 @@ class ProgressLines(ProgressBar):
     # For who logs: there is no bar whose values Lightning reads after every step.
     is_enabled = False
 
+    only_watches = True
+
     def __init__(self, minutes: float = 2.0, scores: Sequence[str] = ("train/loss", "val/loss", "val/mIoU")) -> None:
         super().__init__()
         if not minutes >= 0:

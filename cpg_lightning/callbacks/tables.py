@@ -2,7 +2,6 @@
 
 import csv
 from collections.abc import Sequence
-from dataclasses import astuple, fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,8 @@ from rich.table import Table
 
 from cpg_lightning.metrics.evaluation import ImageScores, Scores
 from cpg_lightning.module import SegmentationModule
+
+COLUMNS = ("name", "boundary_iou", "mIoU", "pixel_accuracy")  # of the table of the images
 
 
 def score_table(module: SegmentationModule, scores: Scores, stage: str) -> Table:
@@ -61,11 +62,34 @@ def write_tables(
             ["dilation_ratio", ratio],
         ],
         "classes": class_rows(module, scores),
-        "images": [[each.name for each in fields(ImageScores)], *(list(astuple(each)) for each in by_rank)],
+        "images": [list(COLUMNS), *([getattr(each, column) for column in COLUMNS] for each in by_rank)],
     }
     paths = []
     for name, rows in tables.items():
         paths.append(folder / f"{stage}-{name}.csv")
         with paths[-1].open("w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
+    if images:
+        paths.append(folder / f"{stage}-counts.npz")
+        write_counts(paths[-1], module, images)
     return paths
+
+
+def write_counts(path: Path, module: SegmentationModule, images: Sequence[ImageScores]) -> None:
+    """Write the counts of each image, from which any score over images follows.
+
+    The arrays of the file: ``names`` (N) of the images, ``classes`` (C), ``region`` int64 (N, C, 3), the intersection,
+    prediction and label pixels; ``boundary`` the same of the boundary bands; ``absent``, how the mIoU treats a class that no
+    label has.
+    """
+    arrays: dict[str, Any] = {
+        "names": np.array([each.name for each in images]),
+        "classes": np.array(module.classes.names),
+        "region": np.stack([each.region for each in images]),
+        "boundary": np.stack([each.boundary for each in images]),
+        "absent": np.array(module.classes.absent_classes),
+    }
+    partial = path.with_name(f".{path.name}")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    partial.replace(path)

@@ -29,7 +29,8 @@ class BoundaryIoU(Metric):
         kwargs: Keyword arguments of ``torchmetrics.Metric``.
 
     Attributes:
-        last_counts: Pixels of the last batch in both bands and in either, of each class, int64 (2, C); zeros before the first.
+        last_counts: Pixels of the last batch in both bands, in that of the prediction and in that of the label, of each class,
+            int64 (3, C); zeros before the first.
         last_size: Height and width of the images of the last batch; None before the first.
 
     Shape:
@@ -77,7 +78,7 @@ class BoundaryIoU(Metric):
         self.dilation_ratio = dilation_ratio
         self.ignore_index = ignore_index
         self.average = average
-        self.last_counts = torch.zeros(2, num_classes, dtype=torch.int64)
+        self.last_counts = torch.zeros(3, num_classes, dtype=torch.int64)
         self.last_size: tuple[int, int] | None = None
         for state in ("intersection", "union"):
             self.add_state(state, torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
@@ -92,8 +93,9 @@ class BoundaryIoU(Metric):
         self.last_size = (height, width)
         width = self.width(height, width)
         self.last_counts = band_counts(preds, target, self.num_classes, width, self.ignore_index)
-        self.intersection += self.last_counts[0]
-        self.union += self.last_counts[1]
+        both, in_preds, in_target = self.last_counts
+        self.intersection += both
+        self.union += in_preds + in_target - both
 
     def compute(self) -> Tensor:
         """The mean, or the value of each class."""
@@ -102,7 +104,7 @@ class BoundaryIoU(Metric):
 
 
 def band_counts(preds: Tensor, target: Tensor, num_classes: int, width: int, ignore_index: int) -> Tensor:
-    """Pixels in both inner bands and in either, of each class, int64 (2, C); see :class:`BoundaryIoU`."""
+    """Pixels in both inner bands, in the prediction's and in the label's, of each class, int64 (3, C)."""
     ignored = target == ignore_index
     labels = torch.cat([label_map(target, ignored), preds.to(torch.uint8)])  # (2N, H, W)
     outside = ~inner_bands(labels, width).view(2, -1)
@@ -110,4 +112,4 @@ def band_counts(preds: Tensor, target: Tensor, num_classes: int, width: int, ign
     in_target, in_preds = labels.view(2, -1).masked_fill_(outside, VOID)
     in_both = in_target.masked_fill(in_target != in_preds, VOID)
     targets, predictions, both = count(torch.stack([in_target, in_preds, in_both]), VOID + 1)[:, :num_classes]
-    return torch.stack([both, targets + predictions - both])
+    return torch.stack([both, predictions, targets])

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from cpg_lightning.metrics.boundary_f1 import BoundaryF1Score
 from cpg_lightning.metrics.boundary_iou import BoundaryIoU
 from cpg_lightning.metrics.counting import fraction
-from cpg_lightning.metrics.iou import AbsentClasses, ClassIoU, accuracies, intersection_over_union
+from cpg_lightning.metrics.iou import AbsentClasses, ClassIoU, accuracies
 from cpg_lightning.metrics.trimap import TrimapJaccardIndex
 
 
@@ -18,7 +19,7 @@ class ImageCounts:
 
     Attributes:
         confusion: Pixels of each target class (rows) predicted as each class (columns), int64 (C, C).
-        boundary: Pixels in both inner bands and in either, of each class, int64 (2, C).
+        boundary: Pixels in both inner bands, in the prediction's and in the label's, of each class, int64 (3, C).
     """
 
     confusion: Tensor
@@ -27,12 +28,23 @@ class ImageCounts:
 
 @dataclass
 class ImageScores:
-    """The scores of one image, NaN where there is nothing to score."""
+    """The scores of one image, NaN where there is nothing to score, and the counts that they follow from.
+
+    Attributes:
+        name: Name of the image.
+        boundary_iou: Mean boundary IoU of its classes.
+        mIoU: Mean IoU of its classes.
+        pixel_accuracy: Fraction of its pixels that are right.
+        region: Intersection, prediction and label pixels of each class, int64 (C, 3).
+        boundary: The same of the boundary bands.
+    """
 
     name: str
     boundary_iou: float
     mIoU: float
     pixel_accuracy: float
+    region: np.ndarray
+    boundary: np.ndarray
 
 
 @dataclass
@@ -166,8 +178,9 @@ class SegmentationMetrics(nn.Module):
 def image_scores(name: str, counts: ImageCounts) -> ImageScores:
     """The scores of one image from its counts."""
     # One copy, as the host waits for each.
-    *rows, both, either = torch.cat([counts.confusion, counts.boundary]).cpu()
-    confusion = torch.stack(rows)
+    counted = torch.cat([counts.confusion, counts.boundary]).cpu()
+    confusion, bands = counted[:-3], counted[-3:]
+    region = torch.stack([confusion.diagonal(), confusion.sum(dim=0), confusion.sum(dim=1)])
+    iou, boundary_iou = (fraction(both, first + second - both).nanmean() for both, first, second in (region, bands))
     accuracy = fraction(confusion.diagonal().sum(), confusion.sum())
-    boundary_iou, iou = fraction(both, either).nanmean(), intersection_over_union(confusion).nanmean()
-    return ImageScores(name, boundary_iou.item(), iou.item(), accuracy.item())
+    return ImageScores(name, boundary_iou.item(), iou.item(), accuracy.item(), region.T.numpy(), bands.T.numpy())

@@ -90,6 +90,14 @@ class RunFolder:
             raise FileNotFoundError(f"expected the {which} checkpoint of a run in {self.path / CHECKPOINTS}, got none")
         return max(chosen, key=lambda path: path.stat().st_mtime_ns)
 
+    def label(self, checkpoint: str | Path) -> str:
+        """What a checkpoint of the run is called: ``best``, ``last``, or the stem of its file."""
+        path = Path(checkpoint).absolute()
+        for which in ("last", "best"):
+            if path == self.checkpoint(which).absolute():
+                return which
+        return path.stem
+
 
 def _read(path: Path, entries: Mapping[str, type]) -> dict[str, Any]:
     """A JSON file with entries of some types."""

@@ -125,10 +125,7 @@ def experiment_of(
             "augmentation": _plain(arguments.get("augmentation")),
             "callbacks": [_short(each) for each in _callbacks(trainer) if not _only_watches(each["class_path"])],
         },
-        "inference": {
-            "inference": _plain(model.get("inference")),
-            **_set(trainer, ("limit_val_batches",), _defaults(L.Trainer)),
-        },
+        "inference": inference_of(config),
     }
     names = {
         "data": data_name(config),
@@ -141,6 +138,12 @@ def experiment_of(
         "-".join(names[part] for part in PARTS[:3]),
         {part: {"name": names[part], "values": values[part]} for part in PARTS},
     )
+
+
+def inference_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that decide how images are evaluated."""
+    limits = _set(config["trainer"], ("limit_val_batches", "limit_test_batches"), _defaults(L.Trainer))
+    return {"inference": _plain(config["model"].get("inference")), **limits}
 
 
 def readable_name(config: Mapping[str, Any]) -> str:

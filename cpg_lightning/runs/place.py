@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from cpg_lightning.runs.folder import RunFolder
-from cpg_lightning.runs.identity import digest, readable_name
+from cpg_lightning.runs.identity import digest, inference_of, readable_name
 
 EVALUATIONS = ("validate", "test")
 
@@ -71,8 +71,7 @@ def place_of(subcommand: str | None, config: Namespace, plain: dict[str, Any], l
     folder = RunFolder(parent.path / f"{subcommand}-{name}-{run_id}")
     if run is not None and subcommand in EVALUATIONS:
         split = config.data.init_args.get("test_split") or "test" if subcommand == "test" else "val"
-        settings = digest({"inference": plain["model"].get("inference"), "data": plain["data"]})
-        folder = RunFolder(run.path / "evaluations" / f"{split}-{Path(path).stem}-{settings}")
+        folder = RunFolder(run.path / "evaluations" / f"{split}-{run.label(path)}-{digest(inference_of(plain))}")
     return Place(folder, f"{subcommand}-{name}", run_id, run, path)
 
 

@@ -11,6 +11,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 
+from cpg_lightning.callbacks import Costs
 from cpg_lightning.runs.folder import RunFolder
 
 
@@ -55,6 +56,7 @@ class RunRecord(SaveConfigCallback):
             "steps": trainer.global_step,
             "scores": scores,
             "best": best_of(trainer),
+            "costs": next((each.summary for each in trainer.callbacks if isinstance(each, Costs)), {}),  # type: ignore[attr-defined]
         }
         RunFolder(trainer.default_root_dir).write("summary.json", summary)
         for logger in trainer.loggers:

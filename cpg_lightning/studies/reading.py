@@ -183,7 +183,7 @@ def read_counts(path: Path) -> EvaluationCounts:
 
 def read_means(folder: Path) -> dict[str, float]:
     """The scores of an evaluation by their log keys."""
-    rows = list(csv.reader(_read_text(folder / "means.csv").splitlines()))[1:]
+    rows = list(csv.reader(_read_text(folder / "val-means.csv").splitlines()))[1:]
     return {f"val/{row[0]}": float(row[1]) for row in rows if len(row) == 2 and math.isfinite(float(row[1]))}
 
 

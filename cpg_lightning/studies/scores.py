@@ -95,7 +95,7 @@ def _evaluation_of_best(result: EvaluatedRun) -> Path | None:
         if not named or not (digest.startswith(named) or named.startswith(digest)):
             continue
         try:
-            means = read_means(folder)
+            means = read_means(folder / "tables")
         except (OSError, ValueError) as error:
             result.notes.append(f"{folder}: {error}")
             return None
@@ -106,7 +106,7 @@ def _evaluation_of_best(result: EvaluatedRun) -> Path | None:
             )
             return None
         result.scores = {**means, **result.scores}
-        return folder
+        return folder / "tables"
     result.notes.append(
         f"{run.folder}: no counts of its best epoch {result.epoch}, and no boundary scores if they were not due in it; "
         f"cpg validate --run {run.folder} writes them"
@@ -126,7 +126,7 @@ def _add_counts(result: EvaluatedRun, folder: Path) -> None:
         result.notes.append(f"{result.run.folder}: {error}; it has no scores by image")
         return
     counted, logged = _mean(class_iou(counts.region, counts.absent)), result.scores.get(MIOU, math.nan)
-    tolerance = SAME_WEIGHTS if folder.name != "tables" else EQUAL
+    tolerance = EQUAL if folder.parent == result.run.folder else SAME_WEIGHTS
     if not abs(counted - logged) <= tolerance:
         result.notes.append(
             f"{path} is not used: its counts give an mIoU of {counted:.5f}, and {logged:.5f} was logged for epoch "
