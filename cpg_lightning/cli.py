@@ -1,15 +1,10 @@
 """The cpg command: LightningCLI with links from the data to the model, and runs that name and record themselves."""
 
-import argparse
 import io
-import json
 import os
 import shutil
 import sys
 import traceback
-from collections.abc import Sequence
-from hashlib import sha256
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +12,6 @@ import lightning as L
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
@@ -25,20 +19,14 @@ import cpg_lightning
 
 # Imported classes are those that the command line knows by their short names.
 from cpg_lightning.callbacks import (
-    AtomicCheckpoints,
     BestCheckpoint,  # noqa: F401
-    Costs,
     EvaluationReport,  # noqa: F401
-    MetricsFile,
-    PredictionWriter,
-    ProgressLines,
-    TerminateOnNonFinite,
 )
+from cpg_lightning.callbacks.run_record import RunRecord, versions
 from cpg_lightning.check_data import check_data
 from cpg_lightning.data import SegmentationDataModule
-from cpg_lightning.data.paths import expanded
-from cpg_lightning.data.predicted import PredictionRecord, file_digest, weights_digest
 from cpg_lightning.losses import SegmentationCriterion
+from cpg_lightning.messages import introduce, quieten
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.networks import SegmentationNetwork
 from cpg_lightning.parsing import (
@@ -46,20 +34,17 @@ from cpg_lightning.parsing import (
     Parser,
     check_callables,
     check_trainer,
-    configured,
     imported,
     message_of,
     raised_first,
     subclasses,
 )
+from cpg_lightning.prediction_output import check_output, leave_out_predicted
+from cpg_lightning.run_callbacks import callbacks_of_runs, keep_checkpoints_in
 from cpg_lightning.runs.checkpoints import check_classes, check_weights, read_checkpoint
-from cpg_lightning.runs.folder import CONFIG, RunFolder
-from cpg_lightning.runs.identity import Experiment, experiment_of
-from cpg_lightning.runs.place import Place, place_of
-from cpg_lightning.runs.record import RunRecord
-from cpg_lightning.runs.wandb_settings import Environment, has_api_key, open_run
-
-WANDB = Environment()
+from cpg_lightning.runs.identity import check_same, experiment_of
+from cpg_lightning.runs.place import Place, arguments_of_run, place_of
+from cpg_lightning.runs.wandb_settings import open_run, set_group, set_up_wandb, wandb_loggers
 
 
 def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
@@ -78,6 +63,7 @@ def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
     if isinstance(arguments, list) and arguments[:1] == ["check-data"]:
         sys.exit(check_data(arguments[1:]))
     opened_before = open_run()
+    quieten()
     try:
         return SegmentationCLI(
             SegmentationModule,
@@ -98,7 +84,7 @@ def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
                     for name in SegmentationCLI.subcommands()
                 },
             },
-            args=of_run(arguments) if isinstance(arguments, list) else args,
+            args=arguments_of_run(arguments) if isinstance(arguments, list) else args,
             run=run,
         )
     except ValueError as error:
@@ -161,12 +147,16 @@ class SegmentationCLI(LightningCLI):
             del record[argument]  # the subcommand's own, such as ckpt_path
         check_callables(config)
         check_trainer(config.trainer)
+        if config.trainer.enable_model_summary is None:
+            config.trainer.enable_model_summary = False  # the first lines say it
+        if self.subcommand in ("validate", "test"):
+            config.verbose = False  # the report prints the scores
         if self.subcommand == "predict":
             config.trainer.logger = False  # predictions are files
             if config.return_predictions is None:
                 config.return_predictions = False  # they are written, not collected
-        self._check_output(config)
-        loggers = _wandb_loggers(config.trainer)
+        check_output(self.subcommand, config)
+        loggers = wandb_loggers(config.trainer)
         self.place = place = place_of(self.subcommand, config, _plain(self._parser(self.subcommand), record), loggers)
         if self.subcommand:
             config.ckpt_path = place.checkpoint
@@ -177,20 +167,9 @@ class SegmentationCLI(LightningCLI):
             _drop_pretrained(config.model)
         folder = place.folder.path
         config.trainer.default_root_dir = str(folder)
-        self._add_callbacks(config.trainer)
-        for callback in configured(config.trainer.get("callbacks")):
-            if issubclass(imported(callback.class_path), ModelCheckpoint) and not callback.init_args.dirpath:
-                callback.init_args.dirpath = str(folder / "checkpoints")
-        WANDB.set("WANDB_DATA_DIR", folder.absolute())  # offline tables wait there for their upload
-        without_key = bool(loggers) and "WANDB_MODE" not in os.environ and not has_api_key()
-        for logger in loggers:
-            logger.name, logger.id = place.name, place.id
-            logger.save_dir = str(folder.absolute()) if logger.save_dir == "." else logger.save_dir
-            logger.job_type = logger.job_type or self.subcommand
-            if without_key and not logger.mode:
-                logger.mode = "offline"
-        if place.run is not None:
-            WANDB.set("WANDB_RUN_GROUP", _group(place.run.experiment()))
+        self.trainer_defaults["callbacks"] = callbacks_of_runs(config.trainer, self.subcommand == "fit")
+        keep_checkpoints_in(folder, config.trainer)
+        without_key = set_up_wandb(loggers, place, self.subcommand)
         self.save_config_kwargs = {"record": record, "without_key": without_key}
 
     def instantiate_classes(self) -> None:
@@ -231,8 +210,9 @@ class SegmentationCLI(LightningCLI):
             self.checkpoint = None  # its weights have been looked at: the Trainer reads the file itself
         elif self.subcommand != "fit":
             rank_zero_warn(f"without --ckpt_path, {self.subcommand} takes the weights that the network is built with")
-        if self.config[self.subcommand].output is not None:
-            self._record_predictions()
+        if self.subcommand == "predict" and self.config.predict.output is not None:
+            config = _plain(self.parser, self.config)["predict"]
+            leave_out_predicted(config, self.trainer, self.model, self.datamodule)
         self.datamodule.setup(self.subcommand)
         if self.subcommand == "fit":
             self._begin()
@@ -245,9 +225,11 @@ class SegmentationCLI(LightningCLI):
         experiment = experiment_of(config, self.model, self.datamodule, parts)
         seed = config["seed_everything"]
         if folder.is_run:
-            _check_same(experiment, seed, self.place)
-        record = {**experiment.plain(), "id": self.place.id, "seed": seed, "versions": _versions()}
-        WANDB.set("WANDB_RUN_GROUP", _group(record))
+            check_same(experiment, seed, folder, self.place.only_longer)
+        record = {**experiment.plain(), "id": self.place.id, "seed": seed, "versions": versions()}
+        set_group(record)
+        if not self.place.is_done:
+            introduce(config, self.trainer, self.model, self.datamodule, folder.path)
         if self.trainer.is_global_zero and not self.place.is_done and not self.place.temporary:
             _make(folder.path)
             folder.begin(record)
@@ -286,87 +268,12 @@ class SegmentationCLI(LightningCLI):
             if self.place.temporary:
                 rank_zero_only(shutil.rmtree)(self.place.folder.path, ignore_errors=True)
 
-    def _add_callbacks(self, trainer: Namespace) -> None:
-        """Add what each run has, also where a list of callbacks in a file replaces that of base.yaml."""
-        kinds: list[type[Callback]] = []
-        if self.subcommand == "fit":
-            kinds += [TerminateOnNonFinite, AtomicCheckpoints, Costs, MetricsFile]
-        if trainer.enable_progress_bar is not False and not sys.stdout.isatty():
-            kinds.append(ProgressLines)
-        there = [imported(each.class_path) for each in configured(trainer.get("callbacks"))]
-        bar = any(issubclass(each, ProgressBar) for each in there)
-        self.trainer_defaults["callbacks"] = [
-            kind()
-            for kind in kinds
-            if kind not in there and not (bar and issubclass(kind, ProgressBar)) and not trainer.fast_dev_run
-        ]
-
-    def _check_output(self, config: Namespace) -> None:
-        writers = [
-            each for each in configured(config.trainer.callbacks) if each.class_path.endswith(".PredictionWriter")
-        ]
-        if config.overwrite and self.subcommand != "predict":
-            raise ValueError(f"expected --overwrite with predict, got it with {self.subcommand}")
-        if config.output is None:
-            return
-        if self.subcommand == "predict":
-            if len(writers) != 1:
-                raise ValueError(f"expected one PredictionWriter among the callbacks for --output, got {len(writers)}")
-            writers[0].init_args.folder = str(expanded(config.output))
-        elif self.subcommand != "fit":
-            raise ValueError(f"expected --output with fit or predict, got it with {self.subcommand}")
-
-    def _record_predictions(self) -> None:
-        """Let the images that are predicted in ``--output`` already be left out."""
-        config = self.config[self.subcommand]
-        (writer,) = (each for each in self.trainer.callbacks if isinstance(each, PredictionWriter))  # type: ignore[attr-defined]
-        kinds = [*writer.kinds, *(["probabilities"] if self.model.predict_probabilities else [])]
-        record = PredictionRecord(writer.folder or "", self._prediction_settings(kinds), kinds, config.overwrite)
-        writer.record = self.datamodule.predicted = record
-
-    def _prediction_settings(self, kinds: list[str]) -> str:
-        """A digest of all that decides a prediction besides the image."""
-        config = yaml.safe_load(self.parser.dump(self.config))[self.subcommand]
-        path = config.get("ckpt_path")
-        weights = weights_digest(self.model.network.state_dict()) if path is None else file_digest(path)
-        model = {name: config["model"].get(name) for name in ("network", "inference")}
-        facts = [self.datamodule.classes.plain(), self.datamodule.label_values]
-        parts = [weights, model, self.model.image_size, facts, kinds, config["trainer"].get("precision")]
-        return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
     def _parse_ckpt_path(self) -> None:
         """Leave the configuration alone.
 
         LightningCLI would overwrite it, and the command line with it, by the hyperparameters in the checkpoint. The
         configuration that goes with a checkpoint is in the folder of its run.
         """
-
-
-def of_run(arguments: Sequence[str]) -> list[str]:
-    """Arguments with what ``--run FOLDER`` stands for: the configuration of a run and its best checkpoint.
-
-    Args:
-        arguments: Arguments of the command; ``--ckpt_path last`` takes the run's last checkpoint instead.
-
-    Raises:
-        FileNotFoundError: If the folder is no run's, or has no such checkpoint.
-    """
-    if list(arguments[:1]) not in (["validate"], ["test"], ["predict"]):
-        return list(arguments)
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--run")
-    parser.add_argument("--ckpt_path")
-    options, rest = parser.parse_known_args(list(arguments[1:]))
-    if options.run is None:
-        return list(arguments)
-    folder = RunFolder(expanded(options.run))
-    if not (folder.path / CONFIG).is_file():
-        raise FileNotFoundError(f"expected the folder of a run, with its {CONFIG}, got {folder.path}")
-    path = options.ckpt_path
-    path = folder.checkpoint(path or "best") if path in (None, "best", "last") else path
-    output = ["--output", str(folder.path / "predictions")]
-    output = output if arguments[0] == "predict" and not any(each.startswith("--output") for each in rest) else []
-    return [arguments[0], "--config", str(folder.path / CONFIG), *rest, *output, "--ckpt_path", str(path)]
 
 
 def _description() -> str:
@@ -389,42 +296,6 @@ def _plain(parser: LightningArgumentParser, config: Namespace) -> dict[str, Any]
     """A configuration as plain values."""
     plain: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_validation=True))
     return plain
-
-
-def _check_same(experiment: Experiment, seed: int, place: Place) -> None:
-    """Refuse to continue a run by another experiment or seed.
-
-    Raises:
-        ValueError: If they differ; it names the options that do.
-    """
-    earlier = place.folder.experiment()
-    differences = experiment.differences(earlier)
-    if seed != earlier["seed"]:
-        differences.append(f"seed_everything is {seed} instead of {earlier['seed']}")
-    end = ("recipe.max_epochs ", "recipe.max_steps ")
-    if place.only_longer and all(each.startswith(end) for each in differences):
-        return
-    if differences:
-        raise ValueError(
-            f"expected the configuration of the run in {place.folder.path}, got another: {'; '.join(differences)}. Choose another "
-            "--output for another run; --model.weights starts it from this run's weights, and --ckpt_path continues this run to "
-            "another max_epochs"
-        )
-
-
-def _group(record: dict[str, Any]) -> str:
-    """The group in Weights & Biases of all runs of an experiment."""
-    return f"{record['name']}-{record['key']}"
-
-
-def _versions() -> dict[str, str]:
-    """The versions that a run was made with."""
-    return {name: version(name) for name in ("cpg_lightning", "torch", "lightning")}
-
-
-def _wandb_loggers(trainer: Namespace) -> list[Namespace]:
-    """The arguments of each WandbLogger there is."""
-    return [each.init_args for each in configured(trainer.get("logger")) if each.class_path.endswith(".WandbLogger")]
 
 
 def _drop_pretrained(model: Namespace) -> None:

@@ -324,7 +324,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
                 f"expected at least batch_size={self.batch_size} training images a process, got {len(sampler)}; "
                 "set a smaller batch_size"
             )
-        options = self._loader_options()
+        options = self.loader_options()
         loader = TrainingLoader(dataset, batch_size=self.batch_size, sampler=sampler, drop_last=True, **options)
         loader.within_run = self._within_run
         return loader
@@ -348,7 +348,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
     def _evaluation_loader(self, name: str) -> SegmentationLoader:
         dataset = self._built(name)
         sampler = EvaluationSampler(dataset, *self._processes(), every_process=name != "predict")
-        loader = SegmentationLoader(dataset, batch_size=self.eval_batch_size, sampler=sampler, **self._loader_options())
+        loader = SegmentationLoader(dataset, batch_size=self.eval_batch_size, sampler=sampler, **self.loader_options())
         loader.within_run = self._within_run
         return loader
 
@@ -358,7 +358,8 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
             raise ValueError(f"expected setup({stage!r}) before the {loader} loader is asked for")
         return self.datasets[loader]
 
-    def _loader_options(self) -> dict[str, Any]:
+    def loader_options(self) -> dict[str, Any]:
+        """The options of all loaders besides their samples."""
         num_workers = default_workers(self._local_processes()) if self.num_workers is None else self.num_workers
         return {
             "num_workers": num_workers,

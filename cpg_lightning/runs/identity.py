@@ -13,6 +13,7 @@ from typing import Any
 import lightning as L
 
 from cpg_lightning.data.predicted import file_digest
+from cpg_lightning.runs.folder import RunFolder
 
 # Raised by one when a default changes that changes results: it is left out of the key where it is not set.
 VERSION = 1
@@ -84,6 +85,33 @@ class Experiment:
 def digest(values: Any) -> str:
     """A short digest of plain values."""
     return sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def check_same(experiment: Experiment, seed: int, folder: RunFolder, only_longer: bool) -> None:
+    """Refuse to continue a run by another experiment or seed.
+
+    Args:
+        experiment: What is to be trained.
+        seed: Its seed.
+        folder: The folder of the run.
+        only_longer: Whether the training may end at another epoch or step.
+
+    Raises:
+        ValueError: If they differ; it names the options that do.
+    """
+    earlier = folder.experiment()
+    differences = experiment.differences(earlier)
+    if seed != earlier["seed"]:
+        differences.append(f"seed_everything is {seed} instead of {earlier['seed']}")
+    end = ("recipe.max_epochs ", "recipe.max_steps ")
+    if only_longer and all(each.startswith(end) for each in differences):
+        return
+    if differences:
+        raise ValueError(
+            f"expected the configuration of the run in {folder.path}, got another: {'; '.join(differences)}. Choose another "
+            "--output for another run; --model.weights starts it from this run's weights, and --ckpt_path continues this run to "
+            "another max_epochs"
+        )
 
 
 def experiment_of(

@@ -1,8 +1,10 @@
 """Where a run lies and what it is called, decided before anything is built."""
 
+import argparse
 import os
 import secrets
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,8 @@ from typing import Any
 from jsonargparse import Namespace
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
-from cpg_lightning.runs.folder import RunFolder
+from cpg_lightning.data.paths import expanded
+from cpg_lightning.runs.folder import CONFIG, RunFolder
 from cpg_lightning.runs.identity import digest, inference_of, readable_name
 
 EVALUATIONS = ("validate", "test")
@@ -130,3 +133,30 @@ def _named(config: Namespace, plain: dict[str, Any], loggers: list[Namespace]) -
 
 def _name(config: Namespace, plain: dict[str, Any]) -> str:
     return f"{readable_name(plain)}-seed{config.seed_everything}"
+
+
+def arguments_of_run(arguments: Sequence[str]) -> list[str]:
+    """Arguments with what ``--run FOLDER`` stands for: the configuration of a run and its best checkpoint.
+
+    Args:
+        arguments: Arguments of the command; ``--ckpt_path last`` takes the run's last checkpoint instead.
+
+    Raises:
+        FileNotFoundError: If the folder is no run's, or has no such checkpoint.
+    """
+    if list(arguments[:1]) not in (["validate"], ["test"], ["predict"]):
+        return list(arguments)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--run")
+    parser.add_argument("--ckpt_path")
+    options, rest = parser.parse_known_args(list(arguments[1:]))
+    if options.run is None:
+        return list(arguments)
+    folder = RunFolder(expanded(options.run))
+    if not (folder.path / CONFIG).is_file():
+        raise FileNotFoundError(f"expected the folder of a run, with its {CONFIG}, got {folder.path}")
+    path = options.ckpt_path
+    path = folder.checkpoint(path or "best") if path in (None, "best", "last") else path
+    output = ["--output", str(folder.path / "predictions")]
+    output = output if arguments[0] == "predict" and not any(each.startswith("--output") for each in rest) else []
+    return [arguments[0], "--config", str(folder.path / CONFIG), *rest, *output, "--ckpt_path", str(path)]

@@ -1,9 +1,52 @@
-"""How runs appear in Weights & Biases: their group, where they are staged, and whether there is a key."""
+"""How runs appear in Weights & Biases: name, id, group, folder, and offline where there is no key."""
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from jsonargparse import Namespace
+
+from cpg_lightning.parsing import configured
+from cpg_lightning.runs.place import Place
+
+_set: dict[str, str] = {}  # environment variables that earlier runs of this process have set
+
+
+def wandb_loggers(trainer: Namespace) -> list[Namespace]:
+    """The arguments of each WandbLogger of a configuration."""
+    return [each.init_args for each in configured(trainer.get("logger")) if each.class_path.endswith(".WandbLogger")]
+
+
+def set_up_wandb(loggers: list[Namespace], place: Place, job_type: str | None) -> bool:
+    """Give a run its name, its id and its folder in Weights & Biases; offline where there is no API key.
+
+    Returns:
+        Whether there is no API key.
+    """
+    folder = place.folder.path.absolute()
+    _set_variable("WANDB_DATA_DIR", folder)  # offline tables wait there for their upload
+    _set_variable("WANDB_QUIET", "true")  # no second table of the scores at the end
+    without_key = bool(loggers) and "WANDB_MODE" not in os.environ and not has_api_key()
+    for logger in loggers:
+        logger.name, logger.id = place.name, place.id
+        logger.save_dir = str(folder) if logger.save_dir == "." else logger.save_dir
+        logger.job_type = logger.job_type or job_type
+        if without_key and not logger.mode:
+            logger.mode = "offline"
+    if place.run is not None:
+        set_group(place.run.experiment())
+    return without_key
+
+
+def set_group(experiment: Mapping[str, Any]) -> None:
+    """Let the next run be in the group of its experiment, unless the user has set another.
+
+    Args:
+        experiment: The content of its ``experiment.json``.
+    """
+    _set_variable("WANDB_RUN_GROUP", f"{experiment['name']}-{experiment['key']}")
 
 
 def has_api_key() -> bool:
@@ -19,13 +62,7 @@ def open_run() -> Any:
     return None if wandb is None else wandb.run
 
 
-class Environment:
-    """Environment variables that Weights & Biases reads when a run starts, unless the user has set them."""
-
-    def __init__(self) -> None:
-        self.ours: dict[str, str] = {}
-
-    def set(self, name: str, value: str | Path) -> None:
-        """Set a variable; the value of an earlier run of this process is replaced, one of the user's is kept."""
-        if os.environ.get(name) in (None, self.ours.get(name)):
-            self.ours[name] = os.environ[name] = str(value)
+def _set_variable(name: str, value: str | Path) -> None:
+    """Set an environment variable, in place of the value of an earlier run of this process but not of the user's."""
+    if os.environ.get(name) in (None, _set.get(name)):
+        _set[name] = os.environ[name] = str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 
-from cpg_lightning.callbacks import Costs
+from cpg_lightning.callbacks.costs import Costs
 from cpg_lightning.runs.folder import RunFolder
 
 
@@ -104,3 +105,8 @@ def columns(config: dict[str, Any], trainer: L.Trainer, module: L.LightningModul
         "seed": config.get("seed_everything"),
         "devices": trainer.world_size,
     }
+
+
+def versions() -> dict[str, str]:
+    """The versions that a run was made with."""
+    return {name: version(name) for name in ("cpg_lightning", "torch", "lightning")}

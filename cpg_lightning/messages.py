@@ -1,0 +1,76 @@
+"""What a training says first, and which messages of the libraries a run leaves out."""
+
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_info
+
+from cpg_lightning.data import SegmentationDataModule
+
+# Warnings and notes that tell a user of the command nothing.
+WARNINGS = (
+    r".*isinstance\(treespec, LeafSpec\)",
+    r".*LightningCLI's args parameter is intended",
+    r"The dirpath has changed from",
+    r".*predict.*returned `?None",
+    r"The number of training batches .* is smaller than the logging interval",
+)
+NOTES = ("💡 Tip", "TPU available", "GPU available: False")
+
+
+def quieten() -> None:
+    """Leave out messages of the libraries that tell a user of the command nothing."""
+    for pattern in WARNINGS:
+        warnings.filterwarnings("ignore", pattern)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_wanted)
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(NOTES)
+
+
+def introduce(
+    config: Mapping[str, Any],
+    trainer: L.Trainer,
+    module: L.LightningModule,
+    data: SegmentationDataModule,
+    folder: Path,
+) -> None:
+    """Print what is trained, a line for each part of it.
+
+    Args:
+        config: The configuration of ``fit`` as plain values.
+        trainer: The Trainer.
+        module: The module.
+        data: The data module, after its ``setup("fit")``.
+        folder: The folder of the run.
+    """
+    images = ", ".join(f"{len(dataset)} {split}" for split, dataset in data.datasets.items())
+    parameters = sum(each.numel() for each in module.parameters())
+    step = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
+    devices = f"{trainer.world_size} {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"
+    workers = data.loader_options()["num_workers"]
+    for line in (
+        f"data: {_name(config['data'])}, {images} images, {data.num_classes} classes",
+        f"network: {_name(config['model']['network'])}, {parameters:,} parameters",
+        f"criterion: {_named(config['model']['criterion'])}",
+        f"optimizer: {_named(config['model'].get('optimizer') or {'class_path': 'torch.optim.AdamW'})}",
+        f"step: {step} images, precision {trainer.precision}, on {devices}, with {workers} workers for loading",
+        f"folder: {folder}",
+    ):
+        rank_zero_info(line)
+
+
+def _name(entry: Mapping[str, Any]) -> str:
+    return str(entry["class_path"]).rpartition(".")[2]
+
+
+def _named(entry: Mapping[str, Any]) -> str:
+    """A class with its arguments that are numbers or text."""
+    arguments = (entry.get("init_args") or {}).items()
+    shown = ", ".join(f"{name}={value}" for name, value in arguments if isinstance(value, int | float | str))
+    return f"{_name(entry)}({shown})"

@@ -1,0 +1,58 @@
+"""Where a run writes predictions, and which of them are there already."""
+
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+from typing import Any
+
+import lightning as L
+from jsonargparse import Namespace
+
+from cpg_lightning.callbacks import PredictionWriter
+from cpg_lightning.data import SegmentationDataModule
+from cpg_lightning.data.paths import expanded
+from cpg_lightning.data.predicted import PredictionRecord, file_digest, weights_digest
+from cpg_lightning.module import SegmentationModule
+from cpg_lightning.parsing import configured
+
+
+def check_output(subcommand: str | None, config: Namespace) -> None:
+    """Let ``--output`` of ``predict`` be the folder of the predictions, and refuse it where it has no meaning.
+
+    Raises:
+        ValueError: If a command does not take ``--output`` or ``--overwrite``, or there is not one PredictionWriter.
+    """
+    if config.overwrite and subcommand != "predict":
+        raise ValueError(f"expected --overwrite with predict, got it with {subcommand}")
+    if config.output is None:
+        return
+    if subcommand == "predict":
+        callbacks = configured(config.trainer.callbacks)
+        writers = [each for each in callbacks if each.class_path.endswith(".PredictionWriter")]
+        if len(writers) != 1:
+            raise ValueError(f"expected one PredictionWriter among the callbacks for --output, got {len(writers)}")
+        writers[0].init_args.folder = str(expanded(config.output))
+    elif subcommand != "fit":
+        raise ValueError(f"expected --output with fit or predict, got it with {subcommand}")
+
+
+def leave_out_predicted(
+    config: Mapping[str, Any], trainer: L.Trainer, module: SegmentationModule, data: SegmentationDataModule
+) -> None:
+    """Let the images that are predicted in ``--output`` already be left out."""
+    (writer,) = (each for each in trainer.callbacks if isinstance(each, PredictionWriter))  # type: ignore[attr-defined]
+    kinds = [*writer.kinds, *(["probabilities"] if module.predict_probabilities else [])]
+    settings = prediction_settings(config, module, data, kinds)
+    writer.record = data.predicted = PredictionRecord(writer.folder or "", settings, kinds, config["overwrite"])
+
+
+def prediction_settings(
+    config: Mapping[str, Any], module: SegmentationModule, data: SegmentationDataModule, kinds: list[str]
+) -> str:
+    """A digest of all that decides a prediction besides the image."""
+    path = config.get("ckpt_path")
+    weights = weights_digest(module.network.state_dict()) if path is None else file_digest(path)
+    model = {name: config["model"].get(name) for name in ("network", "inference")}
+    classes = [data.classes.plain(), data.label_values]
+    parts = [weights, model, module.image_size, classes, kinds, config["trainer"].get("precision")]
+    return sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]

@@ -1,0 +1,32 @@
+"""The callbacks that every run of the command has, whatever a file lists."""
+
+import sys
+from pathlib import Path
+
+from jsonargparse import Namespace
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
+
+from cpg_lightning.callbacks import AtomicCheckpoints, Costs, MetricsFile, ProgressLines, TerminateOnNonFinite
+from cpg_lightning.parsing import configured, imported
+
+
+def callbacks_of_runs(trainer: Namespace, training: bool) -> list[Callback]:
+    """The callbacks that are added to those of a configuration; one of a class that it lists is not added.
+
+    Args:
+        trainer: The Trainer's options.
+        training: Whether the run is a training.
+    """
+    kinds: list[type[Callback]] = [TerminateOnNonFinite, AtomicCheckpoints, Costs, MetricsFile] if training else []
+    there = [imported(each.class_path) for each in configured(trainer.get("callbacks"))]
+    bar = any(issubclass(each, ProgressBar) for each in there)
+    if trainer.enable_progress_bar is not False and not bar and not sys.stdout.isatty():
+        kinds.append(ProgressLines)
+    return [] if trainer.fast_dev_run else [kind() for kind in kinds if kind not in there]
+
+
+def keep_checkpoints_in(folder: Path, trainer: Namespace) -> None:
+    """Let each ModelCheckpoint without a folder of its own write to the folder of the run."""
+    for callback in configured(trainer.get("callbacks")):
+        if issubclass(imported(callback.class_path), ModelCheckpoint) and not callback.init_args.dirpath:
+            callback.init_args.dirpath = str(folder / "checkpoints")
