@@ -172,7 +172,9 @@ def test_a_run_that_never_began_is_started_as_it_is_now(sweep, capsys):
     assert json.loads((run("0") / "cell.json").read_text())["command"][-1] == "--seed=0"
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_stopped_study_stops_its_runs_and_goes_on_later(sweep, capsys, number, status):
     file = sweep({"seed": [0, 1, 2]}, options=["--seconds=0.2"])
     process = in_background(file, "--jobs", "2")
