@@ -58,11 +58,12 @@ def fitted(loader, *callbacks, **options):
     return trainer
 
 
-def test_the_file_has_what_a_logger_gets(batches):
+@pytest.mark.parametrize(("options", "validations"), [({}, 4), ({"val_check_interval": 2}, 8)])
+def test_the_file_has_what_a_logger_gets(batches, options, validations):
     logger = Recording()
-    fitted(batches, MetricsFile(), Extra(), logger=logger)
+    fitted(batches, MetricsFile(), Extra(), logger=logger, **options)
     found, expected = rows_of(), logger.rows
-    assert len(found) == len(expected) == 5 + 4 + 4
+    assert len(found) == len(expected) == 5 + validations + 4
     for row, logged in zip(found, expected, strict=True):
         assert row == pytest.approx(logged, nan_ok=True)
     assert {"train/loss", "lr", "val/mIoU", "of an epoch", "now and then"} <= set().union(*found)

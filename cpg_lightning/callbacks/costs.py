@@ -91,7 +91,7 @@ class Costs(Callback):
             return
         values = {"costs/parameters": _number(_parameters(pl_module)), **self._measured(trainer)}
         if pl_module.device.type == "cuda":
-            values["costs/peak_memory_GiB"] = _number(_peak_memory(pl_module))
+            values["costs/peak_memory_GiB"] = _measurement(_peak_memory(pl_module))
         gradients = [each.grad for each in pl_module.parameters() if each.grad is not None]
         if gradients:
             values["train/gradient_norm"] = get_total_norm(gradients)
@@ -152,9 +152,9 @@ class Costs(Callback):
         added = {"images": images, "seconds": seconds, "data_seconds": data_seconds, "steps": steps}
         self.totals = {name: total + added[name] for name, total in self.totals.items()}
         self._restart(trainer)
-        values = {"costs/images_per_second": _number(images / seconds)}
+        values = {"costs/images_per_second": _measurement(images / seconds)}
         if trainer.profiler is self.loading:  # type: ignore[attr-defined]
-            values["costs/data_seconds_per_step"] = _number(data_seconds / steps)
+            values["costs/data_seconds_per_step"] = _measurement(data_seconds / steps)
         return values
 
 
@@ -180,8 +180,13 @@ class LoadingTimer(Profiler):
 
 
 def _number(value: float) -> Tensor:
-    """A number to log: on the host, where it needs no copy, and exact."""
+    """A number to log: on the host, where it needs no copy, and in float64, which holds the number of parameters."""
     return torch.tensor(value, dtype=torch.float64)
+
+
+def _measurement(value: float) -> Tensor:
+    """What a clock or a counter of bytes says, without the digits that say nothing."""
+    return _number(float(f"{value:.5g}"))
 
 
 def _parameters(module: L.LightningModule) -> int:

@@ -1,5 +1,6 @@
 """Writes what is logged in training to a CSV file, with any logger and without one."""
 
+import contextlib
 import csv
 import io
 import os
@@ -125,8 +126,9 @@ class MetricsFile(Callback):
         self._write(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Write what is left."""
-        self._write(trainer)
+        """Write what is left, unless it is the device that failed."""
+        with contextlib.suppress(RuntimeError):
+            self._write(trainer)
 
     def _path(self, trainer: L.Trainer) -> Path:
         return Path(self.folder or trainer.default_root_dir) / NAME
