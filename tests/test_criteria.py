@@ -111,6 +111,16 @@ def test_autocast_changes_nothing(on_device, loss):
 
 
 @ALL
+def test_small_gradients_survive_half_precision_where_the_loss_is_scaled(on_device, loss):
+    torch.manual_seed(0)
+    logits, target = torch.randn(2, 5, *SIZE).half().requires_grad_(), drawn_target(on_device)
+    full = logits.detach().float().requires_grad_()
+    _, expected = value_and_gradient(loss(full, target), full)
+    _, scaled = value_and_gradient(2**12 * loss(logits, target), logits)
+    torch.testing.assert_close(scaled.float() / 2**12, expected, rtol=0.01, atol=1e-10)
+
+
+@ALL
 def test_it_can_be_used_without_a_gradient(on_device, loss):
     logits, target = torch.randn(2, 5, 4, 5), drawn_target(on_device)
     expected = loss(logits.clone().requires_grad_(), target).detach()
