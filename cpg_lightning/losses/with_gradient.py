@@ -14,8 +14,7 @@ ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 def upsampled(logits: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
     """Logits (B, C, h, w) in float32 at least, at a size (H, W): bilinear where they are not of that size."""
-    if logits.element_size() < 4:
-        logits = logits.float()
+    logits = _at_least_float32(logits)
     if logits.shape[-2:] == size:
         return logits
     return F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
@@ -58,17 +57,23 @@ class _LossWithGradient(torch.autograd.Function):
         activation: Activation,
         loss: ValueAndGradient,
     ) -> Tensor:
-        leaf = logits.detach().requires_grad_(ctx.needs_input_grad[0])
+        # In half precision a gradient could vanish before it is scaled.
+        leaf = _at_least_float32(logits.detach()).requires_grad_(ctx.needs_input_grad[0])
         with torch.enable_grad():
             activations = activation(upsampled(leaf, size, align_corners))
         value, gradient = loss(activations.detach())
         if ctx.needs_input_grad[0]:
             (by_logits,) = torch.autograd.grad(activations, leaf, gradient)
             ctx.save_for_backward(by_logits)
+            ctx.dtype = logits.dtype
         return value
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         (by_logits,) = ctx.saved_tensors
-        return by_logits * scale, None, None, None, None
+        return (by_logits * scale).to(ctx.dtype), None, None, None, None
+
+
+def _at_least_float32(logits: Tensor) -> Tensor:
+    return logits.float() if logits.element_size() < 4 else logits
