@@ -24,6 +24,7 @@ from cpg_lightning.callbacks import (
 )
 from cpg_lightning.callbacks.run_record import RunRecord, versions
 from cpg_lightning.check_data import check_data
+from cpg_lightning.command import without_lightning
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.losses import SegmentationCriterion
 from cpg_lightning.messages import introduce, quieten
@@ -62,6 +63,8 @@ def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
     arguments = sys.argv[1:] if args is None else args
     if isinstance(arguments, list) and arguments[:1] == ["check-data"]:
         sys.exit(check_data(arguments[1:]))
+    if isinstance(arguments, list) and arguments[:1] in (["study"], ["report"]):
+        sys.exit(without_lightning(arguments[0], arguments[1:]))
     opened_before = open_run()
     quieten()
     try:
@@ -287,7 +290,7 @@ def _description() -> str:
     known = " ".join(f"{title}: {', '.join(classes)}." for title, classes in names.items())
     return (
         "Trains and evaluates segmentation networks with boundary-aware losses. Known by their short names, and others by "
-        f"their class path: {known} What is in a dataset, and wrong with it: cpg check-data --help. First run: cpg fit "
+        f"their class path: {known} What is in a dataset, and wrong with it: cpg check-data --help. Many runs, and what follows from them: cpg study --help, cpg report --help. First run: cpg fit "
         "--config experiments/quickstart.yaml"
     )
 

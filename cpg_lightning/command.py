@@ -8,13 +8,14 @@ import sys
 def command() -> None:
     """Run ``cpg study`` or ``cpg report``, or import Lightning and run :func:`cpg_lightning.cli.command`."""
     if sys.argv[1:2] in (["study"], ["report"]):
-        sys.exit(_without_lightning(sys.argv[1], sys.argv[2:]))
+        sys.exit(without_lightning(sys.argv[1], sys.argv[2:]))
     from cpg_lightning.cli import command as trainer_command
 
     trainer_command()
 
 
-def _without_lightning(name: str, arguments: list[str]) -> int:
+def without_lightning(name: str, arguments: list[str]) -> int:
+    """Run ``study`` or ``report``; gives the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # names may have characters that cannot be printed
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

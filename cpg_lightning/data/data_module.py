@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from cpg_lightning.cores import available_cores
 from cpg_lightning.data.augmentation import Augmentation
 from cpg_lightning.data.class_info import IGNORED, ClassInfo
 from cpg_lightning.data.class_table import label_table
@@ -27,7 +28,7 @@ from cpg_lightning.data.predicted import PredictionRecord, identity_of
 from cpg_lightning.data.prediction import FilePredictionDataset, PredictionDataset
 from cpg_lightning.data.resizing import evaluation_pipeline
 from cpg_lightning.data.sampling import EvaluationSampler, TrainingSampler
-from cpg_lightning.data.workers import available_cores, default_workers
+from cpg_lightning.data.workers import default_workers
 
 Split = Literal["train", "val", "test"]
 

@@ -2,7 +2,6 @@
 
 from cpg_lightning.cores import available_cores
 
-__all__ = ["available_cores", "default_workers"]
 MOST_WORKERS = 8
 
 
