@@ -197,7 +197,7 @@ class SegmentationCLI(LightningCLI):
             if "stateful callback" not in str(error):
                 raise
             raise ValueError(
-                "expected callbacks of one class to differ in what they monitor, got two alike; base.yaml has a ModelCheckpoint "
+                "expected callbacks of one class to differ in what they monitor, got two alike; base.yaml has a BestCheckpoint "
                 "for val/mIoU and one for the latest epoch: to change their options, list trainer.callbacks anew in a file"
             ) from error
 

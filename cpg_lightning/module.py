@@ -262,7 +262,8 @@ class SegmentationModule(L.LightningModule):
             terms["aux"] = aux.detach()
         images = len(batch["image"])
         # Lightning reads what is in a progress bar after every step, for which the host waits, also where there is no bar.
-        shown = self.trainer.progress_bar_callback is not None
+        bar = self.trainer.progress_bar_callback
+        shown = bool(getattr(bar, "is_enabled", bar is not None))
         self.log("train/loss", loss.detach(), prog_bar=shown, batch_size=images)
         self.log_dict({f"train/{name}": term for name, term in terms.items()}, batch_size=images)
         # A tensor that the device fills: a number would be copied to it, for which the host waits.

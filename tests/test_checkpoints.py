@@ -222,3 +222,25 @@ class TestDamage:
     def test_weights_of_another_network_are_refused(self, checkpoint):
         with pytest.raises(ValueError, match="expected a checkpoint of Tiny, got another"):
             Predictor.from_checkpoint(saved(checkpoint), network=Tiny(11))
+
+
+class TestNonFinite:
+    """Weights of a training that has diverged are no start, and predict nothing."""
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_a_checkpoint_is_refused(self, checkpoint, camvid, monkeypatch, capsys, value):
+        name = next(name for name in checkpoint["state_dict"] if name.startswith("network"))
+        checkpoint["state_dict"][name].view(-1)[0] = value
+        with pytest.raises(ValueError, match=f"expected finite weights, got 1 tensors.*{name}.*changed"):
+            Predictor.from_checkpoint(saved(checkpoint))
+        for command in ("fit", "validate"):
+            assert "expected finite weights" in fails(
+                monkeypatch, capsys, command, *FIT, "--ckpt_path", saved(checkpoint)
+            )
+
+    def test_weights_to_start_from_are_refused(self, tmp_path):
+        state = LRASPP(5).state_dict()
+        state["backbone.0.0.weight"][0] = float("nan")
+        torch.save(state, tmp_path / "weights.pt")
+        with pytest.raises(ValueError, match=r"expected finite weights, got 1 tensors.*backbone\.0\.0\.weight"):
+            LRASPP(5).load_weights(tmp_path / "weights.pt")

@@ -181,7 +181,7 @@ class TestTrainer:
         assert not Path("runs").exists()
 
     def test_a_second_checkpoint_of_the_same_score_is_one_clear_line(self, camvid, monkeypatch, capsys):
-        second = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.monitor=val/mIoU"]
+        second = ["--trainer.callbacks+=BestCheckpoint", "--trainer.callbacks.monitor=val/mIoU"]
         shown = fails(monkeypatch, capsys, "fit", *QUIET, *second, "--trainer.callbacks.mode=max")
         assert shown.startswith("cpg: expected callbacks of one class to differ in what they monitor, got two alike")
 

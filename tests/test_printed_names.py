@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from commands import BASE, PARTS
 from PIL import Image
-from rich.errors import MarkupError
 
 from cpg_lightning.cli import main
 
@@ -68,7 +67,6 @@ def test_fit_prints_classes_and_paths_as_they_are_named(folder, capsys):
     assert out.count(CLASSES[1]) == 1
 
 
-@pytest.mark.xfail(strict=True, raises=MarkupError, reason="Lightning prints a table of its own, with markup")
 def test_validate_prints_classes_as_they_are_named(folder, capsys):
     run = f"--trainer.default_root_dir={FOLDER}/runs"
     main(["validate", *BASE, *PARTS, *DATA, *LOADING, run, "--trainer.logger=false"])

@@ -102,7 +102,6 @@ def test_other_processes_print_nothing(batches, clock, capsys):
     assert lines_of(capsys) == []
 
 
-@pytest.mark.xfail(strict=True, reason="the module asks whether there is a bar, not whether it is_enabled")
 def test_nothing_is_read_from_the_device_between_lines(batches):
     def counted(*callbacks):
         with SimulatedDevice() as device:

@@ -64,6 +64,10 @@ class EvaluationReport(Callback):
         self.images: list[ImageScores] = []
         self.logged = True
 
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Keep Lightning from printing the scores too."""
+        trainer.validate_loop.verbose = trainer.test_loop.verbose = False
+
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the images."""
         self._start(int(sum(trainer.num_val_batches)))

@@ -45,6 +45,28 @@ def non_finite(weights: Mapping[str, Tensor]) -> list[str]:
     return [name for name, weight in floating.items() if not weight.isfinite().all()]
 
 
+def check_finite(network: nn.Module, weights: Mapping[str, Tensor], source: object) -> None:
+    """Refuse weights that are infinite or undefined (NaN), as those of a training that has diverged.
+
+    Args:
+        network: The network, which may have buffers that are not finite by design, such as masks.
+        weights: Weights for it, by its own names.
+        source: Where they are from, for the message.
+
+    Raises:
+        ValueError: If there are such weights; up to three are named.
+    """
+    wrong = non_finite(weights)
+    if wrong:
+        by_design = set(non_finite(dict(network.named_buffers())))
+        wrong = [name for name in wrong if name not in by_design]
+    if wrong:
+        raise ValueError(
+            f"expected finite weights, got {len(wrong)} tensors with infinite or undefined values (NaN), as after a training "
+            f"that has diverged: {_listed(wrong)}: {source}"
+        )
+
+
 def read_file(path: str | Path) -> Any:
     """What ``torch.save`` or safetensors wrote, on the CPU. Objects other than tensors and plain values are refused.
 
@@ -160,6 +182,7 @@ def fill(network: nn.Module, weights: Mapping[str, Tensor], new_classifier: bool
                 else ""
             )
         )
+    check_finite(network, found, "the weights to start from")
     if rest:
         warnings.warn(
             f"the weights hold more than this {type(network).__name__} has; left out: {_listed(rest)}", stacklevel=2

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from cpg_lightning import networks
 from cpg_lightning.data.class_info import ClassInfo
 from cpg_lightning.networks import SegmentationNetwork
-from cpg_lightning.networks.weights import read_file
+from cpg_lightning.networks.weights import check_finite, read_file
 
 TRAINING_STATE: dict[str, type | tuple[type, ...]] = {
     "callbacks": dict,
@@ -128,6 +128,7 @@ def check_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str | 
             f"{len(wrong)} weights differ, e.g. {wrong[0]} is {got.get(wrong[0], 'missing')} instead of "
             f"{expected.get(wrong[0], 'nothing')}: {path}"
         )
+    check_finite(module, weights, path)
 
 
 def module_arguments(

@@ -1,16 +1,20 @@
 """Pictures of studies: curves over epochs, differences of classes, and mIoU against the distance from the boundary."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.artist import Artist
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from cpg_lightning.studies.statistics import Array
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WIDTH, DPI = 8, 100  # inches; dots an inch: 800 pixels
 # Okabe and Ito's colours, which people with any colour vision tell apart. Line styles and markers differ too.
@@ -55,7 +59,7 @@ def curves_over_epochs(panels: Panels, score: str) -> Figure:
             axes.plot(curve.x, mean, color=colour, linestyle=line, label=curve.label)
             axes.fill_between(curve.x, mean - deviation, mean + deviation, color=colour, alpha=0.15, linewidth=0)
             lowest = min(lowest, float((mean - deviation)[len(mean) // 4 :].min()))
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.locator_params(axis="x", integer=True)
         axes.set_ylim(bottom=max(axes.get_ylim()[0], lowest))
         axes.set(xlabel="epoch", ylabel=score)
     _add_legend(figure, panels)
@@ -106,7 +110,7 @@ def class_differences(title: str, classes: Sequence[str], by_seed: Array, by_ima
     known = np.flatnonzero(~np.isnan(by_image[:, 0]))
     chosen = known[np.argsort(-np.abs(by_image[known, 0]), kind="stable")][:MOST_CLASSES]
     chosen = chosen[np.argsort(by_image[chosen, 0], kind="stable")]
-    figure = Figure((WIDTH, 1.9 + 0.3 * len(chosen)), layout="constrained")
+    figure = _figure(WIDTH, 1.9 + 0.3 * len(chosen))
     axes = _plain(figure.subplots())
     rows, values = np.arange(len(chosen)), by_image[chosen]
     axes.barh(rows, values[:, 0], color=np.where(values[:, 0] < 0, "#E8B08C", "#8CB8D8"), height=0.7)
@@ -129,11 +133,18 @@ def class_differences(title: str, classes: Sequence[str], by_seed: Array, by_ima
     return figure
 
 
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure; width and height in inches."""
+    from matplotlib.figure import Figure  # only here: not every command draws
+
+    return Figure((width, height), layout="constrained")
+
+
 def _panels(panels: Panels) -> tuple[Figure, list[Axes]]:
     """A figure with a place for each panel, two in a row."""
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    figure = Figure((WIDTH, 3.9 * rows + 0.4), layout="constrained")
+    figure = _figure(WIDTH, 3.9 * rows + 0.4)
     axes = list(figure.subplots(rows, columns, squeeze=False).flat)
     for spare in axes[len(panels) :]:
         spare.remove()

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
 
 Array = NDArray[np.float64]
 Counts = NDArray[np.integer[Any]]
@@ -116,6 +115,8 @@ def paired_by_seed(a: Sequence[float] | Array, b: Sequence[float] | Array) -> Se
         >>> f"{result.difference:+.4f}, 95 % interval {result.low:.4f} to {result.high:.4f}"
         '+0.0167, 95 % interval 0.0023 to 0.0310'
     """
+    from scipy.stats import ttest_rel  # only here: its import takes half a second
+
     first, second = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 1 or not len(first):
         raise ValueError(
@@ -125,7 +126,7 @@ def paired_by_seed(a: Sequence[float] | Array, b: Sequence[float] | Array) -> Se
     low = high = t = p = np.nan
     if len(differences) > 1 and differences.any():
         with warnings.catch_warnings(action="ignore"):  # differences that are all equal have an infinite t
-            test = stats.ttest_rel(second, first)
+            test = ttest_rel(second, first)
             low, high = test.confidence_interval(CONFIDENCE)
         t, p = test.statistic, test.pvalue
     elif len(differences) > 1:
