@@ -107,6 +107,8 @@ def test_a_row_of_the_launches_counts_both_losses(monkeypatch):
     lines = list(launches.table(ONCE))
     row = next(line for line in lines if line.startswith("| 2x3x8x8 -> 32x32 | F.interpolate"))
     assert row.split("|")[3:5] == [" 7 ", " 0 "]
+    for name in losses.OTHERS:
+        assert any(line.startswith(f"| 2x3x8x8 -> 32x32 | {name} |") for line in lines)
     assert any("fused/boundary.py:" in line for line in lines)
     assert any(line.startswith("| boundary F1") for line in lines)
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
-from losses import definition, reference
+from losses import OTHERS, PUBLIC, REFERENCE, definition, reference
 from measure import Options, heading, regions, row
 from simulated_device import SimulatedDevice
 from torch import Tensor
@@ -98,7 +98,7 @@ def waits(title: str, counts: Counts) -> Iterator[str]:
 
 
 def table(options: Options) -> Iterator[str]:
-    """The criterion's and the reference's counts for each shape, those of an evaluated image, and the places of waits."""
+    """Counts of the criterion and the reference for each shape, of other losses for the first, and of an evaluated image."""
     yield "Counted with tensors that only say that they are on an accelerator, not timed, whatever the device named above."
     yield "The model's time is that of launches (5 microseconds each) or of traffic (4.3 TB/s), whichever takes longer for an"
     yield "operator; waits are not in it."
@@ -111,7 +111,10 @@ def table(options: Options) -> Iterator[str]:
         first = first or counts
         yield row(title, "CE + CPG", *counts.cells())
         yield row(title, "F.interpolate + F.cross_entropy", *of_one_image(reference, shape, size).cells())
-    yield row("2x19x64x128 -> 512x1024", "definition", *criterion_counts(definition, *SHAPES[0]).cells())
+        if shape == SHAPES[0][0]:
+            for name, loss in {"definition": definition, **OTHERS}.items():
+                if name not in (PUBLIC, REFERENCE):
+                    yield row(title, name, *criterion_counts(loss, shape, size).cells())
     yield from waits("CE + CPG for the first shape", first)
     counts = evaluation_counts()
     yield from heading(f"an evaluated image of {'x'.join(map(str, IMAGE))}, {CLASSES} classes", *columns)
