@@ -81,7 +81,7 @@ def place_of(subcommand: str | None, config: Namespace, plain: dict[str, Any], l
 def _of_training(config: Namespace, plain: dict[str, Any], loggers: list[Namespace], run: RunFolder | None) -> Place:
     """The place of a training: the run that is continued, or a new one."""
     path = config.get("ckpt_path")
-    output = None if config.output is None else RunFolder(Path(config.output).expanduser())
+    output = None if config.output is None else RunFolder(expanded(config.output))
     if output is not None and run is not None and output.path.absolute() != run.path:
         raise ValueError(
             f"expected a checkpoint of the run in {output.path}, got {path}, whose run in {run.path} is continued there; to start "
