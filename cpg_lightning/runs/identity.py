@@ -200,17 +200,27 @@ def network_name(config: Mapping[str, Any]) -> str:
 
 
 def criterion_name(config: Mapping[str, Any]) -> str:
-    """The criterion with its numbers that are not at their defaults, e.g. ``ce+cpg0.5-k5``."""
-    criterion = config["model"]["criterion"]
+    """The criterion with its numbers that are not at their defaults, e.g. ``ce+cpg0.5-k5`` or ``0.25ce+0.75jaccard``."""
+    return _file_name(_loss_name(config["model"]["criterion"]))
+
+
+def _loss_name(criterion: Mapping[str, Any]) -> str:
+    parts = criterion.get("init_args", {}).get("losses")
+    if isinstance(parts, list):
+        weights = criterion["init_args"].get("weights") or [1] * len(parts)
+        pairs = zip(weights, parts, strict=True)
+        return "+".join(f"{'' if weight == 1 else f'{weight:g}'}{_loss_name(part)}" for weight, part in pairs)
     arguments = dict(_short(criterion, leave={"strip_logits"}).get("init_args", {}))
     if "cpg_weight" not in criterion.get("init_args", {}):
         name = _last(criterion["class_path"]).removesuffix("Loss").lower()
     else:
         weight = criterion["init_args"]["cpg_weight"]
-        name = "ce" if not weight else "ce+cpg" if weight == 1 else f"ce+cpg{weight:g}"
+        cpg = "cpg" if weight == 1 else f"cpg{weight:g}"
+        terms = [*(["ce"] if arguments.pop("ce_weight", 1) else []), *([cpg] if weight else [])]
+        name = "+".join(terms)
         arguments.pop("cpg_weight", None)
     said = [_argument(argument, value) for argument, value in sorted(arguments.items())]
-    return _file_name("-".join([name, *(each for each in said if each)]))
+    return "-".join([name, *(each for each in said if each)])
 
 
 SHORT = {"kernel_size": "k", "ohem_threshold": "ohem", "label_smoothing": "smooth"}

@@ -1,0 +1,53 @@
+"""What names and tells experiments apart."""
+
+import pytest
+import yaml
+from commands import ARGUMENTS, EXPERIMENTS
+
+from cpg_lightning.cli import main
+from cpg_lightning.runs.identity import readable_name
+
+NAMES = {
+    "ce": "ce",
+    "ce_boundary": "ce+0.01kervadecboundary",
+    "ce_cpg": "ce+cpg",
+    "ce_dice": "ce+dice",
+    "ce_jaccard": "0.25ce+0.75jaccard",
+    "ce_lovasz": "ce+lovaszsoftmax",
+    "ce_lovasz_abl": "ce+lovaszsoftmax+activeboundary",
+    "ce_lovasz_cpg": "ce+cpg+lovaszsoftmax",
+    "ce_ohem": "ce-ohem0.9",
+    "ce_weighted": "ce-weighted",
+    "ohem_cpg": "ce+cpg-ohem0.9",
+    "rmi": "rmi",
+    "rmi_cpg": "rmi+cpg",
+}
+
+
+ADAPTED = [
+    "--model.network=Adapter",
+    "--model.network.network=torch.nn.Conv2d",
+    "--model.network.network.in_channels=3",
+    "--model.network.network.out_channels=11",
+    "--model.network.network.kernel_size=1",
+]
+
+
+@pytest.mark.parametrize(("criterion", "name"), NAMES.items())
+def test_a_run_is_named_by_what_its_criterion_sums(camvid, criterion, name):
+    cli = main([*ARGUMENTS, f"--model.criterion={EXPERIMENTS}/criteria/{criterion}.yaml"], run=False)
+    assert readable_name(yaml.safe_load(cli.parser.dump(cli.config))) == f"camvid-tiny-{name}"
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        (["--model.criterion.cpg_weight=0.5", "--model.criterion.kernel_size=5"], "camvid-tiny-ce+cpg0.5-k5"),
+        (["--model.criterion.void_borders=false"], "camvid-tiny-ce+cpg-no_void_borders"),
+        (["--model.network=LRASPP", "--model.network.batch_norm_momentum=0.1"], "camvid-lraspp-ce+cpg"),
+        (ADAPTED, "camvid-adapter-conv2d-ce+cpg"),
+    ],
+)
+def test_a_name_says_what_differs_from_the_defaults(camvid, options, name):
+    cli = main([*ARGUMENTS, *options], run=False)
+    assert readable_name(yaml.safe_load(cli.parser.dump(cli.config))) == name
