@@ -13,6 +13,11 @@ from PIL import Image
 
 from cpg_lightning.data import CamVidDataModule
 
+# Tests run in parallel. A process without threads of OpenMP can also be forked: its copies would wait for them forever.
+# Lightning sets another number for several processes unless the variable is set.
+os.environ["OMP_NUM_THREADS"] = "1"
+torch.set_num_threads(1)
+
 WANDB_FOLDERS = ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")
 
 

@@ -148,7 +148,6 @@ def test_one_distance_alone_has_a_value_of_one_entry(make):
 
 
 def count_every_second(rank, number, folder):
-    torch.set_num_threads(1)  # a forked process has no threads of OpenMP to compute with
     torch.distributed.init_process_group("gloo", f"file://{folder}/together", rank=rank, world_size=2)
     preds, target = maps(number)
     results = {}

@@ -137,16 +137,8 @@ class TestCompiled:
 
 
 class TestDistributed:
-    @pytest.fixture
-    def one_thread(self):
-        """A forked process has no threads of OpenMP to compute with, and waits for them forever."""
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        yield
-        torch.set_num_threads(threads)
-
     @pytest.mark.filterwarnings("error:It is recommended to use")
-    def test_two_processes_log_the_scores_of_one_without_advice(self, batches, one_thread):
+    def test_two_processes_log_the_scores_of_one_without_advice(self, batches):
         alone, together = (
             trainer_of(devices=devices, strategy=strategy).validate(module_of(), batches, verbose=False)[0]
             for devices, strategy in ((1, "auto"), (2, "ddp_fork"))
