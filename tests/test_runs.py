@@ -127,6 +127,14 @@ def test_a_broken_run_is_continued_by_its_folder_to_the_same_weights(camvid):
         torch.testing.assert_close(weights("broken/checkpoints/last.ckpt")[name], value, msg=name)
 
 
+def test_a_run_that_a_limit_of_time_stopped_is_continued(camvid):
+    timed = ["--output=timed", "--trainer.max_epochs=3"]
+    fit(*timed, "--trainer.max_time=00:00:00:00")
+    assert not RunFolder("timed").is_finished
+    fit(*timed, "--trainer.max_time=00:01:00:00")
+    assert RunFolder("timed").summary()["epochs"] == 3
+
+
 class TestRunOption:
     @pytest.fixture(autouse=True)
     def trained(self, camvid):

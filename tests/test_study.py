@@ -18,6 +18,14 @@ from cpg_lightning.studies.study import study
 STAND_IN = Path(__file__).parent / "stand_in.py"
 
 
+@pytest.fixture(autouse=True)
+def interruptible():
+    """Processes that tests start react to SIGINT, also where the tests run in the background of a shell, which ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def sweep(tmp_path, monkeypatch):
     """Writes a sweep file of the stand-in for ``cpg fit``, in the current folder."""

@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 import yaml
 from jsonargparse import Namespace
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 
@@ -48,8 +49,10 @@ class RunRecord(SaveConfigCallback):
                 print(f"W&B: {reason} offline to {run}; upload with: wandb sync {run}")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write ``summary.json``: the run came to its end."""
-        if not trainer.is_global_zero:
+        """Write ``summary.json``: the run came to its end, which a limit of time is not."""
+        timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
+        remaining = [each.time_remaining() for each in timers]
+        if not trainer.is_global_zero or any(seconds is not None and seconds <= 0 for seconds in remaining):
             return
         scores = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         summary: dict[str, Any] = {

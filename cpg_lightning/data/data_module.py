@@ -20,12 +20,12 @@ from cpg_lightning.data.class_info import IGNORED, ClassInfo
 from cpg_lightning.data.class_table import label_table
 from cpg_lightning.data.dataset import FileDataset, SegmentationDataset, image_names
 from cpg_lightning.data.decoding import MOST_PIXELS, decode_image, decode_label
-from cpg_lightning.data.files import FileTree, counted, images_at
+from cpg_lightning.data.files import FileTree
 from cpg_lightning.data.loading import SegmentationLoader, TrainingLoader, collate, with_int64_masks
 from cpg_lightning.data.options import check_area, check_sides, check_whole
 from cpg_lightning.data.paths import expanded
 from cpg_lightning.data.predicted import PredictionRecord, identity_of
-from cpg_lightning.data.prediction import FilePredictionDataset, PredictionDataset
+from cpg_lightning.data.prediction import FilePredictionDataset, PredictionDataset, counted, images_at
 from cpg_lightning.data.resizing import evaluation_pipeline
 from cpg_lightning.data.sampling import EvaluationSampler, TrainingSampler
 from cpg_lightning.data.workers import default_workers

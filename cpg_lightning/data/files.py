@@ -1,6 +1,5 @@
 """Finding the files of a dataset, in folders or in the zip files that its owners publish."""
 
-import os
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -301,45 +300,3 @@ class FileTree:
                 if place not in self.zips:
                     self.zips[place] = Archive(place)
                 yield self.zips[place], inside, self.root / below
-
-
-def images_at(place: Path, max_pixels: int = MOST_PIXELS) -> tuple[list[Path], Counter[str]]:
-    """The images of a folder, at any depth, an image, or the images that a text file lists, a path a line.
-
-    What is there but is no file, such as a link to nothing, is among them: it is an image that cannot be read.
-
-    Returns:
-        The images, and how many other files of each suffix the folder has.
-
-    Raises:
-        FileNotFoundError: If there is nothing there, or at a listed path.
-        ValueError: If there are no images, or the list cannot be read.
-    """
-    others: Counter[str] = Counter()
-    if place.suffix.lower() == ".txt" and place.is_file():
-        paths = [Path(line) for line in lines_of(bytes_of(place, max_pixels), place)]
-    elif place.is_dir():
-        below = FileTree(place, "").below(".", IMAGE_SUFFIXES)
-        paths = [path for path in below if path.suffix.lower() in IMAGE_SUFFIXES]
-        others.update(path.suffix.lower() for path in below if path.suffix.lower() not in IMAGE_SUFFIXES)
-    else:
-        paths = [place]
-    paths = [Path(os.path.abspath(path)) for path in dict.fromkeys(paths)]
-    missing = [path for path in paths if not os.path.lexists(path)]
-    if missing:
-        raise FileNotFoundError(f"expected images to predict, got no file {missing[0]}, {nearest(missing[0])}")
-    if not paths:
-        raise ValueError(
-            f"expected images ({', '.join(IMAGE_SUFFIXES)}) to predict in {place}, got {counted(others) or 'none'}"
-        )
-    return paths, others
-
-
-def counted(suffixes: Counter[str]) -> str:
-    """Numbers of files by their suffix, as text.
-
-    Example:
-        >>> counted(Counter({".heic": 2, "": 1}))
-        '2 .heic, 1 without a suffix'
-    """
-    return ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in suffixes.most_common())

@@ -33,7 +33,7 @@ ELSEWHERE = {"batch_size", "augmentation"}
 COUNTING = {"network", "criterion", "inference", "weights", "new_classifier", "image_size", "classes"}
 COUNTING |= {"predict_probabilities", "boundary_metrics_every", "compile_network"}
 RECIPE = (
-    *("max_epochs", "max_steps", "min_epochs", "min_steps", "max_time", "limit_train_batches", "overfit_batches"),
+    *("max_epochs", "max_steps", "min_epochs", "min_steps", "limit_train_batches", "overfit_batches"),
     *("gradient_clip_val", "gradient_clip_algorithm", "precision", "sync_batchnorm"),
 )
 # Lightning's callbacks that change neither the weights nor the end of a training. Others state it: ``only_watches = True``.
