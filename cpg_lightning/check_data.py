@@ -77,7 +77,7 @@ def check_data(args: Sequence[str] | None = None) -> int:
 
 
 def look(data: SegmentationDataModule, split: Split, workers: int, console: Console) -> Findings:
-    """Look at every file of a split, with so many worker processes."""
+    """Look at every file of a split, in several worker processes."""
     total, dataset = found(data, split, training=False)
     if dataset is None or not len(dataset):
         return total

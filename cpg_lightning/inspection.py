@@ -20,7 +20,7 @@ from cpg_lightning.pictures import boundary_band
 
 MOST_PROBLEMS = 20  # shown of a split; all are counted
 MODES = {GREY: "L", PALETTE: "P", WITH_ALPHA[GREY]: "LA", WITH_ALPHA[PALETTE]: "PA"}  # as Pillow calls them
-# How libjpeg begins what it says of damage; what else it says is none.
+# The first words of libjpeg's messages about damage; its other messages are about harmless things.
 DAMAGE = ("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression", "Invalid SOS")
 
 
@@ -38,7 +38,7 @@ class Findings:
         widths: Smallest and largest width in pixels.
         modes: Number of files of each mode.
         problems: How often something is wrong.
-        messages: What is wrong, the first so many.
+        messages: The first of the problems.
         suspicions: What looks wrong over all images together; these are problems too.
         notes: What is worth knowing, and not wrong.
     """
@@ -132,7 +132,7 @@ class Inspection(Dataset[Findings]):
 
 @contextmanager
 def decoder_warnings() -> Iterator[list[str]]:
-    """Collects what libjpeg says of damage meanwhile: it says so on the standard error stream alone, without a file's name.
+    """Collects the messages of libjpeg about damage, which it writes to the standard error stream alone, without a file's name.
 
     All else that is written there goes on to it afterwards.
     """

@@ -1,4 +1,4 @@
-"""What an evaluation came to: tables and pictures, in the terminal, in files and in Weights & Biases."""
+"""Reports an evaluation as tables and pictures: in the terminal, in files and in Weights & Biases."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from cpg_lightning.pictures import comparison, confusion_picture, trimap_picture
 
 
 class EvaluationReport(Callback):
-    """What an evaluation came to: tables, and pictures of a few images.
+    """Reports an evaluation: tables of its scores, and pictures of a few images.
 
     To Weights & Biases, in training at every n-th validation and at the last: the same few images through the run and
     those of the worst boundary IoU, with label and prediction as overlays (``val/examples``, ``val/worst``); the table of
@@ -33,9 +33,9 @@ class EvaluationReport(Callback):
     The images are of the first process's shard; the tables are of all.
 
     Args:
-        num_images: How many images: the first of each of so many batches, evenly spaced.
-        num_worst: How many of the worst.
-        every_n_validations: How often they go to Weights & Biases.
+        num_images: Number of example images: the first of each of as many batches, evenly spaced.
+        num_worst: Number of images of the worst boundary IoU.
+        every_n_validations: Weights & Biases gets them at every n-th validation of a training.
         folder: Where ``pictures`` and ``tables`` are; the trainer's ``default_root_dir`` by default.
 
     Raises:

@@ -49,7 +49,7 @@ class RunRecord(SaveConfigCallback):
                 print(f"W&B: {reason} offline to {run}; upload with: wandb sync {run}")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write ``summary.json``: the run came to its end, which a limit of time is not."""
+        """Write ``summary.json``, unless a limit of time has stopped the training: the run is finished."""
         timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
         remaining = [each.time_remaining() for each in timers]
         if not trainer.is_global_zero or any(seconds is not None and seconds <= 0 for seconds in remaining):

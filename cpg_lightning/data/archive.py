@@ -91,7 +91,7 @@ def bytes_of(path: Path, max_pixels: int) -> bytes:
 
 
 def check_bytes(size: int, place: str, max_pixels: int) -> None:
-    """Refuse a file that is larger than any image of so many pixels.
+    """Refuse a file that is larger than any image with the largest number of pixels.
 
     Raises:
         ValueError: If it is.

@@ -183,7 +183,7 @@ def check_png(data: bytes, path: Path) -> None:
 def check_jpeg(data: bytes, path: Path) -> None:
     """Refuse a JPEG without an end: one that was cut off, or whose last part was overwritten by zeros.
 
-    A JPEG has no checksums. What else its decoder notices it says on the standard error stream; see
+    A JPEG has no checksums. Its decoder writes other damage that it notices to the standard error stream; see
     :func:`~cpg_lightning.check_data.check_data`.
 
     Raises:

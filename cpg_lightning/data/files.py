@@ -34,7 +34,7 @@ class FileTree:
 
     Attributes:
         problems: What is wrong with the files that were found, where it is collected; None where it is raised at once.
-        notes: What else there is to say of them.
+        notes: Remarks about the files that are no problems.
         passed_over: The files below each folder that are none of those that were asked for.
         with_labels: Whether labels are looked for; images that are only to be predicted need none.
     """

@@ -1,4 +1,4 @@
-"""What an image file says of itself: its size, depth, channels and orientation, read without decoding it."""
+"""The header of an image file: size, depth, channels and orientation, read without decoding the pixels."""
 
 import io
 import struct
@@ -52,7 +52,7 @@ _MOST_TEXT = 1 << 20  # bytes that such a text may inflate to
 
 
 class Header(NamedTuple):
-    """What an image file says of itself.
+    """The header of an image file.
 
     Attributes:
         kind: Its format.

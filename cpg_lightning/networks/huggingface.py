@@ -13,7 +13,7 @@ Colour = tuple[float, float, float]
 
 # Options that the number of classes, the network's type and this package decide.
 DECIDED = ("num_labels", "id2label", "label2id", "model_type", "use_auxiliary_head")
-# What a configuration says of its file and of the library that wrote it.
+# Entries of a configuration about its file and the library that wrote it.
 ABOUT_THE_FILE = ("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "auto_map")
 
 
@@ -142,7 +142,7 @@ def _fact(config: Any, name: str) -> Any:
 
 
 def _architecture(config: dict[str, Any]) -> dict[str, Any]:
-    """A configuration without what it says of classes and of its file, at any depth."""
+    """A configuration without its entries about classes and files, at any depth."""
     left_out = {*DECIDED, *ABOUT_THE_FILE} - {"model_type"}
     kept = {name: value for name, value in config.items() if name not in left_out}
     return {name: _architecture(value) if isinstance(value, dict) else value for name, value in kept.items()}
