@@ -13,6 +13,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
 
 import cpg_lightning
@@ -230,7 +231,8 @@ class SegmentationCLI(LightningCLI):
         if folder.is_run:
             check_same(experiment, seed, folder, self.place.only_longer)
         record = {**experiment.plain(), "id": self.place.id, "seed": seed, "versions": versions()}
-        set_group(record)
+        if self.trainer.is_global_zero and any(isinstance(each, WandbLogger) for each in self.trainer.loggers):
+            set_group(record)
         if not self.place.is_done:
             introduce(config, self.trainer, self.model, self.datamodule, folder.path)
         if self.trainer.is_global_zero and not self.place.is_done and not self.place.temporary:

@@ -196,13 +196,12 @@ class TestJobs:
 
 
 class TestGroups:
-    def test_runs_of_one_experiment_have_one_key_and_one_group(self, camvid, monkeypatch):
-        monkeypatch.delenv("WANDB_RUN_GROUP", raising=False)
+    def test_runs_of_one_experiment_have_one_key_and_one_group(self, camvid):
         groups = set()
         for number, options in enumerate(
             (["--seed_everything=1"], ["--seed_everything=2"], ["--model.aux_weight=0.3"])
         ):
-            main(["fit", *ARGUMENTS, "--trainer.max_epochs=1", f"--output=run{number}", *options])
-            groups.add(os.environ["WANDB_RUN_GROUP"])
+            cli = main(["fit", *ARGUMENTS, "--trainer.max_epochs=1", f"--output=run{number}", *options])
+            groups.add(cli.trainer.logger.experiment.group)
         assert groups == {f"camvid-tiny-ce+cpg-{experiment(f'run{number}')['key']}" for number in (0, 2)}
         assert experiment("run0")["key"] == experiment("run1")["key"]

@@ -276,7 +276,10 @@ def _only_watches(class_path: str) -> bool:
 
 def _defaults(kind: Any) -> dict[str, Any]:
     """The defaults of the arguments with which something is called."""
-    parameters = signature(kind).parameters
+    try:
+        parameters = signature(kind).parameters
+    except ValueError:  # a class in C may not tell
+        return {}
     return {name: each.default for name, each in parameters.items() if each.default is not Parameter.empty}
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
+from lightning.pytorch.utilities import rank_zero_only
 
 from cpg_lightning.parsing import configured
 from cpg_lightning.runs.place import Place
@@ -28,14 +29,15 @@ def set_up_wandb(loggers: list[Namespace], place: Place, job_type: str | None) -
     folder = place.folder.path.absolute()
     _set_variable("WANDB_DATA_DIR", folder)  # offline tables wait there for their upload
     _set_variable("WANDB_QUIET", "true")  # no second table of the scores at the end
-    without_key = bool(loggers) and "WANDB_MODE" not in os.environ and not has_api_key()
+    first = getattr(rank_zero_only, "rank", 0) == 0  # the only process that logs
+    without_key = bool(loggers) and first and "WANDB_MODE" not in os.environ and not has_api_key()
     for logger in loggers:
         logger.name, logger.id = place.name, place.id
         logger.save_dir = str(folder) if logger.save_dir == "." else logger.save_dir
         logger.job_type = logger.job_type or job_type
         if without_key and not logger.mode:
             logger.mode = "offline"
-    if place.run is not None:
+    if place.run is not None and loggers and first:
         set_group(place.run.experiment())
     return without_key
 
@@ -46,7 +48,11 @@ def set_group(experiment: Mapping[str, Any]) -> None:
     Args:
         experiment: The content of its ``experiment.json``.
     """
-    _set_variable("WANDB_RUN_GROUP", f"{experiment['name']}-{experiment['key']}")
+    import wandb  # only here: it takes half a second
+
+    # Not by the environment variable: Weights & Biases has read it when it was asked for the key.
+    if "WANDB_RUN_GROUP" not in os.environ:
+        wandb.setup(settings=wandb.Settings(run_group=f"{experiment['name']}-{experiment['key']}"))
 
 
 def has_api_key() -> bool:
