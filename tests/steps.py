@@ -7,8 +7,9 @@ import sys
 import torch
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import Callback
-from simulated_device import DEVICE
-from tiny import SGD, Tiny
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from simulated_device import DEVICE, SimulatedDevice
+from tiny import SGD, Tiny, trainer_of
 from torch.utils.data import DataLoader
 
 from cpg_lightning.data import ClassInfo
@@ -76,3 +77,13 @@ class Waits(Callback):
             self.operators |= self.counted.operators.keys()
             self.launches.append(self.counted.launches)
         self.counted.reset()
+
+
+def counted(batches, *callbacks, **options):
+    """The waits and launches of the steps of a training on the simulated device, with some callbacks."""
+    with SimulatedDevice() as device:
+        waits = Waits(device)
+        strategy = SingleDeviceStrategy(device=DEVICE)
+        options = {"accelerator": Simulated(), "strategy": strategy, "callbacks": [*callbacks, waits], **options}
+        trainer_of(max_epochs=1, **options).fit(module_of(), batches)
+    return waits

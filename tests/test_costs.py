@@ -5,9 +5,7 @@ import csv
 import pytest
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.profilers import SimpleProfiler
-from lightning.pytorch.strategies import SingleDeviceStrategy
-from simulated_device import DEVICE, SimulatedDevice
-from steps import Simulated, Waits, in_two_processes, module_of
+from steps import counted, in_two_processes, module_of
 from tiny import Broken, trainer_of
 from torch.utils.data import DataLoader
 
@@ -143,15 +141,7 @@ def test_the_gradient_norm_is_that_before_clipping(batches):
 
 
 def test_no_step_waits_for_the_device(batches):
-    def counted(*callbacks):
-        with SimulatedDevice() as device:
-            waits = Waits(device)
-            strategy, callbacks = SingleDeviceStrategy(device=DEVICE), [*callbacks, waits]
-            options = {"accelerator": Simulated(), "strategy": strategy, "callbacks": callbacks}
-            trainer_of(max_epochs=1, log_every_n_steps=2, **options).fit(module_of(), batches)
-        return waits
-
-    without, measured = counted(), counted(Costs())
+    without, measured = (counted(batches, *added, log_every_n_steps=2) for added in ([], [Costs()]))
     assert measured.steps == without.steps
     added = [more - less for more, less in zip(measured.launches, without.launches, strict=True)]
     assert added[0] == added[2] == 0

@@ -6,9 +6,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
-from lightning.pytorch.strategies import SingleDeviceStrategy
-from simulated_device import DEVICE, SimulatedDevice
-from steps import Simulated, Waits, in_two_processes, loader_of, module_of
+from steps import counted, in_two_processes, loader_of, module_of
 from tiny import trainer_of
 
 from cpg_lightning.callbacks import BestCheckpoint, TerminateOnNonFinite
@@ -166,15 +164,7 @@ class TestBest:
 
 
 def test_only_steps_that_are_looked_at_wait_and_launch(batches):
-    def counted(*callbacks):
-        with SimulatedDevice() as device:
-            waits = Waits(device)
-            strategy, callbacks = SingleDeviceStrategy(device=DEVICE), [*callbacks, waits]
-            options = {"accelerator": Simulated(), "strategy": strategy, "callbacks": callbacks}
-            trainer_of(max_epochs=1, log_every_n_steps=2, **options).fit(module_of(), batches)
-        return waits
-
-    without, watched = counted(), counted(TerminateOnNonFinite())
+    without, watched = (counted(batches, *added, log_every_n_steps=2) for added in ([], [TerminateOnNonFinite()]))
     added = [more.total() - less.total() for more, less in zip(watched.steps, without.steps, strict=True)]
     assert added == [0, 1, 0]
     added = [more - less for more, less in zip(watched.launches, without.launches, strict=True)]

@@ -4,9 +4,7 @@ import re
 
 import pytest
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.strategies import SingleDeviceStrategy
-from simulated_device import DEVICE, SimulatedDevice
-from steps import Simulated, Waits, module_of
+from steps import counted, module_of
 from tiny import trainer_of
 
 from cpg_lightning.callbacks import ProgressLines, progress_lines, stopwatch
@@ -103,15 +101,8 @@ def test_other_processes_print_nothing(batches, clock, capsys):
 
 
 def test_nothing_is_read_from_the_device_between_lines(batches):
-    def counted(*callbacks):
-        with SimulatedDevice() as device:
-            waits = Waits(device)
-            strategy, callbacks = SingleDeviceStrategy(device=DEVICE), [*callbacks, waits]
-            options = {"accelerator": Simulated(), "strategy": strategy, "callbacks": callbacks}
-            trainer_of(max_epochs=1, enable_progress_bar=bool(callbacks[:-1]), **options).fit(module_of(), batches)
-        return waits
-
-    assert counted(ProgressLines()).steps == counted().steps
+    with_lines = counted(batches, ProgressLines(), enable_progress_bar=True)
+    assert with_lines.steps == counted(batches).steps
 
 
 def test_a_negative_time_is_refused():
