@@ -225,8 +225,7 @@ class SegmentationCLI(LightningCLI):
     def _begin(self) -> None:
         """Compare the experiment with that of the folder, and record it there before the first step."""
         folder, config = self.place.folder, _plain(self.parser, self.config)["fit"]
-        parts = self.trainer.world_size * self.trainer.accumulate_grad_batches
-        experiment = experiment_of(config, self.model, self.datamodule, parts)
+        experiment = experiment_of(config, self.model, self.datamodule, self.trainer)
         seed = config["seed_everything"]
         if folder.is_run:
             check_same(experiment, seed, folder, self.place.only_longer)
@@ -292,7 +291,8 @@ def _description() -> str:
     known = " ".join(f"{title}: {', '.join(classes)}." for title, classes in names.items())
     return (
         "Trains and evaluates segmentation networks with boundary-aware losses. Known by their short names, and others by "
-        f"their class path: {known} What is in a dataset, and wrong with it: cpg check-data --help. Many runs, and what follows from them: cpg study --help, cpg report --help. First run: cpg fit "
+        f"their class path: {known} What is in a dataset, and wrong with it: cpg check-data --help. Many runs, and what follows "
+        "from them: cpg study --help, cpg report --help. First run: cpg fit "
         "--config experiments/quickstart.yaml"
     )
 

@@ -1,4 +1,4 @@
-"""What a training says first, and which messages of the libraries a run leaves out."""
+"""The first lines of a training, and filters for messages of the libraries."""
 
 import logging
 import warnings
@@ -10,6 +10,7 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_info
 
 from cpg_lightning.data import SegmentationDataModule
+from cpg_lightning.runs.identity import class_name, images_a_step
 
 # Warnings and notes that tell a user of the command nothing.
 WARNINGS = (
@@ -51,26 +52,21 @@ def introduce(
     """
     images = ", ".join(f"{len(dataset)} {split}" for split, dataset in data.datasets.items())
     parameters = sum(each.numel() for each in module.parameters())
-    step = data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
     devices = f"{trainer.world_size} {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"
     workers = data.loader_options()["num_workers"]
     for line in (
-        f"data: {_name(config['data'])}, {images} images, {data.num_classes} classes",
-        f"network: {_name(config['model']['network'])}, {parameters:,} parameters",
+        f"data: {class_name(config['data']['class_path'])}, {images} images, {data.num_classes} classes",
+        f"network: {class_name(config['model']['network']['class_path'])}, {parameters:,} parameters",
         f"criterion: {_named(config['model']['criterion'])}",
         f"optimizer: {_named(config['model'].get('optimizer') or {'class_path': 'torch.optim.AdamW'})}",
-        f"step: {step} images, precision {trainer.precision}, on {devices}, with {workers} workers for loading",
+        f"step: {images_a_step(data, trainer)} images, precision {trainer.precision}, on {devices}, with {workers} workers for loading",
         f"folder: {folder}",
     ):
         rank_zero_info(line)
-
-
-def _name(entry: Mapping[str, Any]) -> str:
-    return str(entry["class_path"]).rpartition(".")[2]
 
 
 def _named(entry: Mapping[str, Any]) -> str:
     """A class with its arguments that are numbers or text."""
     arguments = (entry.get("init_args") or {}).items()
     shown = ", ".join(f"{name}={value}" for name, value in arguments if isinstance(value, int | float | str))
-    return f"{_name(entry)}({shown})"
+    return f"{class_name(entry['class_path'])}({shown})"

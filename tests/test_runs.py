@@ -148,6 +148,12 @@ class TestRunOption:
         assert (folder / "tables").is_dir()
         assert not Path("runs").exists()
 
+    def test_a_run_without_a_last_checkpoint_is_evaluated_by_its_best(self):
+        Path("trained/checkpoints/last.ckpt").unlink()
+        main(["validate", "--run", "trained"])
+        (folder,) = Path("trained/evaluations").iterdir()
+        assert folder.name.startswith("val-best-")
+
     def test_other_inference_has_another_folder(self):
         main(["validate", "--run", "trained"])
         main(["validate", "--run=trained", "--model.inference=Inference", "--model.inference.flip=true"])

@@ -1,4 +1,4 @@
-"""What a run records of itself: its configuration, its summary, and its columns in Weights & Biases."""
+"""Records a run: its configuration, its summary, and its columns in Weights & Biases."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from cpg_lightning.callbacks.costs import Costs
 from cpg_lightning.runs.folder import RunFolder
+from cpg_lightning.runs.identity import class_name, images_a_step
 
 
 class RunRecord(SaveConfigCallback):
@@ -97,13 +98,13 @@ def columns(config: dict[str, Any], trainer: L.Trainer, module: L.LightningModul
     return {
         "dataset": type(data).__name__.removesuffix("DataModule"),
         "images": len(datasets["train"]) if "train" in datasets else None,
-        "network": config["model"]["network"]["class_path"].rpartition(".")[2],
+        "network": class_name(config["model"]["network"]["class_path"]),
         "parameters": sum(each.numel() for each in module.parameters()),
-        "criterion": config["model"]["criterion"]["class_path"].rpartition(".")[2],
+        "criterion": class_name(config["model"]["criterion"]["class_path"]),
         **{name: value for name, value in criterion.items() if isinstance(value, bool | int | float | str)},
-        "optimizer": (optimizer.get("class_path") or "torch.optim.AdamW").rpartition(".")[2],
+        "optimizer": class_name(optimizer.get("class_path") or "torch.optim.AdamW"),
         "learning_rate": rate,
-        "images_a_step": getattr(data, "batch_size", 1) * trainer.world_size * trainer.accumulate_grad_batches,
+        "images_a_step": None if data is None else images_a_step(data, trainer),
         "precision": trainer.precision,
         "seed": config.get("seed_everything"),
         "devices": trainer.world_size,

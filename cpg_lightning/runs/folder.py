@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-EXPERIMENT, SUMMARY, CONFIG, CHECKPOINTS = "experiment.json", "summary.json", "config.yaml", "checkpoints"
+EXPERIMENT, SUMMARY, CONFIG, METRICS = "experiment.json", "summary.json", "config.yaml", "metrics.csv"
+CHECKPOINTS = "checkpoints"
+CELL, LOCK, LOG = "cell.json", "lock", "log.txt"  # of ``cpg study``
 
 
 class RunFolder:
@@ -32,12 +34,12 @@ class RunFolder:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the run came to its end."""
+        """Whether the run is finished."""
         return (self.path / SUMMARY).is_file()
 
     def is_free(self) -> bool:
         """Whether a new run may start here: the folder is not there, or has nothing but what ``cpg study`` keeps."""
-        others = {"cell.json", "lock", "log.txt"}
+        others = {CELL, LOCK, LOG, _partial(CELL)}
         return not self.path.exists() or (self.path.is_dir() and {each.name for each in self.path.iterdir()} <= others)
 
     def experiment(self) -> dict[str, Any]:
@@ -64,39 +66,44 @@ class RunFolder:
     def write(self, name: str, values: Mapping[str, Any]) -> None:
         """Write a JSON file at once: a reader sees the whole of it or the earlier one."""
         self.path.mkdir(parents=True, exist_ok=True)
-        partial = self.path / f".{name}.partial"
+        partial = self.path / _partial(name)
         partial.write_text(json.dumps(values, indent=1) + "\n")
         os.replace(partial, self.path / name)
 
+    def checkpoints(self) -> dict[str, Path]:
+        """The newest checkpoints of the run: ``last`` and ``best``, as far as there are any."""
+        found = sorted((self.path / CHECKPOINTS).glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        return {"last" if path.stem.startswith("last") else "best": path for path in found}
+
     def newest_checkpoint(self) -> Path | None:
         """The checkpoint that was written last; None if there is none."""
-        found = list((self.path / CHECKPOINTS).glob("*.ckpt"))
-        return max(found, key=lambda path: path.stat().st_mtime_ns, default=None)
+        return max(self.checkpoints().values(), key=lambda path: path.stat().st_mtime_ns, default=None)
 
     def checkpoint(self, which: str = "best") -> Path:
         """A checkpoint of the run.
 
         Args:
-            which: ``best``, by the run's own score; or ``last``.
+            which: ``best``, by the run's own score, or the last where there is no best one; or ``last``.
 
         Raises:
             FileNotFoundError: If there is none.
         """
-        found = sorted((self.path / CHECKPOINTS).glob("*.ckpt"))
-        last = [path for path in found if path.stem.startswith("last")]
-        best = [path for path in found if path not in last]
-        chosen = last if which == "last" else best or last
-        if not chosen:
+        there = self.checkpoints()
+        chosen = there.get(which, there.get("last"))
+        if chosen is None:
             raise FileNotFoundError(f"expected the {which} checkpoint of a run in {self.path / CHECKPOINTS}, got none")
-        return max(chosen, key=lambda path: path.stat().st_mtime_ns)
+        return chosen
 
     def label(self, checkpoint: str | Path) -> str:
-        """What a checkpoint of the run is called: ``best``, ``last``, or the stem of its file."""
+        """The name of a checkpoint of the run: ``best``, ``last``, or the stem of its file."""
         path = Path(checkpoint).absolute()
-        for which in ("last", "best"):
-            if path == self.checkpoint(which).absolute():
-                return which
-        return path.stem
+        names = {each.absolute(): name for name, each in self.checkpoints().items()}
+        return names.get(path, path.stem)
+
+
+def _partial(name: str) -> str:
+    """The name of a file that is being written; a killed process leaves it behind."""
+    return f".{name}.partial"
 
 
 def _read(path: Path, entries: Mapping[str, type]) -> dict[str, Any]:

@@ -1,41 +1,42 @@
-"""What a run is: an experiment, told from others by everything that changes its results, and a seed."""
+"""The experiment of a run: its name, and a key of everything that changes the results but the seed."""
 
 import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
-from importlib import import_module
 from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 
+from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.data.predicted import file_digest
+from cpg_lightning.parsing import imported
 from cpg_lightning.runs.folder import RunFolder
 
 # Raised by one when a default changes that changes results: it is left out of the key where it is not set.
 VERSION = 1
 PARTS = ("data", "network", "criterion", "recipe", "inference")
 
-# Options that do not change what a training comes to, or that stand in another part.
-PLACES = {
-    "root",
-    "images",
-    "labels",
-    "lists",
-    "classes",
-    "split_names",
-}  # of the data, which is told by its classes and counts
-LOADING = {"num_workers", "eval_batch_size", "max_pixels", "test_split", "predict_split", "predict_images"}
-ELSEWHERE = {"batch_size", "augmentation"}
-COUNTING = {"network", "criterion", "inference", "weights", "new_classifier", "image_size", "classes"}
-COUNTING |= {"predict_probabilities", "boundary_metrics_every", "compile_network"}
+# Options of the data module that do not change the results of a training, or that belong to the recipe.
+NOT_DATA = {
+    *("root", "images", "labels", "lists", "classes", "split_names"),  # the class names and the counts stand for them
+    *("num_workers", "eval_batch_size", "max_pixels", "test_split", "predict_split", "predict_images"),
+    *("batch_size", "augmentation"),
+}
+# Options of the module likewise, or that are parts of their own.
+NOT_RECIPE = {
+    *("network", "criterion", "inference", "weights", "new_classifier", "image_size", "classes"),
+    *("predict_probabilities", "boundary_metrics_every", "compile_network"),
+}
 RECIPE = (
     *("max_epochs", "max_steps", "min_epochs", "min_steps", "limit_train_batches", "overfit_batches"),
     *("gradient_clip_val", "gradient_clip_algorithm", "precision", "sync_batchnorm"),
 )
+# Arguments of a criterion that have a short form in names.
+SHORT = {"kernel_size": "k", "ohem_threshold": "ohem", "label_smoothing": "smooth"}
 # Lightning's callbacks that change neither the weights nor the end of a training. Others state it: ``only_watches = True``.
 WATCHING = {
     *("ModelCheckpoint", "OnExceptionCheckpoint", "LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor"),
@@ -115,7 +116,7 @@ def check_same(experiment: Experiment, seed: int, folder: RunFolder, only_longer
 
 
 def experiment_of(
-    config: Mapping[str, Any], module: L.LightningModule, data: L.LightningDataModule, step_parts: int = 1
+    config: Mapping[str, Any], module: L.LightningModule, data: SegmentationDataModule, trainer: L.Trainer
 ) -> Experiment:
     """The experiment that a configuration describes.
 
@@ -123,9 +124,9 @@ def experiment_of(
         config: The configuration as plain values: ``trainer``, ``model`` and ``data``.
         module: The :class:`~cpg_lightning.module.SegmentationModule` that was built from it.
         data: The :class:`~cpg_lightning.data.SegmentationDataModule`, after its ``setup("fit")``.
-        step_parts: Batches that one optimiser step takes, over all processes and accumulated.
+        trainer: The Trainer.
     """
-    model, trainer, arguments = config["model"], config["trainer"], config["data"].get("init_args", {})
+    model, options, arguments = config["model"], config["trainer"], config["data"].get("init_args", {})
     defaults = _defaults(type(module))
     network = {**_short(model["network"]), **_weights(model)}
     for name in getattr(type(module.network), "paths", ()):
@@ -133,12 +134,12 @@ def experiment_of(
         if path.is_file():
             network["init_args"] = {**network["init_args"], name: file_digest(path)}
     criterion = _short(model["criterion"], leave={"strip_logits"})
-    kept = {name: value for name, value in arguments.items() if name not in PLACES | LOADING | ELSEWHERE}
+    kept = {name: value for name, value in arguments.items() if name not in NOT_DATA}
     values: dict[str, Any] = {
         "data": {
             **_short({**config["data"], "init_args": kept}),
-            "names": list(data.classes.names),  # type: ignore[attr-defined]
-            "images": {name: len(dataset) for name, dataset in data.datasets.items()},  # type: ignore[attr-defined]
+            "names": list(data.classes.names),
+            "images": {name: len(dataset) for name, dataset in data.datasets.items()},
         },
         "network": network,
         "criterion": criterion,
@@ -146,12 +147,12 @@ def experiment_of(
             **{
                 name: _plain(value)
                 for name, value in model.items()
-                if name not in COUNTING and _plain(value) != _plain(defaults.get(name))
+                if name not in NOT_RECIPE and _plain(value) != _plain(defaults.get(name))
             },
-            **_set(trainer, RECIPE, _defaults(L.Trainer)),
-            "images_a_step": arguments.get("batch_size", 1) * step_parts,
+            **_set(options, RECIPE, _defaults(L.Trainer)),
+            "images_a_step": images_a_step(data, trainer),
             "augmentation": _plain(arguments.get("augmentation")),
-            "callbacks": [_short(each) for each in _callbacks(trainer) if not _only_watches(each["class_path"])],
+            "callbacks": [_short(each) for each in _callbacks(options) if not _only_watches(each["class_path"])],
         },
         "inference": inference_of(config),
     }
@@ -162,10 +163,13 @@ def experiment_of(
         "recipe": digest(values["recipe"]),
         "inference": "whole" if values["inference"] == {"inference": None} else digest(values["inference"]),
     }
-    return Experiment(
-        "-".join(names[part] for part in PARTS[:3]),
-        {part: {"name": names[part], "values": values[part]} for part in PARTS},
-    )
+    parts = {part: {"name": names[part], "values": values[part]} for part in PARTS}
+    return Experiment(readable_name(config), parts)
+
+
+def images_a_step(data: SegmentationDataModule, trainer: L.Trainer) -> int:
+    """Images that one optimizer step takes, over all processes and accumulated batches."""
+    return data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
 
 
 def inference_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -181,7 +185,7 @@ def readable_name(config: Mapping[str, Any]) -> str:
 
 def data_name(config: Mapping[str, Any]) -> str:
     """The dataset, e.g. ``camvid``; of a folder of one's own, the folder's name."""
-    kind = _last(config["data"]["class_path"]).removesuffix("DataModule").lower()
+    kind = class_name(config["data"]["class_path"]).removesuffix("DataModule").lower()
     root = Path(str(config["data"].get("init_args", {}).get("root", ""))).name
     return _file_name(root) if kind == "folder" and _file_name(root) else kind
 
@@ -193,10 +197,10 @@ def network_name(config: Mapping[str, Any]) -> str:
     parts = [arguments.get(name) for name in ("architecture", "encoder", "model_type")]
     wrapped = arguments.get("network")
     if isinstance(wrapped, Mapping) and "class_path" in wrapped:
-        parts.append(_last(wrapped["class_path"]))
+        parts.append(class_name(wrapped["class_path"]))
     elif isinstance(wrapped, str):
-        parts.append(_last(wrapped))
-    return "-".join(_file_name(str(part)) for part in (_last(network["class_path"]), *parts) if part).lower()
+        parts.append(class_name(wrapped))
+    return "-".join(_file_name(str(part)) for part in (class_name(network["class_path"]), *parts) if part).lower()
 
 
 def criterion_name(config: Mapping[str, Any]) -> str:
@@ -212,7 +216,7 @@ def _loss_name(criterion: Mapping[str, Any]) -> str:
         return "+".join(f"{'' if weight == 1 else f'{weight:g}'}{_loss_name(part)}" for weight, part in pairs)
     arguments = dict(_short(criterion, leave={"strip_logits"}).get("init_args", {}))
     if "cpg_weight" not in criterion.get("init_args", {}):
-        name = _last(criterion["class_path"]).removesuffix("Loss").lower()
+        name = class_name(criterion["class_path"]).removesuffix("Loss").lower()
     else:
         weight = criterion["init_args"]["cpg_weight"]
         cpg = "cpg" if weight == 1 else f"cpg{weight:g}"
@@ -221,9 +225,6 @@ def _loss_name(criterion: Mapping[str, Any]) -> str:
         arguments.pop("cpg_weight", None)
     said = [_argument(argument, value) for argument, value in sorted(arguments.items())]
     return "-".join([name, *(each for each in said if each)])
-
-
-SHORT = {"kernel_size": "k", "ohem_threshold": "ohem", "label_smoothing": "smooth"}
 
 
 def _argument(name: str, value: Any) -> str:
@@ -239,7 +240,7 @@ def _argument(name: str, value: Any) -> str:
 def _short(entry: Mapping[str, Any], leave: set[str] = frozenset()) -> dict[str, Any]:  # type: ignore[assignment]
     """A class with those of its arguments that are not at their defaults."""
     arguments = {name: value for name, value in (entry.get("init_args") or {}).items() if name not in leave}
-    kept = _set(arguments, tuple(arguments), _defaults(_imported(entry["class_path"])))
+    kept = _set(arguments, tuple(arguments), _defaults(imported(entry["class_path"])))
     return {"class_path": entry["class_path"], **({"init_args": kept} if kept else {})}
 
 
@@ -271,7 +272,7 @@ def _callbacks(trainer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _only_watches(class_path: str) -> bool:
-    return _last(class_path) in WATCHING or getattr(_imported(class_path), "only_watches", False)
+    return class_name(class_path) in WATCHING or getattr(imported(class_path), "only_watches", False)
 
 
 def _defaults(kind: Any) -> dict[str, Any]:
@@ -283,12 +284,8 @@ def _defaults(kind: Any) -> dict[str, Any]:
     return {name: each.default for name, each in parameters.items() if each.default is not Parameter.empty}
 
 
-def _imported(class_path: str) -> Any:
-    module, _, name = class_path.rpartition(".")
-    return getattr(import_module(module), name)
-
-
-def _last(class_path: str) -> str:
+def class_name(class_path: str) -> str:
+    """The name of the class of an import path."""
     return class_path.rpartition(".")[2]
 
 

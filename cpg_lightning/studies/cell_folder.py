@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import yaml
 
+from cpg_lightning.runs.folder import CELL, CONFIG, LOCK, LOG, METRICS, SUMMARY, RunFolder
 from cpg_lightning.studies.lock import lock_owner
 
 State = Literal["finished", "broken off", "running", "failed", "missing"]
@@ -39,7 +40,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Status:
-    """What a cell's folder says.
+    """The state of a cell's folder.
 
     Args:
         state: Finished, broken off, running, failed or missing.
@@ -64,6 +65,7 @@ class CellFolder:
 
     def __init__(self, path: Path, command: Sequence[str]) -> None:
         self.path = path
+        self.run = RunFolder(path)
         self.command = list(command)
 
     def status(self, locked: bool = False) -> Status:
@@ -74,15 +76,15 @@ class CellFolder:
         """
         record = self._record()
         progress = self.progress()
-        owner = None if locked else lock_owner(self.path / "lock")
+        owner = None if locked else lock_owner(self.path / LOCK)
         changed = self._changed(record)
         if owner is not None:
             return Status("running", progress, changed, owner)
-        if (self.path / "summary.json").is_file():
+        if self.run.is_finished:
             return Status("finished", progress, changed)
         if isinstance(exit_status := record.get("exit_status"), int):
             return Status("failed", progress, changed, self.reason(exit_status))
-        if record or (self.path / "experiment.json").is_file():
+        if record or self.run.is_run:
             return Status("broken off", progress, changed)
         return Status("missing")
 
@@ -92,9 +94,7 @@ class CellFolder:
 
     def write(self, record: dict[str, Any]) -> None:
         """Keep in ``cell.json`` what the run was started with."""
-        unfinished = self.path / "cell.json.part"
-        unfinished.write_text(json.dumps(record, indent=1), encoding="utf-8")
-        unfinished.replace(self.path / "cell.json")
+        self.run.write(CELL, record)
 
     def write_failure(self, exit_status: int) -> None:
         """Keep in ``cell.json``, beside what the run was started with, that it has failed."""
@@ -102,11 +102,11 @@ class CellFolder:
 
     def started(self) -> bool:
         """Whether a run has begun here."""
-        return (self.path / "experiment.json").is_file()
+        return self.run.is_run
 
     def progress(self) -> Progress:
         """How far the run is, by its metrics and, once it is finished, by its summary."""
-        summary = _json(self.path / "summary.json")
+        summary = _json(self.path / SUMMARY)
         if summary:
             best = summary.get("best")
             return Progress(
@@ -114,7 +114,7 @@ class CellFolder:
                 f"{summary.get('epochs', '?')} epochs",
                 _number(best.get("mIoU") if isinstance(best, dict) else None),
             )
-        metrics = self.path / "metrics.csv"
+        metrics = self.path / METRICS
         rows = _last_rows(metrics)
         if not rows:
             return Progress()
@@ -137,7 +137,7 @@ class CellFolder:
         """Why the run failed: the command's own message at the end of its output, else the last line."""
         killed = f"killed by signal {-exit_status}; " if exit_status < 0 else f"exit status {exit_status}; "
         try:
-            with (self.path / "log.txt").open("rb") as log:
+            with (self.path / LOG).open("rb") as log:
                 log.seek(max(0, log.seek(0, os.SEEK_END) - TAIL))
                 text = ESCAPES.sub("", log.read().decode(errors="replace"))
         except OSError:
@@ -147,7 +147,7 @@ class CellFolder:
         return killed + ("".join(each for each in said[-1] if each.isprintable()) if said else "no output")
 
     def _record(self) -> dict[str, Any]:
-        return _json(self.path / "cell.json")
+        return _json(self.path / CELL)
 
     def _changed(self, record: dict[str, Any]) -> tuple[str, ...]:
         if not record:
@@ -161,7 +161,7 @@ class CellFolder:
         """The epochs and steps that the training ends after, 0 or less where they are no limit."""
         try:
             config = yaml.load(
-                (self.path / "config.yaml").read_text(encoding="utf-8"),
+                (self.path / CONFIG).read_text(encoding="utf-8"),
                 Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader),
             )
         except (OSError, UnicodeDecodeError, yaml.YAMLError):

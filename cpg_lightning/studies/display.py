@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from cpg_lightning.runs.folder import LOG
 from cpg_lightning.studies.cell_folder import Progress, Status
 from cpg_lightning.studies.runner import Job, Running
 
@@ -83,7 +84,7 @@ class StudyDisplay:
     def started(self, job: Job, process: int) -> None:
         """Say where a cell's output goes."""
         self.news[job.name] = (time.monotonic(), "")
-        self._print(f"start {job.name}: process {process}, output in {job.folder.path / 'log.txt'}")
+        self._print(f"start {job.name}: process {process}, output in {job.folder.path / LOG}")
 
     def ended(self, job: Job, status: Status, seconds: float) -> None:
         """Count a cell, and say how it ended unless it was finished before."""

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from cpg_lightning.runs.folder import CELL, EXPERIMENT, METRICS, SUMMARY
 from cpg_lightning.studies.statistics import AbsentClasses, Counts
 
-IDENTITY, SUMMARY, METRICS, COUNTS = "experiment.json", "summary.json", "metrics.csv", "val-counts.npz"
-CELL = "cell.json"  # of a study; in the folder before the run has started
+COUNTS = "val-counts.npz"
 VERSION = 1  # of experiment.json
 FACTORS = ("data", "network", "criterion", "recipe", "inference")
 LARGEST_TEXT, LARGEST_COUNTS = 2**28, 2**31  # bytes
@@ -89,7 +89,7 @@ def read_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
             raise FileNotFoundError(f"expected a folder of runs, got {path}, which is {_what(path)}")
         folders = list(_run_folders(path))
         if not folders:
-            problems.append(f"{path}: no runs; a run is a folder with an {IDENTITY}, as cpg fit writes it")
+            problems.append(f"{path}: no runs; a run is a folder with an {EXPERIMENT}, as cpg fit writes it")
         for folder in folders:
             if any(folder.samefile(run.folder) for run in runs):
                 continue
@@ -109,9 +109,9 @@ def read_run(folder: Path) -> Run:
         OSError: If a file cannot be read.
         ValueError: If a file is missing or damaged.
     """
-    if not (folder / IDENTITY).exists():
-        raise ValueError(f"not started: it has no {IDENTITY} yet")
-    run = _identity(read_json(folder / IDENTITY))
+    if not (folder / EXPERIMENT).exists():
+        raise ValueError(f"not started: it has no {EXPERIMENT} yet")
+    run = _identity(read_json(folder / EXPERIMENT))
     run.folder = folder
     if (folder / METRICS).exists():
         run.history = read_metrics(folder / METRICS)
@@ -191,7 +191,7 @@ def _run_folders(top: Path) -> Iterable[Path]:
     """The folders of runs in a folder, itself included, in order; nothing below a run."""
     for folder, below, files in os.walk(top):
         below.sort()
-        if IDENTITY in files or CELL in files:
+        if EXPERIMENT in files or CELL in files:
             below.clear()
             yield Path(folder)
 
@@ -200,14 +200,14 @@ def _identity(values: dict[str, Any]) -> Run:
     """A run from the object in ``experiment.json``."""
     if values.get("version") != VERSION:
         raise ValueError(
-            f"{IDENTITY}: expected version {VERSION}, got {values.get('version')!r}; it is of another cpg_lightning"
+            f"{EXPERIMENT}: expected version {VERSION}, got {values.get('version')!r}; it is of another cpg_lightning"
         )
     parts, versions = values.get("parts"), values.get("versions")
     if not isinstance(parts, dict) or not isinstance(versions, dict):
-        raise ValueError(f"{IDENTITY} is damaged: expected parts and versions")
+        raise ValueError(f"{EXPERIMENT} is damaged: expected parts and versions")
     seed = values.get("seed")
     if not isinstance(seed, int) or isinstance(seed, bool):
-        raise ValueError(f"{IDENTITY} is damaged: expected the seed to be an integer, got {seed!r}")
+        raise ValueError(f"{EXPERIMENT} is damaged: expected the seed to be an integer, got {seed!r}")
     return Run(
         folder=Path(),
         key=_text(values, "key"),
@@ -224,7 +224,7 @@ def _text(values: dict[str, Any], *keys: str) -> str:
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
     if not isinstance(value, str) or not value:
-        raise ValueError(f"{IDENTITY} is damaged: expected a text for {'.'.join(keys)}, got {value!r}")
+        raise ValueError(f"{EXPERIMENT} is damaged: expected a text for {'.'.join(keys)}, got {value!r}")
     return _printable(value)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Protocol
 
+from cpg_lightning.runs.folder import LOCK, LOG
 from cpg_lightning.studies.cell_folder import CellFolder, Progress, Status
 from cpg_lightning.studies.lock import Lock
 from cpg_lightning.studies.resources import shares
@@ -152,7 +153,7 @@ class Runner:
     def _start(self, job: Job, slot: int) -> bool:
         """Start a cell unless it is finished, or another study runs it."""
         job.folder.path.mkdir(parents=True, exist_ok=True)
-        lock = Lock(job.folder.path / "lock")
+        lock = Lock(job.folder.path / LOCK)
         if not lock.acquire():
             self.elsewhere.append(job)
             return False
@@ -168,7 +169,7 @@ class Runner:
             record = job.folder.record()
             if not status.changed or not job.folder.started():
                 job.folder.write(record)
-            with (job.folder.path / "log.txt").open("ab") as log:
+            with (job.folder.path / LOG).open("ab") as log:
                 process = self._launch(job, lock, log, self.environments[slot])
         except BaseException:
             lock.release()
