@@ -25,7 +25,7 @@ from cpg_lightning.callbacks import (
 )
 from cpg_lightning.callbacks.run_record import RunRecord, versions
 from cpg_lightning.check_data import check_data
-from cpg_lightning.command import without_lightning
+from cpg_lightning.command import WITHOUT_LIGHTNING, without_lightning
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.losses import SegmentationCriterion
 from cpg_lightning.messages import introduce, quieten
@@ -64,7 +64,7 @@ def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
     arguments = sys.argv[1:] if args is None else args
     if isinstance(arguments, list) and arguments[:1] == ["check-data"]:
         sys.exit(check_data(arguments[1:]))
-    if isinstance(arguments, list) and arguments[:1] in (["study"], ["report"]):
+    if isinstance(arguments, list) and tuple(arguments[:1]) in WITHOUT_LIGHTNING:
         sys.exit(without_lightning(arguments[0], arguments[1:]))
     opened_before = open_run()
     quieten()
@@ -293,7 +293,7 @@ def _description() -> str:
         "Trains and evaluates segmentation networks with boundary-aware losses. Known by their short names, and others by "
         f"their class path: {known} What is in a dataset, and wrong with it: cpg check-data --help. Many runs, and what follows "
         "from them: cpg study --help, cpg report --help. First run: cpg fit "
-        "--config experiments/quickstart.yaml"
+        "--config experiments/quickstart.yaml; where there is no experiments/, cpg init writes it"
     )
 
 

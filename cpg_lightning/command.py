@@ -4,10 +4,12 @@ import io
 import os
 import sys
 
+WITHOUT_LIGHTNING = (("init",), ("study",), ("report",))
+
 
 def command() -> None:
-    """Run ``cpg study`` or ``cpg report``, or import Lightning and run :func:`cpg_lightning.cli.command`."""
-    if sys.argv[1:2] in (["study"], ["report"]):
+    """Run ``cpg init``, ``study`` or ``report``, or import Lightning and run :func:`cpg_lightning.cli.command`."""
+    if tuple(sys.argv[1:2]) in WITHOUT_LIGHTNING:
         sys.exit(without_lightning(sys.argv[1], sys.argv[2:]))
     from cpg_lightning.cli import command as trainer_command
 
@@ -15,10 +17,14 @@ def command() -> None:
 
 
 def without_lightning(name: str, arguments: list[str]) -> int:
-    """Run ``study`` or ``report``; gives the exit status."""
+    """Run ``init``, ``study`` or ``report``; gives the exit status."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # names may have characters that cannot be printed
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
+        if name == "init":
+            from cpg_lightning.configurations import init
+
+            return init(arguments)
         if name == "report":
             from cpg_lightning.studies.report import report
 

@@ -2,6 +2,7 @@
 
 import enum
 import math
+import os
 import re
 import traceback
 from collections.abc import Iterable, Iterator
@@ -19,6 +20,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
 
+from cpg_lightning.configurations import hint
 from cpg_lightning.data import Augmentation, SegmentationDataModule
 from cpg_lightning.inference import Inference
 from cpg_lightning.losses import SegmentationCriterion
@@ -44,11 +46,12 @@ NOISE = re.compile(
     r"\s*(- )?(Does not validate against any of the Union subtypes|Subtypes: |Errors:|Given value type: |"
     r"Given value: (NestedArg|Namespace|\{)|Expected a <class 'NoneType'>|Expected a path but [^/ ]* either not accessible)"
 )
-UNKNOWN_NAME = re.compile(r"Expected a dot import path string: (\S+)")
+UNKNOWN_NAME = re.compile(r"(?:Expected a dot import path string|Unexpected import path format): (\S+)")
 UNKNOWN_OPTION = re.compile(r"Option '(\w+)' is not accepted")
 GIVEN_CLASS = re.compile(r"Problem with given class_path '([\w.]+)'")
 NO_AUGMENTATION = "the following arguments are required: augmentation"
 UNRECOGNIZED = re.compile(r"unrecognized arguments: --([\w.]+)")
+NO_FILE = re.compile(r"File does not exist: '(.+)'")
 
 
 class Parser(LightningArgumentParser):
@@ -64,7 +67,7 @@ class Parser(LightningArgumentParser):
         meant = ""
         if unknown := UNKNOWN_NAME.search(message):
             known_classes = [known for family in FAMILIES for known in (family, *subclasses(family))]
-            meant = _did_you_mean(unknown[1], (known.__name__ for known in known_classes))
+            meant = hint(unknown[1]) or _did_you_mean(unknown[1], (known.__name__ for known in known_classes))
             shortened = UNKNOWN_NAME.sub(r"expected the name of a class, a class path or a file, got \1", shortened)
             shortened = shortened.partition("\n  Given value: ")[0]
         elif unknown := UNKNOWN_OPTION.search(message):
@@ -72,6 +75,8 @@ class Parser(LightningArgumentParser):
             meant = _did_you_mean(unknown[1], signature(imported(known[-1])).parameters if known else ())
         elif NO_AUGMENTATION in message:
             meant = '; give the size of training crops, e.g. --data.augmentation.crop_size "[512, 512]"'
+        elif missing := NO_FILE.search(message):
+            meant = hint(os.path.relpath(missing[1]))
         elif unknown := UNRECOGNIZED.search(message):
             meant = _did_you_mean(unknown[1], (name.lstrip("-") for name in self._option_string_actions))
         return shortened + meant

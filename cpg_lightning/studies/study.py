@@ -4,6 +4,7 @@ import shlex
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
+from cpg_lightning.configurations import hint
 from cpg_lightning.studies.cell_folder import CellFolder
 from cpg_lightning.studies.display import StudyDisplay, new_console, show_cells
 from cpg_lightning.studies.runner import Job, Runner
@@ -125,5 +126,5 @@ def _check_files(cells: list[Cell]) -> None:
             if name.endswith((".yaml", ".yml")) and not Path(name).is_file():
                 raise ValueError(
                     f"expected a file at {name}, found none (cell {cell.name} of {cell.file}); start the study in the folder "
-                    "that the paths in its files begin in"
+                    f"that the paths in its files begin in{hint(name)}"
                 )

@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from cpg_lightning.configurations import hint
+
 DEFAULT_COMMAND = ["${env}", "${interpreter}", "${program}", "${args}"]  # of W&B's agent
 ENVIRONMENT_VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
 # Keys of a sweep file that decide the cells, or that only describe it.
@@ -50,7 +52,9 @@ def read_sweep(file: Path) -> list[Cell]:
         sweep = yaml.safe_load(text)
         repeated = next(_repeated_keys(yaml.compose(text)), None)
     except OSError as error:
-        raise ValueError(f"expected a sweep file that can be read, got {file} ({error.strerror})") from error
+        raise ValueError(
+            f"expected a sweep file that can be read, got {file} ({error.strerror}){hint(str(file))}"
+        ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"expected a sweep file in YAML, got {file}: {error}") from error
     if not isinstance(sweep, dict) or not isinstance(sweep.get("parameters"), dict) or not sweep["parameters"]:
