@@ -305,7 +305,7 @@ def _plain(parser: LightningArgumentParser, config: Namespace) -> dict[str, Any]
 
 def _drop_pretrained(model: Namespace) -> None:
     """Fetch no weights to start from where a checkpoint has them all."""
-    for argument, value in imported(model.network.class_path).unfetched().items():
+    for argument, value in imported(model.network.class_path).without_pretrained().items():
         if argument in model.network.init_args:
             model.network.init_args[argument] = value
     model.weights = None

@@ -356,7 +356,7 @@ class TestSMP:
     def test_options_are_the_users_and_name_no_file(self):
         with pytest.raises(ValueError, match="encoder and encoder_weights, got classes"):
             SMP(3, "unet", "resnet18", options={"classes": 4})
-        with pytest.raises(ValueError, match="name nothing to read or fetch, got checkpoint_path"):
+        with pytest.raises(ValueError, match="name no file and no download, got checkpoint_path"):
             SMP(3, "dpt", "tu-vit_tiny_patch16_224", options={"checkpoint_path": "x.pth"})
 
     def test_a_checkpoint_fetches_no_weights(self):
@@ -373,7 +373,7 @@ def test_efficientnet_lite0_comes_with_the_packages_weights():
     torch.testing.assert_close(network.network.encoder.model.conv_stem.weight, next(iter(file.values())))
     assert network.mean == (0.498, 0.498, 0.498)
     assert network.std == (0.502, 0.502, 0.502)
-    assert EfficientNetLite0DeepLabV3Plus.unfetched() == {"pretrained": False}
+    assert EfficientNetLite0DeepLabV3Plus.without_pretrained() == {"pretrained": False}
 
 
 VIT = {"hidden_size": 16, "num_hidden_layers": 4, "num_attention_heads": 2, "intermediate_size": 16, "patch_size": 16}
@@ -494,7 +494,7 @@ class TestHuggingFace:
         ],
     )
     def test_options_that_name_something_to_fetch_are_refused(self, model_type, options, name):
-        with pytest.raises(ValueError, match=f"expected options that name nothing to read or fetch, got {name};"):
+        with pytest.raises(ValueError, match=f"expected options that name no file and no download, got {name};"):
             HuggingFace(4, model_type, options)
 
     def test_options_that_do_not_fit_are_refused_in_one_line(self):

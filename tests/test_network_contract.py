@@ -155,4 +155,4 @@ def test_ddp_finds_no_unused_parameters(network, tmp_path):
 def test_the_number_of_classes_comes_first(network):
     assert isinstance(network, SegmentationNetwork)
     assert next(iter(inspect.signature(type(network)).parameters)) == "num_classes"
-    assert all(name in inspect.signature(type(network)).parameters for name in network.unfetched())
+    assert all(name in inspect.signature(type(network)).parameters for name in network.without_pretrained())

@@ -20,7 +20,7 @@ from cpg_lightning.data import ClassInfo
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.networks import LRASPP, SMP, Adapter, SegmentationNetwork
-from cpg_lightning.networks.weights import fill, read_file, read_weights
+from cpg_lightning.networks.weights import load_into, read_file, read_weights
 
 
 class Malicious:
@@ -66,7 +66,7 @@ def test_weights_in_the_cache_of_the_hub_are_read_as_safely(tmp_path, monkeypatc
 def test_state_dicts_are_found_in_what_others_write(layer, tmp_path, wrapped, prefix):
     torch.save(wrapped({prefix + name: w for name, w in layer.state_dict().items()}), tmp_path / "weights.pt")
     other = nn.Conv2d(3, 4, 1)
-    fill(other, read_weights(tmp_path / "weights.pt"))
+    load_into(other, read_weights(tmp_path / "weights.pt"))
     torch.testing.assert_close(other.state_dict(), layer.state_dict())
 
 
@@ -159,13 +159,13 @@ def test_no_file_and_no_weights(tmp_path):
 def test_nothing_is_copied_where_something_does_not_fit(layer):
     before = layer.weight.clone()
     with pytest.raises(ValueError, match="1 missing: bias"):
-        fill(layer, {"weight": torch.ones_like(before)})
+        load_into(layer, {"weight": torch.ones_like(before)})
     torch.testing.assert_close(layer.weight, before, rtol=0, atol=0)
 
 
 def test_layers_that_differ_in_more_than_classes_are_never_renewed(layer):
     with pytest.raises(ValueError, match="2 of another shape: bias") as error:
-        fill(layer, {"weight": torch.ones(5, 2, 1, 1), "bias": torch.ones(5)}, new_classifier=True)
+        load_into(layer, {"weight": torch.ones(5, 2, 1, 1), "bias": torch.ones(5)}, new_classifier=True)
     assert "new_classifier" not in str(error.value)
 
 
@@ -173,7 +173,7 @@ def test_a_number_is_no_layer_of_classes():
     network = nn.Module()
     network.scale = nn.Parameter(torch.tensor(1.0))
     with pytest.raises(ValueError, match=r"1 of another shape: scale \(3,\) instead of \(\)$"):
-        fill(network, {"scale": torch.ones(3)}, new_classifier=True)
+        load_into(network, {"scale": torch.ones(3)}, new_classifier=True)
 
 
 def test_fine_tuning_starts_from_a_checkpoint_of_the_package(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cpg_lightning.networks.weights import Source, fill, read_weights
+from cpg_lightning.networks.weights import Source, load_into, read_weights
 
 
 class SegmentationNetwork(nn.Module, ABC):
@@ -25,8 +25,8 @@ class SegmentationNetwork(nn.Module, ABC):
         fixed_size: Height and width of its images in pixels, where it takes one size alone.
         unprobed: Why it is not known which parameters reach no logits, for which DDP would wait in vain; None where it
             is known.
-        fetching: Names of the constructor's arguments that fetch weights to start from, and by default do not. A
-            checkpoint, which has all weights, leaves them out.
+        pretrained_arguments: Names of the constructor's arguments that download weights to start from, and by default do
+            not. A checkpoint has all weights and leaves them out.
         paths: Names of the constructor's arguments that are files or folders. A checkpoint may not give them.
     """
 
@@ -36,7 +36,7 @@ class SegmentationNetwork(nn.Module, ABC):
     memory_format: torch.memory_format = torch.contiguous_format
     fixed_size: tuple[int, int] | None = None
     unprobed: str | None = None
-    fetching: tuple[str, ...] = ()
+    pretrained_arguments: tuple[str, ...] = ()
     paths: tuple[str, ...] = ()
 
     @abstractmethod
@@ -52,12 +52,12 @@ class SegmentationNetwork(nn.Module, ABC):
         """
 
     @classmethod
-    def unfetched(cls) -> dict[str, Any]:
-        """The arguments of :attr:`fetching` as they are by default."""
-        return {name: signature(cls).parameters[name].default for name in cls.fetching}
+    def without_pretrained(cls) -> dict[str, Any]:
+        """The arguments of :attr:`pretrained_arguments` as they are by default."""
+        return {name: signature(cls).parameters[name].default for name in cls.pretrained_arguments}
 
     def checkpoint_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """The constructor's arguments with which a checkpoint builds the network again: nothing is fetched or read.
+        """The constructor's arguments with which a checkpoint builds the network again: nothing is downloaded or read.
 
         Args:
             arguments: Those that the network was built with, plain values by name.
@@ -65,13 +65,13 @@ class SegmentationNetwork(nn.Module, ABC):
         Returns:
             Plain values by name, for a network with weights of the same names and shapes.
         """
-        return arguments | {name: value for name, value in self.unfetched().items() if name in arguments}
+        return arguments | {name: value for name, value in self.without_pretrained().items() if name in arguments}
 
     def load_weights(self, source: Source, new_classifier: bool = False) -> None:
         """Start from the weights of a checkpoint of this package, or of a state dict that others wrote.
 
         Prefixes before names may differ, and what is not the network's is left out with a warning; see
-        :func:`~cpg_lightning.networks.weights.fill`.
+        :func:`~cpg_lightning.networks.weights.load_into`.
 
         Args:
             source: A file (``.ckpt``, ``.pt``, ``.pth`` or ``.safetensors``) or a state dict, see
@@ -84,7 +84,7 @@ class SegmentationNetwork(nn.Module, ABC):
             ValueError: If the file cannot be read safely, or weights are missing or of another shape: up to three of
                 each are named.
         """
-        fill(self, read_weights(source), new_classifier)
+        load_into(self, read_weights(source), new_classifier)
 
 
 def check_num_classes(num_classes: int) -> None:

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 from cpg_lightning.networks.base import SegmentationNetwork, check_num_classes
-from cpg_lightning.networks.weights import Source, fill, prefix_of, read_weights
+from cpg_lightning.networks.weights import Source, load_into, prefix_of, read_weights
 
 PIXEL_CHANNELS, KEY_CHANNELS = 512, 256  # constants of the official code
 
@@ -41,7 +41,7 @@ class HRNetOCR(SegmentationNetwork):
     Args:
         num_classes: Number of classes C.
         width: Channels of the branch at stride 4: 18, 32 or 48.
-        pretrained: Whether to fetch ImageNet weights for the trunk from timm's hub.
+        pretrained: Whether to download ImageNet weights for the trunk from timm's hub.
         checkpoint_activations: Whether the trunk's activations are computed again in the backward pass instead of being
             kept: less memory for more time.
 
@@ -61,7 +61,7 @@ class HRNetOCR(SegmentationNetwork):
 
     align_corners = True
     memory_format = torch.channels_last
-    fetching = ("pretrained",)
+    pretrained_arguments = ("pretrained",)
 
     def __init__(
         self, num_classes: int, width: int = 48, pretrained: bool = False, checkpoint_activations: bool = False
@@ -123,9 +123,9 @@ class HRNetOCR(SegmentationNetwork):
         }
         if not any(name.removeprefix(prefix).startswith(tuple(OFFICIAL_NAMES.values())) for name in weights):
             classifier = tuple(prefix + name for name in CLASSIFICATION_HEAD)
-            fill(self.trunk, {name: w for name, w in weights.items() if not name.startswith(classifier)})
+            load_into(self.trunk, {name: w for name, w in weights.items() if not name.startswith(classifier)})
             return
-        fill(self, weights, new_classifier)
+        load_into(self, weights, new_classifier)
         if not any(name.endswith("num_batches_tracked") for name in weights):
             with torch.no_grad():
                 for module in self.modules():
@@ -210,7 +210,7 @@ def _trunk(width: int, pretrained: bool, checkpoint_activations: bool) -> nn.Mod
         if not pretrained:
             raise
         raise FileNotFoundError(
-            f"the weights {name} could not be downloaded ({error}); where there is a network, fetch them into the hub's "
+            f"the weights {name} could not be downloaded ({error}); on a machine with a network, download them into the hub's "
             "cache, or download an official file and pass it to load_weights, or --model.weights"
         ) from error
     kind = _Checkpointed if checkpoint_activations else nn.Sequential

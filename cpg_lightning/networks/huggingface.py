@@ -36,7 +36,7 @@ class HuggingFace(Adapter):
         ImportError: If transformers is not installed.
         FileNotFoundError: If the folder is none of a network.
         ValueError: If there are fewer than 2 classes, transformers has no such segmentation network, or for options that
-            are not the user's, that name something to fetch, or beside a folder.
+            are not the user's, that name a download, or beside a folder.
 
     Example:
         >>> import torch
@@ -83,7 +83,7 @@ class HuggingFace(Adapter):
 
 
 def _built(transformers: Any, num_classes: int, model_type: str, options: dict[str, Any]) -> Any:
-    """A network with random weights; nothing is fetched."""
+    """A network with random weights; nothing is downloaded."""
     _check_type(transformers, model_type)
     decided = sorted(set(DECIDED) & options.keys())
     if decided:
@@ -91,10 +91,10 @@ def _built(transformers: Any, num_classes: int, model_type: str, options: dict[s
             f"expected options without {', '.join(DECIDED)}, which num_classes, model_type and this package decide, got "
             f"{', '.join(decided)}; leave them out"
         )
-    fetching = sorted(_fetching(options))
-    if fetching:
+    pretrained = sorted(_pretrained_options(options))
+    if pretrained:
         raise ValueError(
-            f"expected options that name nothing to read or fetch, got {', '.join(fetching)}; describe a backbone by "
+            f"expected options that name no file and no download, got {', '.join(pretrained)}; describe a backbone by "
             "backbone_config, and give weights of a file or a folder by --model.weights or folder"
         )
     try:
@@ -148,11 +148,11 @@ def _architecture(config: dict[str, Any]) -> dict[str, Any]:
     return {name: _architecture(value) if isinstance(value, dict) else value for name, value in kept.items()}
 
 
-def _fetching(options: dict[str, Any]) -> Iterator[str]:
-    """Names of options that let transformers read a path or fetch from a hub, at any depth."""
+def _pretrained_options(options: dict[str, Any]) -> Iterator[str]:
+    """Names of options that let transformers read a path or download from a hub, at any depth."""
     for name, value in options.items():
         if isinstance(value, dict):
-            yield from _fetching(value)
+            yield from _pretrained_options(value)
         path = isinstance(value, str) and any(sign in value for sign in "/\\:")
         # timm's names are at hand, others are looked up in the hub.
         backbone = name == "backbone" and options.get("model_type") != "timm_backbone"

@@ -9,7 +9,7 @@ from torch import nn
 
 from cpg_lightning.networks.adapter import Adapter, optional
 from cpg_lightning.networks.base import check_num_classes
-from cpg_lightning.networks.weights import fill, read_file
+from cpg_lightning.networks.weights import load_into, read_file
 
 
 class SMP(Adapter):
@@ -22,14 +22,14 @@ class SMP(Adapter):
         num_classes: Number of classes C.
         architecture: Its name, e.g. ``unet``, ``fpn``, ``deeplabv3plus``, ``segformer``.
         encoder: Name of the encoder, e.g. ``resnet34``; any of timm's with ``tu-`` before it.
-        encoder_weights: Name of the weights to fetch for the encoder, e.g. ``imagenet``; random without.
+        encoder_weights: Name of the weights to download for the encoder, e.g. ``imagenet``; random without.
         size_divisor: What height and width of its input are padded to multiples of, in pixels.
         options: Further arguments of the architecture, by name.
 
     Raises:
         ImportError: If segmentation_models_pytorch is not installed.
         ValueError: If there are fewer than 2 classes or there is no such architecture or encoder, or if options ask for
-            other output than logits, are arguments of their own, or name something to read or fetch.
+            other output than logits, are arguments of their own, or name a file or a download.
         FileNotFoundError: If the weights are neither on disk nor can be downloaded.
 
     Example:
@@ -39,7 +39,7 @@ class SMP(Adapter):
     """
 
     memory_format = torch.channels_last
-    fetching = ("encoder_weights",)
+    pretrained_arguments = ("encoder_weights",)
 
     def __init__(
         self,
@@ -95,14 +95,14 @@ class EfficientNetLite0DeepLabV3Plus(SMP):
         torch.Size([2, 5, 16, 24])
     """
 
-    fetching = ("pretrained",)
+    pretrained_arguments = ("pretrained",)
 
     def __init__(self, num_classes: int, pretrained: bool = False) -> None:
         super().__init__(num_classes, "deeplabv3plus", "tu-tf_efficientnet_lite0", size_divisor=16)
         self.mean, self.std = (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)  # of the weights
         if pretrained:
             encoder = self.network.get_submodule("encoder.model")
-            fill(encoder, _efficientnet_lite0(list(encoder.state_dict())))
+            load_into(encoder, _efficientnet_lite0(list(encoder.state_dict())))
 
 
 def _efficientnet_lite0(names: list[str]) -> dict[str, torch.Tensor]:
@@ -118,7 +118,7 @@ def _efficientnet_lite0(names: list[str]) -> dict[str, torch.Tensor]:
 
 
 def _check_names(encoder: str, options: dict[str, Any]) -> None:
-    """Refuse what would change the output, or let the libraries read a file or fetch from a hub."""
+    """Refuse what would change the output, or let the libraries read a file or download from a hub."""
     output = sorted({"aux_params", "activation"} & options.keys())
     if output:
         raise ValueError(f"expected options that leave the output logits of pixels, got {', '.join(output)}")
@@ -135,7 +135,7 @@ def _check_names(encoder: str, options: dict[str, Any]) -> None:
     named = sorted(reading & options.keys())
     if named:
         raise ValueError(
-            f"expected options that name nothing to read or fetch, got {', '.join(named)}; use encoder_weights or "
+            f"expected options that name no file and no download, got {', '.join(named)}; use encoder_weights or "
             "--model.weights"
         )
 
@@ -150,6 +150,6 @@ def _built(build: Callable[[], nn.Module], weights: str | None) -> nn.Module:
         if weights is None:
             raise
         raise FileNotFoundError(
-            f"the encoder's weights {weights!r} could not be downloaded ({error}); where there is a network, fetch them "
+            f"the encoder's weights {weights!r} could not be downloaded ({error}); on a machine with a network, download them "
             "into the hub's cache, or leave encoder_weights out to start from random ones"
         ) from error

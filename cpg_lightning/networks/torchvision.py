@@ -13,7 +13,7 @@ from torchvision.models.segmentation import (
 )
 
 from cpg_lightning.networks.base import SegmentationNetwork, check_num_classes
-from cpg_lightning.networks.weights import fill
+from cpg_lightning.networks.weights import load_into
 
 
 class DeepLabV3(SegmentationNetwork):
@@ -39,7 +39,7 @@ class DeepLabV3(SegmentationNetwork):
         {'out': (2, 19, 8, 12), 'aux': (2, 19, 8, 12)}
     """
 
-    fetching = ("weights", "weights_backbone")
+    pretrained_arguments = ("weights", "weights_backbone")
     memory_format = torch.channels_last
 
     def __init__(
@@ -57,12 +57,12 @@ class DeepLabV3(SegmentationNetwork):
         classes = num_classes if whole is None else len(whole.meta["categories"])
         model = deeplabv3_resnet50(num_classes=classes, aux_loss=aux_loss or whole is not None, weights_backbone=None)
         if whole is not None:
-            fill(model, _fetched(whole))
+            load_into(model, _downloaded(whole))
             for head in (model.classifier, model.aux_classifier):
                 head[-1] = _for_classes(head[-1], num_classes)
         elif backbone is not None:
-            state = _fetched(backbone)
-            fill(model.backbone, {name: w for name, w in state.items() if not name.startswith("fc.")})
+            state = _downloaded(backbone)
+            load_into(model.backbone, {name: w for name, w in state.items() if not name.startswith("fc.")})
         self.backbone = model.backbone
         self.classifier = model.classifier
         self.aux_classifier = model.aux_classifier if aux_loss else None
@@ -99,7 +99,7 @@ class LRASPP(SegmentationNetwork):
         torch.Size([2, 19, 8, 12])
     """
 
-    fetching = ("weights", "weights_backbone")
+    pretrained_arguments = ("weights", "weights_backbone")
     memory_format = torch.channels_last
 
     def __init__(
@@ -117,13 +117,13 @@ class LRASPP(SegmentationNetwork):
         classes = num_classes if whole is None else len(whole.meta["categories"])
         model = lraspp_mobilenet_v3_large(num_classes=classes, weights_backbone=None)
         if whole is not None:
-            fill(model, _fetched(whole))
+            load_into(model, _downloaded(whole))
             model.classifier.low_classifier = _for_classes(model.classifier.low_classifier, num_classes)
             model.classifier.high_classifier = _for_classes(model.classifier.high_classifier, num_classes)
         elif backbone is not None:
             names = model.backbone.state_dict()
-            state = {name.removeprefix("features."): weight for name, weight in _fetched(backbone).items()}
-            fill(model.backbone, {name: weight for name, weight in state.items() if name in names})
+            state = {name.removeprefix("features."): weight for name, weight in _downloaded(backbone).items()}
+            load_into(model.backbone, {name: weight for name, weight in state.items() if name in names})
         self.backbone = model.backbone
         self.classifier = model.classifier
         for module in self.backbone.modules():
@@ -152,13 +152,13 @@ def _named(family: type[WeightsEnum], name: str | None) -> WeightsEnum | None:
     return family[name]
 
 
-def _fetched(weights: WeightsEnum) -> dict[str, Tensor]:
+def _downloaded(weights: WeightsEnum) -> dict[str, Tensor]:
     """The weights from torch's cache, or downloaded to it; without running what may be in a file put there."""
     try:
         state: dict[str, Tensor] = weights.get_state_dict(check_hash=True, weights_only=True)
     except OSError as error:  # urllib's errors are OSErrors
         raise FileNotFoundError(
-            f"the weights {weights} could not be downloaded ({error}); where there is a network, fetch {weights.url} and "
+            f"the weights {weights} could not be downloaded ({error}); on a machine with a network, download {weights.url} and "
             f"put the file into {torch.hub.get_dir()}/checkpoints here, or leave the weights out to start from random ones"
         ) from error
     except pickle.UnpicklingError as error:

@@ -144,7 +144,7 @@ def prefix_of(names: Collection[str], own: Collection[str]) -> str | None:
     return prefix if prefix is not None and 2 * votes[prefix] > len(wanted) else None
 
 
-def fill(network: nn.Module, weights: Mapping[str, Tensor], new_classifier: bool = False) -> None:
+def load_into(network: nn.Module, weights: Mapping[str, Tensor], new_classifier: bool = False) -> None:
     """Copy weights into a network.
 
     Names may have a prefix in the file: the one with which most of the network's names are found. They may also lack

@@ -190,7 +190,7 @@ def _build(description: Any, allow: Collection[str], num_classes: int) -> Any:
         paths = [name for name in kind.paths if arguments.get(name) is not None]
         if paths:
             raise ValueError(f"expected no {', '.join(paths)} in the checkpoint, which is not trusted to choose a path")
-        arguments |= {**kind.unfetched(), "num_classes": num_classes}
+        arguments |= {**kind.without_pretrained(), "num_classes": num_classes}
     return kind(**arguments)
 
 
