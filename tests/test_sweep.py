@@ -195,6 +195,6 @@ class TestSearch:
 
     def test_cpg_study_says_that_wandb_runs_it(self):
         with pytest.raises(
-            ValueError, match="expected method: grid, got bayes.*; W&B runs other searches: wandb sweep"
+            ValueError, match=r"expected method: grid, got bayes.*; W&B runs other searches: wandb sweep"
         ):
             read_sweep(self.FILE)
