@@ -1,23 +1,93 @@
-"""The schedule of the learning rate: linear warm-up, then polynomial decay to the end of training."""
+"""The schedule of the learning rate: linear warm-up, then decay to the end of training, or any scheduler of torch."""
 
 import math
+from collections.abc import Callable
+from typing import Literal, get_args
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+Decay = Literal["poly", "cosine", "constant"]
+LRSchedule = Decay | Callable[[Optimizer], LRScheduler]
 
 
-def poly_factor(step: int, steps: float, warmup_steps: int, power: float) -> float:
+def schedule_of(
+    lr_schedule: LRSchedule, optimizer: Optimizer, trainer: L.Trainer, warmup_steps: int, poly_power: float
+) -> LRScheduler:
+    """The schedule of an optimizer, to be stepped after each optimizer step.
+
+    Args:
+        lr_schedule: ``poly``, ``cosine`` or ``constant``, or what builds a scheduler of torch from the optimizer.
+        optimizer: The optimizer.
+        trainer: Knows the steps of the whole training.
+        warmup_steps: Optimizer steps of linear warm-up, of the first three.
+        poly_power: Power of the polynomial decay.
+
+    Raises:
+        ValueError: If the learning rate is to decay in a training without an end, or if a scheduler of torch needs a score
+            or comes with a warm-up of this package.
+    """
+    if isinstance(lr_schedule, str):
+        if lr_schedule != "constant" and trainer.max_steps == -1 and trainer.max_epochs in (None, -1):
+            raise ValueError(
+                "expected an end of training, for the learning rate to decay to; set max_epochs or max_steps, or lr_schedule "
+                "constant"
+            )
+        return LambdaLR(
+            optimizer,
+            lambda step: rate_factor(lr_schedule, step, training_steps(trainer), warmup_steps, poly_power),
+        )
+    schedule = lr_schedule(optimizer)
+    if isinstance(schedule, ReduceLROnPlateau):
+        raise ValueError(
+            "expected a schedule that follows from the number of the step, got ReduceLROnPlateau, which needs a score; take "
+            f"{', '.join(get_args(Decay))} or another scheduler of torch"
+        )
+    if warmup_steps:
+        raise ValueError(
+            f"expected warmup_steps to be 0 with {type(schedule).__name__}, got {warmup_steps}: the linear warm-up belongs to "
+            f"{', '.join(get_args(Decay))}; set --model.warmup_steps 0"
+        )
+    return schedule
+
+
+def rate_factor(decay: Decay, step: int, steps: float, warmup_steps: int, poly_power: float) -> float:
     """The factor of the learning rate in a step; see :class:`~cpg_lightning.module.SegmentationModule` for the formula.
 
     Args:
+        decay: ``poly``, ``cosine`` or ``constant``.
         step: Number of the optimizer step, from 0.
         steps: Optimizer steps of the whole training; the first step does not need them.
         warmup_steps: Optimizer steps of linear warm-up.
-        power: Power of the polynomial decay.
+        poly_power: Power of the polynomial decay.
     """
     if step <= warmup_steps:
         return min(1.0, (step + 1) / max(1, warmup_steps))
-    remaining = (steps - step) / max(1, steps - warmup_steps)
-    return max(0.0, remaining) ** power
+    if decay == "constant":
+        return 1.0
+    remaining = max(0.0, (steps - step) / max(1, steps - warmup_steps))
+    return remaining**poly_power if decay == "poly" else (1 - math.cos(math.pi * remaining)) / 2
+
+
+def check_length(trainer: L.Trainer, schedule: LRScheduler, lr_schedule: LRSchedule, warmup_steps: int) -> None:
+    """Compare a schedule with the number of steps of a training that begins.
+
+    Raises:
+        ValueError: If the schedule is one of torch that fails after fewer steps.
+    """
+    steps = training_steps(trainer)
+    if isinstance(schedule, OneCycleLR) and schedule.total_steps < steps:
+        raise ValueError(
+            f"expected a OneCycleLR of at least the {steps:g} steps of the training, got {schedule.total_steps}, after which it "
+            f"fails; set --model.lr_schedule.total_steps {steps:g}"
+        )
+    if lr_schedule in ("poly", "cosine") and steps <= warmup_steps:
+        rank_zero_warn(
+            f"the warm-up of {warmup_steps} steps is no shorter than the training of {steps:g}: "
+            "the learning rate will not decay; set fewer warmup_steps or train for longer"
+        )
 
 
 def training_steps(trainer: L.Trainer) -> float:

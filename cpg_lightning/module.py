@@ -8,14 +8,14 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.cli import OptimizerCallable
-from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from cpg_lightning.data.class_info import IGNORED, ClassInfo
 from cpg_lightning.inference import Inference
-from cpg_lightning.learning_rate import poly_factor, training_steps
+from cpg_lightning.learning_rate import LRSchedule, check_length, schedule_of
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.losses.criterion import SegmentationCriterion
 from cpg_lightning.metrics.evaluation import Scores, SegmentationMetrics
@@ -38,11 +38,13 @@ class SegmentationModule(L.LightningModule):
     r"""Trains and evaluates a segmentation network.
 
     The training loss is the criterion of the main output plus, where the network has an auxiliary output,
-    ``aux_weight`` times its cross-entropy. The learning rate rises linearly for ``warmup_steps`` steps and then decays
-    polynomially, step by step, to 0 at the end of training:
+    ``aux_weight`` times its cross-entropy. The learning rate rises linearly for ``warmup_steps`` steps w and then decays step
+    by step, with ``lr_schedule`` ``poly`` or ``cosine`` to 0 at the end of the n steps of training:
 
     .. math::
-        \eta_i = \eta \min\left(1, \frac{i + 1}{w}\right) \left(1 - \frac{\max(0, i - w)}{n - w}\right)^{p}
+        \eta_i = \eta \min\left(1, \frac{i + 1}{w}\right) d\left(\frac{\max(0, i - w)}{n - w}\right), \quad
+        d_{\text{poly}}(t) = (1 - t)^p, \quad d_{\text{cosine}}(t) = \frac{1 + \cos \pi t}{2}, \quad
+        d_{\text{constant}}(t) = 1
 
     Logged: ``train/loss`` and the criterion's terms (``train/ce``, ``train/cpg``), ``lr``, ``val/mIoU`` and, up to 40
     classes, ``val/IoU/<class>``, with ``val/pixel_accuracy``, ``val/class_accuracy`` and ``val/fwIoU``; ``val/boundary_IoU``,
@@ -61,6 +63,9 @@ class SegmentationModule(L.LightningModule):
         predict_probabilities: Whether ``predict`` gives the probabilities of all classes rather than the classes.
         optimizer: Builds the optimizer from the parameters, e.g. ``functools.partial(torch.optim.SGD, lr=0.01)``;
             ``torch.optim.AdamW`` with its own defaults if left out.
+        lr_schedule: ``poly``, ``cosine`` or ``constant``, or what builds a scheduler of torch from the optimizer, e.g.
+            ``functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1000)``; on the command line its class path with all
+            its arguments. It is stepped after each optimizer step. None of its arguments is filled in, and it has no warm-up.
         warmup_steps: Optimizer steps of linear warm-up w.
         poly_power: Power p of the polynomial decay.
         aux_weight: Weight of the auxiliary output's cross-entropy.
@@ -94,6 +99,7 @@ class SegmentationModule(L.LightningModule):
         inference: Inference | None = None,
         predict_probabilities: bool = False,
         optimizer: OptimizerCallable | None = None,
+        lr_schedule: LRSchedule = "poly",
         warmup_steps: int = 0,
         poly_power: float = 0.9,
         aux_weight: float = 0.4,
@@ -124,6 +130,7 @@ class SegmentationModule(L.LightningModule):
         self.criterion = criterion
         self.classes = classes
         self.optimizer = optimizer
+        self.lr_schedule = lr_schedule
         self.warmup_steps = warmup_steps
         self.poly_power = poly_power
         self.aux_weight = aux_weight
@@ -240,6 +247,7 @@ class SegmentationModule(L.LightningModule):
         if stage == "fit":
             check_monitors(self, trainer.callbacks)  # type: ignore[attr-defined]
             check_parameters(self.network, trainer.world_size)
+            self._optimization(trainer)  # raises here, before anything is written
         check_data(self, data, stage)
 
     def validation_scores(self) -> list[str]:
@@ -320,29 +328,19 @@ class SegmentationModule(L.LightningModule):
         self._log_scores("test")
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer, with the warm-up and the decay of its learning rate.
-
-        Raises:
-            ValueError: If training has no end for the learning rate to decay to.
-        """
-        if self.trainer.max_steps == -1 and self.trainer.max_epochs in (None, -1):
-            raise ValueError(
-                "expected an end of training, for the learning rate to decay to; set max_epochs or max_steps"
-            )
-        optimizer = (self.optimizer or torch.optim.AdamW)(self.parameters())
-        schedule = LambdaLR(
-            optimizer, lambda step: poly_factor(step, training_steps(self.trainer), self.warmup_steps, self.poly_power)
-        )
+        """The optimizer and its schedule, see :func:`~cpg_lightning.learning_rate.schedule_of`."""
+        optimizer, schedule = self._optimization(self.trainer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    def _optimization(self, trainer: L.Trainer) -> tuple[Optimizer, LRScheduler]:
+        """A new optimizer and its schedule."""
+        optimizer = (self.optimizer or torch.optim.AdamW)(self.parameters())
+        return optimizer, schedule_of(self.lr_schedule, optimizer, trainer, self.warmup_steps, self.poly_power)
+
     def on_train_start(self) -> None:
-        """Warn of a warm-up that takes all of the training."""
-        steps = training_steps(self.trainer)
-        if steps <= self.warmup_steps:
-            rank_zero_warn(
-                f"the warm-up of {self.warmup_steps} steps is no shorter than the training of {steps:g}: "
-                "the learning rate will not decay; set fewer warmup_steps or train for longer"
-            )
+        """Compare the schedule with the length of the training."""
+        for config in self.trainer.lr_scheduler_configs:
+            check_length(self.trainer, config.scheduler, self.lr_schedule, self.warmup_steps)
 
     def _log_scores(self, stage: str) -> None:
         """Log what was counted, on every process: it is gathered."""

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from cpg_lightning.data import Augmentation, SegmentationDataModule
 from cpg_lightning.inference import Inference
@@ -38,6 +39,7 @@ FAMILIES: tuple[type[Any], ...] = (
     Callback,
     Logger,
     Optimizer,
+    LRScheduler,
 )
 # jsonargparse lists each type that was tried. These lines of it help nobody.
 NOISE = re.compile(
@@ -101,16 +103,18 @@ def check_callables(config: Namespace) -> None:
 
     Raises:
         ValueError: If a class path of the configuration names a function of unknown result, or if ``model.optimizer`` is no
-            optimizer or has a number that is not finite.
+            optimizer or ``model.lr_schedule`` no scheduler, or one of them has a number that is not finite.
     """
-    optimizer = config.model.get("optimizer")
-    if isinstance(optimizer, Namespace):
-        if not _gives(imported(optimizer.class_path), Optimizer):
-            raise ValueError(f"expected model.optimizer to be a torch optimizer, got {optimizer.class_path}")
-        options = optimizer.get("init_args") or {}
-        for name, number in (vars(options) if isinstance(options, Namespace) else options).items():
+    for option, family, name in (("optimizer", Optimizer, "optimizer"), ("lr_schedule", LRScheduler, "scheduler")):
+        built = config.model.get(option)
+        if not isinstance(built, Namespace):
+            continue
+        if not _gives(imported(built.class_path), family):
+            raise ValueError(f"expected model.{option} to be a torch {name}, got {built.class_path}")
+        options = built.get("init_args") or {}
+        for argument, number in (vars(options) if isinstance(options, Namespace) else options).items():
             if isinstance(number, float) and not math.isfinite(number):  # torch's own checks let NaN pass
-                raise ValueError(f"expected model.optimizer.{name} to be a finite number, got {number}")
+                raise ValueError(f"expected model.{option}.{argument} to be a finite number, got {number}")
     for class_path in _class_paths(config):
         if not _gives(imported(class_path), object):
             raise ValueError(f"expected class_path to name a class, got the function {class_path}")

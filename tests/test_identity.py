@@ -5,7 +5,7 @@ import yaml
 from commands import ARGUMENTS, EXPERIMENTS
 
 from cpg_lightning.cli import main
-from cpg_lightning.runs.identity import readable_name
+from cpg_lightning.runs.identity import experiment_of, readable_name
 
 NAMES = {
     "ce": "ce",
@@ -51,3 +51,22 @@ def test_a_run_is_named_by_what_its_criterion_sums(camvid, criterion, name):
 def test_a_name_says_what_differs_from_the_defaults(camvid, options, name):
     cli = main([*ARGUMENTS, *options], run=False)
     assert readable_name(yaml.safe_load(cli.parser.dump(cli.config))) == name
+
+
+def experiment(*options):
+    """The experiment of a command line."""
+    cli = main([*ARGUMENTS, *options], run=False)
+    cli.datamodule.setup("fit")
+    return experiment_of(yaml.safe_load(cli.parser.dump(cli.config)), cli.model, cli.datamodule, cli.trainer)
+
+
+def test_an_option_at_its_default_does_not_change_the_key(camvid):
+    """The recipe of a run that was made before there were these options."""
+    options = {"optimizer", "images_a_step", "augmentation", "callbacks", "max_epochs"}
+    assert experiment().parts["recipe"]["values"].keys() == options
+    assert experiment("--model.lr_schedule=poly").key == experiment().key
+
+
+@pytest.mark.parametrize("options", [["--model.lr_schedule=cosine"]])
+def test_an_option_of_the_recipe_changes_the_key(camvid, options):
+    assert experiment(*options).key != experiment().key
