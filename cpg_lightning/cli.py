@@ -12,7 +12,6 @@ from typing import Any
 import lightning as L
 import yaml
 from jsonargparse import Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
@@ -30,7 +29,8 @@ from cpg_lightning.callbacks.run_record import RunRecord, versions
 from cpg_lightning.check_data import check_data
 from cpg_lightning.command import without_lightning
 from cpg_lightning.data import SegmentationDataModule
-from cpg_lightning.messages import describe, introduce, quieten
+from cpg_lightning.given_optimizer import check_rate
+from cpg_lightning.messages import bad_input, describe, introduce, quieten
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.parsing import (
     YAML,
@@ -111,7 +111,7 @@ def command() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
-    except _bad_input() as error:
+    except bad_input() as error:
         if os.environ.get("CPG_TRACEBACK"):
             raise
         sys.exit(f"cpg: {message_of(error)}\n(CPG_TRACEBACK=1 shows where)")
@@ -148,6 +148,12 @@ class SegmentationCLI(LightningCLI):
             help="whether predict predicts all images again, and writes over files",
         )
         parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Parse the command line."""
+        super().parse_arguments(parser, args)
+        if isinstance(args, list):
+            check_rate(args)
 
     def before_instantiate_classes(self) -> None:
         """Give the run its name, its folder and its place in Weights & Biases."""
@@ -316,15 +322,3 @@ def _make(folder: Path) -> None:
             f"expected a folder that can be written to, got {folder} ({error}); "
             "choose where runs go with --trainer.default_root_dir"
         ) from error
-
-
-def _bad_input() -> tuple[type[Exception], ...]:
-    """The errors whose message alone is shown."""
-    wandb = sys.modules.get("wandb")  # only what is imported can have raised
-    return (
-        ValueError,
-        OSError,
-        ImportError,
-        MisconfigurationException,
-        *(() if wandb is None else (wandb.errors.Error,)),
-    )

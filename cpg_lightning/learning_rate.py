@@ -26,8 +26,8 @@ def schedule_of(
         poly_power: Power of the polynomial decay.
 
     Raises:
-        ValueError: If the learning rate is to decay in a training without an end, or if a scheduler of torch needs a score
-            or comes with a warm-up of this package.
+        ValueError: If the learning rate is to decay in a training without an end, or if a scheduler of torch needs a score,
+            comes with a warm-up of this package or undoes factors of the learning rate.
     """
     if isinstance(lr_schedule, str):
         if lr_schedule != "constant" and trainer.max_steps == -1 and trainer.max_epochs in (None, -1):
@@ -39,7 +39,15 @@ def schedule_of(
             optimizer,
             lambda step: rate_factor(lr_schedule, step, training_steps(trainer), warmup_steps, poly_power),
         )
+    rates = [group["lr"] for group in optimizer.param_groups]
     schedule = lr_schedule(optimizer)
+    started = [group["lr"] for group in optimizer.param_groups]
+    if not all(math.isclose(new * rates[0], old * started[0]) for old, new in zip(rates, started, strict=True)):
+        raise ValueError(
+            f"expected a schedule that keeps the factors between the groups' learning rates, which are {rates}, got "
+            f"{type(schedule).__name__}, which sets them to {started}; leave lr_factors out, or give it a list of "
+            f"{len(rates)} rates"
+        )
     if isinstance(schedule, ReduceLROnPlateau):
         raise ValueError(
             "expected a schedule that follows from the number of the step, got ReduceLROnPlateau, which needs a score; take "

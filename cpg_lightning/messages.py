@@ -1,12 +1,14 @@
-"""What help begins with, the first lines of a training, and filters for messages of the libraries."""
+"""What help begins with, the first lines of a training, filters for messages of the libraries, and errors whose message says enough."""
 
 import logging
+import sys
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info
 
 from cpg_lightning.data import SegmentationDataModule
@@ -90,3 +92,15 @@ def _named(entry: Mapping[str, Any]) -> str:
     arguments = (entry.get("init_args") or {}).items()
     shown = ", ".join(f"{name}={value}" for name, value in arguments if isinstance(value, int | float | str))
     return f"{class_name(entry['class_path'])}({shown})"
+
+
+def bad_input() -> tuple[type[Exception], ...]:
+    """The errors whose message alone is shown."""
+    wandb = sys.modules.get("wandb")  # only what is imported can have raised
+    return (
+        ValueError,
+        OSError,
+        ImportError,
+        MisconfigurationException,
+        *(() if wandb is None else (wandb.errors.Error,)),
+    )

@@ -1,9 +1,8 @@
 """The LightningModule around any segmentation network and criterion."""
 
-import math
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import lightning as L
 import torch
@@ -13,15 +12,17 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from cpg_lightning.data.class_info import IGNORED, ClassInfo
+from cpg_lightning.data.class_info import ClassInfo
+from cpg_lightning.data.loading import common_size
 from cpg_lightning.inference import Inference
 from cpg_lightning.learning_rate import LRSchedule, check_length, schedule_of
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.losses.criterion import SegmentationCriterion
 from cpg_lightning.metrics.evaluation import Scores, SegmentationMetrics
 from cpg_lightning.networks import SegmentationNetwork
+from cpg_lightning.optimization import base_rate, build_optimizer, check_lr_factors, evaluate_frozen, freeze_parts
 from cpg_lightning.resuming import begin_with_validation, is_due
-from cpg_lightning.run_checks import check_data, check_monitors, check_parameters
+from cpg_lightning.run_checks import check_arguments, check_data, check_monitors, check_parameters
 from cpg_lightning.runs.checkpoints import (
     check_classes,
     check_paths,
@@ -64,6 +65,12 @@ class SegmentationModule(L.LightningModule):
         predict_probabilities: Whether ``predict`` gives the probabilities of all classes rather than the classes.
         optimizer: Builds the optimizer from the parameters, e.g. ``functools.partial(torch.optim.SGD, lr=0.01)``;
             ``torch.optim.AdamW`` with its own defaults if left out.
+        lr_factors: Factors of the learning rate for parts of the model, by the beginning of their parameters' names, e.g.
+            ``{"network.classifier": 10}``. The longest beginning decides. ``lr`` is logged without them.
+        decay_norms_and_biases: Whether biases and the weights of norms, which are all parameters of one dimension, have
+            weight decay too.
+        freeze: Parts of the model that are not trained, likewise, e.g. ``["network.backbone"]``. They stay in evaluation:
+            their BatchNorms keep their statistics.
         lr_schedule: ``poly``, ``cosine`` or ``constant``, or what builds a scheduler of torch from the optimizer, e.g.
             ``functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1000)``; on the command line its class path with all
             its arguments. It is stepped after each optimizer step. None of its arguments is filled in, and it has no warm-up.
@@ -100,6 +107,9 @@ class SegmentationModule(L.LightningModule):
         inference: Inference | None = None,
         predict_probabilities: bool = False,
         optimizer: OptimizerCallable | None = None,
+        lr_factors: dict[str, float] | None = None,
+        decay_norms_and_biases: bool = True,
+        freeze: list[str] | None = None,
         lr_schedule: LRSchedule = "poly",
         warmup_steps: int = 0,
         poly_power: float = 0.9,
@@ -109,17 +119,8 @@ class SegmentationModule(L.LightningModule):
         compile_network: bool = False,
     ) -> None:
         super().__init__()
-        for name, number in (("warmup_steps", warmup_steps), ("poly_power", poly_power), ("aux_weight", aux_weight)):
-            if not 0 <= number < math.inf:
-                raise ValueError(f"expected {name} to be 0 or more and finite, got {number}")
-        sides = image_size if isinstance(image_size, tuple | list) and len(image_size) == 2 else (image_size,)
-        if image_size is not None and not all(isinstance(side, int) and 0 < side < 2**31 for side in sides):
-            raise ValueError(f"expected image_size to be one or two positive numbers of pixels, got {image_size!r}")
-        if getattr(criterion, "ignore_index", IGNORED) != IGNORED:
-            raise ValueError(
-                f"expected a criterion with ignore_index={IGNORED}, which masks have where there is no class, got "
-                f"{criterion.ignore_index}"
-            )
+        numbers = {"warmup_steps": warmup_steps, "poly_power": poly_power, "aux_weight": aux_weight}
+        check_arguments(numbers, image_size, criterion)
         # A checkpoint holds these as plain values, which load under weights_only=True. Objects are left out.
         self.hparams.update({"classes": classes.plain(), "image_size": image_size})
         if weights is not None:
@@ -131,6 +132,9 @@ class SegmentationModule(L.LightningModule):
         self.criterion = criterion
         self.classes = classes
         self.optimizer = optimizer
+        self.lr_factors = lr_factors or {}
+        self.decay_norms_and_biases = decay_norms_and_biases
+        self.frozen = freeze or []
         self.lr_schedule = lr_schedule
         self.warmup_steps = warmup_steps
         self.poly_power = poly_power
@@ -149,6 +153,8 @@ class SegmentationModule(L.LightningModule):
         # In checkpoints too: they may have come with weights that a checkpoint does not fetch again.
         self.register_buffer("mean", 255 * torch.tensor(network.mean).view(3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(network.std).view(3, 1, 1))
+        check_lr_factors(self, self.lr_factors)
+        freeze_parts(self, self.frozen)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -211,6 +217,12 @@ class SegmentationModule(L.LightningModule):
         self.metrics.validations = int(checkpoint.get("validations", 0))
         self.validated_batch = int(checkpoint.get("validated_batch", -1))
         begin_with_validation(checkpoint["loops"]["fit_loop"], bool(checkpoint.get("validation_pending")))
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training or evaluation. What is frozen stays in evaluation."""
+        super().train(mode)
+        evaluate_frozen(self, self.frozen)
+        return self
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """The network's logits of images (B, 3, H, W), RGB in 0..255.
@@ -283,7 +295,7 @@ class SegmentationModule(L.LightningModule):
         self.log("train/loss", loss.detach(), prog_bar=shown, batch_size=images)
         self.log_dict({f"train/{name}": term for name, term in terms.items()}, batch_size=images)
         # A tensor that the device fills: a number would be copied to it, for which the host waits.
-        rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+        rate = base_rate(self.trainer.optimizers[0])
         self.log("lr", torch.full((), rate, dtype=torch.float32, device=self.device), batch_size=images)
         return loss
 
@@ -301,7 +313,7 @@ class SegmentationModule(L.LightningModule):
 
     def _evaluated(self, batch: dict[str, Any]) -> tuple[Callable[[Tensor], Tensor], Tensor, tuple[int, int], bool]:
         """The arguments of :meth:`Inference.classes` for a batch."""
-        return lambda images: self(images)["out"], batch["image"], _common_size(batch), self.network.align_corners
+        return lambda images: self(images)["out"], batch["image"], common_size(batch), self.network.align_corners
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Count the pixels of a batch.
@@ -342,7 +354,7 @@ class SegmentationModule(L.LightningModule):
 
     def _optimization(self, trainer: L.Trainer) -> tuple[Optimizer, LRScheduler]:
         """A new optimizer and its schedule."""
-        optimizer = (self.optimizer or torch.optim.AdamW)(self.parameters())
+        optimizer = build_optimizer(self, self.optimizer, self.lr_factors, self.decay_norms_and_biases)
         return optimizer, schedule_of(self.lr_schedule, optimizer, trainer, self.warmup_steps, self.poly_power)
 
     def on_train_start(self) -> None:
@@ -365,17 +377,3 @@ class SegmentationModule(L.LightningModule):
             score = score.to(self.device, torch.float32)  # not every device has float64
             # All processes have the same score, but Lightning recommends to reduce it. A maximum is exact, a mean is rounded.
             self.log(f"{stage}/{name}", score, prog_bar=name == "mIoU", sync_dist=True, reduce_fx="max")
-
-
-def _common_size(batch: dict[str, Any]) -> tuple[int, int]:
-    """The height and width that all images of a batch had before they were resized."""
-    if "mask" in batch:
-        height, width = batch["mask"].shape[-2:]
-        return height, width
-    sizes: Tensor = batch["size"]
-    if (sizes != sizes[0]).any():
-        raise ValueError(
-            f"expected images of one size in a batch, got {sizes.tolist()}; predict with an eval_batch_size of 1"
-        )
-    height, width = sizes[0].tolist()
-    return height, width

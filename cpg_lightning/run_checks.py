@@ -2,18 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_warn
 
+from cpg_lightning.data.class_info import IGNORED
 from cpg_lightning.data.data_module import SegmentationDataModule
+from cpg_lightning.losses.criterion import SegmentationCriterion
 from cpg_lightning.networks import SegmentationNetwork
 
 if TYPE_CHECKING:
     from cpg_lightning.module import SegmentationModule
+
+
+def check_arguments(numbers: Mapping[str, float], image_size: object, criterion: SegmentationCriterion) -> None:
+    """Refuse arguments of a module that are out of range.
+
+    Args:
+        numbers: Those that are 0 or more, by their names.
+        image_size: One or two numbers of pixels, or None.
+        criterion: The criterion.
+
+    Raises:
+        ValueError: For such arguments, and for a criterion that ignores another value than masks have.
+    """
+    for name, number in numbers.items():
+        if not 0 <= number < math.inf:
+            raise ValueError(f"expected {name} to be 0 or more and finite, got {number}")
+    sides = image_size if isinstance(image_size, tuple | list) and len(image_size) == 2 else (image_size,)
+    if image_size is not None and not all(isinstance(side, int) and 0 < side < 2**31 for side in sides):
+        raise ValueError(f"expected image_size to be one or two positive numbers of pixels, got {image_size!r}")
+    if getattr(criterion, "ignore_index", IGNORED) != IGNORED:
+        raise ValueError(
+            f"expected a criterion with ignore_index={IGNORED}, which masks have where there is no class, got "
+            f"{criterion.ignore_index}"
+        )
 
 
 def check_monitors(module: SegmentationModule, callbacks: Iterable[Callback]) -> None:

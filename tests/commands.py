@@ -41,3 +41,10 @@ def fails(monkeypatch, capsys, *arguments):
         command()
     assert end.value.code != 0
     return str(end.value.code) if isinstance(end.value.code, str) else capsys.readouterr().err
+
+
+def random_weights(cell):
+    """Options without which the networks of the paper's grid would fetch ImageNet weights."""
+    if "paper" not in cell.study:
+        return []
+    return ["--model.network.pretrained=false" if "hrnet" in cell.name else "--model.network.weights_backbone=null"]

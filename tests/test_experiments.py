@@ -89,18 +89,27 @@ def test_every_way_of_inference_is_accepted(name):
 
 
 def recipes():
-    """Dataset and flags of each row of the table of recipes."""
+    """Name, dataset and flags of each row of the table of recipes."""
     section = (EXPERIMENTS / "README.md").read_text().split("### Recipes")[1].split("\n## ")[0]
     rows = [line.split("|")[1:4] for line in section.splitlines() if "| `--" in line]
-    return [(dataset, flags.strip(" `")) for _, datasets, flags in rows for dataset in datasets.strip().split(", ")]
+    return [
+        (name.strip(), dataset, flags.strip(" `"))
+        for name, datasets, flags in rows
+        for dataset in datasets.strip().split(", ")
+    ]
 
 
-@pytest.mark.parametrize(("dataset", "flags"), recipes())
-def test_every_recipe_of_the_table_is_accepted(dataset, flags):
+@pytest.mark.parametrize(("name", "dataset", "flags"), recipes())
+def test_every_recipe_of_the_table_is_accepted(name, dataset, flags):
     files = ["--config", str(EXPERIMENTS / "base.yaml"), "--config", str(EXPERIMENTS / f"{dataset}.yaml")]
     criterion = ["--model.criterion", str(EXPERIMENTS / "criteria" / "ce_cpg.yaml")]
     devices = ["--trainer.devices", "1"]  # as there are
-    cli = main([*files, "--model.network", "LRASPP", *criterion, *shlex.split(flags), *devices], run=False)
+    network = {
+        "HRNet-OCR": ["HRNetOCR", "--model.network.width=18"],
+        "torchvision": ["DeepLabV3", "--model.network.aux_loss=true"],
+    }
+    built = ["--model.network", *network.get(name.partition(",")[0], ["LRASPP"])]
+    cli = main([*files, *built, *criterion, *shlex.split(flags), *devices], run=False)
     assert cli.datamodule.classes == cli.model.classes
 
 

@@ -67,6 +67,14 @@ def test_an_option_at_its_default_does_not_change_the_key(camvid):
     assert experiment("--model.lr_schedule=poly").key == experiment().key
 
 
-@pytest.mark.parametrize("options", [["--model.lr_schedule=cosine"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--model.lr_schedule=cosine"],
+        ["--model.lr_factors={network.out: 10}"],
+        ["--model.decay_norms_and_biases=false"],
+        ["--model.freeze=[network.out.bias]"],
+    ],
+)
 def test_an_option_of_the_recipe_changes_the_key(camvid, options):
     assert experiment(*options).key != experiment().key

@@ -4,7 +4,13 @@ import os
 
 import pytest
 import yaml
+from commands import EXPERIMENTS
+from tiny import Tiny
 
+from cpg_lightning.cli import main
+from cpg_lightning.data import CamVidDataModule
+from cpg_lightning.losses import CrossEntropyCPGLoss
+from cpg_lightning.module import SegmentationModule
 from cpg_lightning.studies.sweep import DEFAULT_COMMAND, read_study, read_sweep
 
 PARAMETERS = {
@@ -154,3 +160,41 @@ def test_a_cell_that_two_files_have_is_there_once(sweep):
     first = sweep({"seed_everything": {"values": [0, 1]}}, "first.yaml", study="camvid")
     second = sweep({"seed_everything": {"values": [1, 2]}}, "second.yaml", study="camvid")
     assert [cell.name for cell in read_study([first, second])] == ["0", "1", "2"]
+
+
+class TestSearch:
+    """``experiments/sweeps/cpg.yaml``, whose values a W&B server draws."""
+
+    FILE = EXPERIMENTS / "sweeps" / "cpg.yaml"
+
+    @pytest.mark.parametrize("end", ["first", "last"])
+    def test_the_commands_of_its_agent_are_accepted(self, monkeypatch, tmp_path, end):
+        monkeypatch.chdir(EXPERIMENTS.parent)
+        parameters = yaml.safe_load(self.FILE.read_text())["parameters"]
+        bound, number = ("min", 0) if end == "first" else ("max", -1)
+        values = {
+            name: entry["values"][number] if "values" in entry else entry[bound] for name, entry in parameters.items()
+        }
+        command = by_the_agent(monkeypatch, tmp_path, self.FILE, values)
+        assert command[:3] == ["/usr/bin/env", "cpg", "fit"]
+        cli = main(command[3:], run=False)
+        criterion, optimizer = cli.model.criterion, cli.model.optimizer(cli.model.parameters())
+        assert {
+            "model.criterion.cpg_weight": criterion.cpg_weight,
+            "model.criterion.kernel_size": criterion.kernel_size,
+            "model.criterion.void_borders": criterion.void_borders,
+            "model.optimizer.lr": optimizer.param_groups[0]["lr"],
+        } == values
+
+    def test_what_it_maximises_is_a_score_of_every_validation(self):
+        metric = yaml.safe_load(self.FILE.read_text())["metric"]
+        module = SegmentationModule(Tiny(11), CrossEntropyCPGLoss(), CamVidDataModule.classes)
+        assert metric == {"name": "val/mIoU", "goal": "maximize"}
+        assert metric["name"] in module.validation_scores()
+        assert metric["name"] not in module.metrics.boundary_means
+
+    def test_cpg_study_says_that_wandb_runs_it(self):
+        with pytest.raises(
+            ValueError, match=r"expected method: grid, got bayes.*; W&B runs other searches: wandb sweep"
+        ):
+            read_sweep(self.FILE)

@@ -1,6 +1,6 @@
 """Augmentation of training images and their labels."""
 
-from typing import Any
+from typing import Any, Literal
 
 import albumentations as A
 import cv2
@@ -8,6 +8,7 @@ import numpy as np
 
 from cpg_lightning.data.class_info import IGNORED
 from cpg_lightning.data.options import check_sides, check_whole, is_number, is_scale
+from cpg_lightning.data.photometric import PhotometricDistortion
 from cpg_lightning.data.resizing import resized_shape
 
 CROP_TRIES = 10  # as in mmsegmentation
@@ -34,7 +35,8 @@ class Augmentation:
         long_side: Length in pixels that the longer side of an image has at scale 1. By default, the data module's
             ``image_size`` says what an image is resized to at scale 1.
         horizontal_flip: Probability of a horizontal flip.
-        photometric: Whether brightness, contrast, saturation and hue are distorted.
+        photometric: Whether brightness, contrast, saturation and hue are distorted, all four in each image; ``mmseg`` for
+            mmsegmentation's :class:`~cpg_lightning.data.photometric.PhotometricDistortion`, which takes each at random.
         max_class_share: Largest share of one class in the labelled pixels of a crop. Up to 10 crops are drawn, and the first
             one below this share is taken, or the last one. A value below 1, such as 0.75, balances the classes.
 
@@ -58,7 +60,7 @@ class Augmentation:
         scale_step: float | None = None,
         long_side: int | None = None,
         horizontal_flip: float = 0.5,
-        photometric: bool = False,
+        photometric: bool | Literal["mmseg"] = False,
         max_class_share: float = 1.0,
     ) -> None:
         check_sides("crop_size", crop_size)
@@ -77,6 +79,8 @@ class Augmentation:
             check_whole("long_side", long_side, 1)
         if not is_number(horizontal_flip) or not 0 <= horizontal_flip <= 1:
             raise ValueError(f"expected horizontal_flip to be a probability, got {horizontal_flip}")
+        if photometric not in (True, False, "mmseg"):
+            raise ValueError(f"expected photometric to be true, false or mmseg, got {photometric!r}")
         if not is_number(max_class_share) or not 0 < max_class_share <= 1:
             raise ValueError(f"expected max_class_share to be above 0 and at most 1, got {max_class_share}")
         self.crop_size = crop_size
@@ -114,6 +118,8 @@ class Augmentation:
         """The transforms of a crop between cropping and padding; the mask has classes there."""
         if not self.photometric:
             return []
+        if self.photometric == "mmseg":
+            return [PhotometricDistortion()]
         # A share of the brightness, contrast and saturation, and a share of the colour circle: those of SSD's training.
         return [
             A.ColorJitter(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from cpg_lightning.data.sampling import TrainingSampler
@@ -48,6 +49,24 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         [{**sample, "image": sample["image"].permute(1, 2, 0)} for sample in readable]
     )
     return {**batch, "image": batch["image"].permute(0, 3, 1, 2), **({"broken": broken} if broken else {})}
+
+
+def common_size(batch: dict[str, Any]) -> tuple[int, int]:
+    """The height and width that all images of a batch had before they were resized.
+
+    Raises:
+        ValueError: If they differ.
+    """
+    if "mask" in batch:
+        height, width = batch["mask"].shape[-2:]
+        return height, width
+    sizes: Tensor = batch["size"]
+    if (sizes != sizes[0]).any():
+        raise ValueError(
+            f"expected images of one size in a batch, got {sizes.tolist()}; predict with an eval_batch_size of 1"
+        )
+    height, width = sizes[0].tolist()
+    return height, width
 
 
 def with_int64_masks(batch: dict[str, Any]) -> dict[str, Any]:

@@ -211,7 +211,8 @@ def _trunk(width: int, pretrained: bool, checkpoint_activations: bool) -> nn.Mod
             raise
         raise FileNotFoundError(
             f"the weights {name} could not be downloaded ({error}); where there is a network, fetch them into the hub's "
-            "cache, or download an official file and pass it to load_weights, or --model.weights"
+            "cache, or download an official file and pass it to load_weights, or --model.weights; or start from random weights: "
+            "--model.network.pretrained false"
         ) from error
     kind = _Checkpointed if checkpoint_activations else nn.Sequential
     for stage in ("stage2", "stage3", "stage4"):

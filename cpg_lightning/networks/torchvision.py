@@ -57,11 +57,11 @@ class DeepLabV3(SegmentationNetwork):
         classes = num_classes if whole is None else len(whole.meta["categories"])
         model = deeplabv3_resnet50(num_classes=classes, aux_loss=aux_loss or whole is not None, weights_backbone=None)
         if whole is not None:
-            fill(model, _fetched(whole))
+            fill(model, _fetched(whole, "weights"))
             for head in (model.classifier, model.aux_classifier):
                 head[-1] = _for_classes(head[-1], num_classes)
         elif backbone is not None:
-            state = _fetched(backbone)
+            state = _fetched(backbone, "weights_backbone")
             fill(model.backbone, {name: w for name, w in state.items() if not name.startswith("fc.")})
         self.backbone = model.backbone
         self.classifier = model.classifier
@@ -117,12 +117,15 @@ class LRASPP(SegmentationNetwork):
         classes = num_classes if whole is None else len(whole.meta["categories"])
         model = lraspp_mobilenet_v3_large(num_classes=classes, weights_backbone=None)
         if whole is not None:
-            fill(model, _fetched(whole))
+            fill(model, _fetched(whole, "weights"))
             model.classifier.low_classifier = _for_classes(model.classifier.low_classifier, num_classes)
             model.classifier.high_classifier = _for_classes(model.classifier.high_classifier, num_classes)
         elif backbone is not None:
             names = model.backbone.state_dict()
-            state = {name.removeprefix("features."): weight for name, weight in _fetched(backbone).items()}
+            state = {
+                name.removeprefix("features."): weight
+                for name, weight in _fetched(backbone, "weights_backbone").items()
+            }
             fill(model.backbone, {name: weight for name, weight in state.items() if name in names})
         self.backbone = model.backbone
         self.classifier = model.classifier
@@ -152,14 +155,15 @@ def _named(family: type[WeightsEnum], name: str | None) -> WeightsEnum | None:
     return family[name]
 
 
-def _fetched(weights: WeightsEnum) -> dict[str, Tensor]:
+def _fetched(weights: WeightsEnum, option: str) -> dict[str, Tensor]:
     """The weights from torch's cache, or downloaded to it; without running what may be in a file put there."""
     try:
         state: dict[str, Tensor] = weights.get_state_dict(check_hash=True, weights_only=True)
     except OSError as error:  # urllib's errors are OSErrors
         raise FileNotFoundError(
             f"the weights {weights} could not be downloaded ({error}); where there is a network, fetch {weights.url} and "
-            f"put the file into {torch.hub.get_dir()}/checkpoints here, or leave the weights out to start from random ones"
+            f"put the file into {torch.hub.get_dir()}/checkpoints here, or start from random weights: --model.network.{option} "
+            "null"
         ) from error
     except pickle.UnpicklingError as error:
         raise ValueError(

@@ -57,12 +57,12 @@ def read_sweep(file: Path) -> list[Cell]:
         raise ValueError(f"expected a sweep file with parameters, got none: {file}")
     if repeated is not None:
         raise ValueError(f"expected each key once, got {repeated!r} more than once in one section: {file}")
-    if unknown := [str(key) for key in sweep if key not in KEYS]:
-        raise ValueError(f"expected a sweep file's keys to be of {', '.join(KEYS)}, got {', '.join(unknown)}: {file}")
     if sweep.get("method") != "grid":
         raise ValueError(
             f"expected method: grid, got {sweep.get('method')}: {file}; W&B runs other searches: wandb sweep {file}"
         )
+    if unknown := [str(key) for key in sweep if key not in KEYS]:
+        raise ValueError(f"expected a sweep file's keys to be of {', '.join(KEYS)}, got {', '.join(unknown)}: {file}")
     parameters = {str(name): _values(str(name), entry, file) for name, entry in sweep["parameters"].items()}
     study = slug(str(sweep.get("name") or file.stem))
     return [

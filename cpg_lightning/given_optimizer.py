@@ -1,0 +1,87 @@
+"""The optimizer that configuration files and options give one after the other, and whose learning rate it has."""
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from lightning.pytorch.cli import OptimizerCallable
+
+from cpg_lightning.parsing import YAML, load_yaml
+
+OPTION = "--model.optimizer"
+
+
+def check_rate(arguments: Sequence[str]) -> None:
+    """Refuse an optimizer that has the learning rate of another, which came before it.
+
+    jsonargparse keeps what was given to the earlier class and the later one accepts too. For a learning rate that is a
+    mistake: one for AdamW is far from one for SGD.
+
+    Args:
+        arguments: The command line, which jsonargparse accepts.
+
+    Raises:
+        ValueError: If the last optimizer that is named has another learning rate than it would have without those before it.
+    """
+    given = list(_given(arguments))
+    steps = [_optimizer(given[: number + 1]) for number in range(len(given))]
+    changes = [
+        (number, before, after)
+        for number, (before, after) in enumerate(pairwise(steps), start=1)
+        if before is not None and after is not None and before.class_path != after.class_path
+    ]
+    if not changes or steps[-1] is None:
+        return
+    number, before, after = changes[-1]
+    alone = _optimizer(given[number:])
+    rate = steps[-1].init_args.get("lr")
+    own = None if alone is None else alone.init_args.get("lr")
+    if str(rate) != str(own):  # as text, of which NaN is the same as NaN
+        earlier, later = (each.class_path.rpartition(".")[2] for each in (before, after))
+        raise ValueError(
+            f"expected a learning rate for {later}, got none: it would take over {rate}, which is {earlier}'s, and its own "
+            f"default is {own}; give {OPTION}.lr"
+        )
+
+
+def _optimizer(given: list[str]) -> Namespace | None:
+    """The optimizer that some options come to, with all of its arguments; None if there is none."""
+    parser = ArgumentParser(exit_on_error=False, parser_mode=YAML)
+    parser.add_argument(OPTION, type=OptimizerCallable | None, enable_path=True)
+    try:
+        optimizer = parser.parse_args(given).model.optimizer
+    except ArgumentError:  # an argument without a default is given by other options
+        return None
+    return optimizer if isinstance(optimizer, Namespace) else None
+
+
+def _given(arguments: Sequence[str]) -> Iterator[str]:
+    """The options of the optimizer in their order, those of configuration files among them."""
+    for option, value in _pairs(arguments):
+        if option in ("--config", "-c"):
+            yield from _given_by_file(Path(value))
+        elif option == OPTION or option.startswith(f"{OPTION}."):
+            yield f"{option}={value}"
+
+
+def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Options with their values, which follow after ``=`` or as the next argument."""
+    for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        option, equals, value = argument.partition("=")
+        if argument.startswith("-"):
+            yield option, value if equals else following
+
+
+def _given_by_file(path: Path) -> Iterator[str]:
+    config = load_yaml(path.read_text()) if path.is_file() else {}
+    included = config.get("config") or []
+    for each in included if isinstance(included, list) else [included]:
+        yield from _given_by_file(path.parent / each)
+    optimizer: Any = (config.get("model") or {}).get("optimizer")
+    if isinstance(optimizer, str) and (path.parent / optimizer).is_file():
+        optimizer = str(path.parent / optimizer)
+    if optimizer is not None:
+        yield f"{OPTION}={optimizer if isinstance(optimizer, str) else json.dumps(optimizer)}"
