@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 import shutil
 import sys
 import traceback
@@ -14,6 +15,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import cpg_lightning
 
@@ -21,16 +23,15 @@ import cpg_lightning
 from cpg_lightning.callbacks import (
     BestCheckpoint,  # noqa: F401
     EvaluationReport,  # noqa: F401
+    StopOnSignal,
 )
 from cpg_lightning.callbacks.run_record import RunRecord, versions
 from cpg_lightning.check_data import check_data
 from cpg_lightning.command import WITHOUT_LIGHTNING, without_lightning
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.given_optimizer import check_rate
-from cpg_lightning.losses import SegmentationCriterion
-from cpg_lightning.messages import bad_input, introduce, quieten
+from cpg_lightning.messages import bad_input, describe, introduce, quieten
 from cpg_lightning.module import SegmentationModule
-from cpg_lightning.networks import SegmentationNetwork
 from cpg_lightning.parsing import (
     YAML,
     Parser,
@@ -39,13 +40,12 @@ from cpg_lightning.parsing import (
     imported,
     message_of,
     raised_first,
-    subclasses,
 )
 from cpg_lightning.prediction_output import check_output, leave_out_predicted
 from cpg_lightning.run_callbacks import callbacks_of_runs, keep_checkpoints_in
 from cpg_lightning.runs.checkpoints import check_classes, check_weights, read_checkpoint
 from cpg_lightning.runs.identity import check_same, experiment_of
-from cpg_lightning.runs.place import Place, arguments_of_run, place_of
+from cpg_lightning.runs.place import Place, arguments_of_run, arguments_to_continue, place_of
 from cpg_lightning.runs.wandb_settings import open_run, set_group, set_up_wandb, wandb_loggers
 
 
@@ -74,13 +74,15 @@ def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
             SegmentationDataModule,
             subclass_mode_data=True,
             save_config_callback=RunRecord,
+            # In Python signals are the caller's.
+            trainer_defaults={"callbacks": [StopOnSignal()] if args is None else []},
             seed_everything_default=0,
             auto_configure_optimizers=False,
             parser_class=Parser,
             parser_kwargs={
                 "parser_mode": YAML,
                 "prog": "cpg",
-                "description": _description(),
+                "description": describe(),
                 "version": cpg_lightning.__version__,
                 # In place of every option there is, which would bury an error's message.
                 **{
@@ -113,6 +115,10 @@ def command() -> None:
         if os.environ.get("CPG_TRACEBACK"):
             raise
         sys.exit(f"cpg: {message_of(error)}\n(CPG_TRACEBACK=1 shows where)")
+    except (KeyboardInterrupt, SystemExit) as end:  # a Trainer makes a SystemExit of Ctrl-C, with status 1
+        if not isinstance(end, KeyboardInterrupt) and not isinstance(end.__context__, KeyboardInterrupt):
+            raise
+        sys.exit(130)
 
 
 class SegmentationCLI(LightningCLI):
@@ -177,7 +183,7 @@ class SegmentationCLI(LightningCLI):
             _drop_pretrained(config.model)
         folder = place.folder.path
         config.trainer.default_root_dir = str(folder)
-        self.trainer_defaults["callbacks"] = callbacks_of_runs(config.trainer, self.subcommand == "fit")
+        self.trainer_defaults["callbacks"] += callbacks_of_runs(config.trainer, self.subcommand == "fit")
         keep_checkpoints_in(folder, config.trainer)
         without_key = set_up_wandb(loggers, place, self.subcommand)
         self.save_config_kwargs = {"record": record, "without_key": without_key}
@@ -263,6 +269,11 @@ class SegmentationCLI(LightningCLI):
                 return
         try:
             super()._run_subcommand(subcommand)
+        except SIGTERMException as end:
+            if end.code and not self.place.temporary:  # by StopOnSignal, in the first process
+                again = shlex.join(["cpg", *arguments_to_continue(sys.argv[1:], self.place.folder.path)])
+                rank_zero_info(f"continue with: {again}")
+            raise
         except (AttributeError, IndexError, KeyError, TypeError) as error:
             restoring = any(
                 "restore" in frame.name and frame.filename.endswith("checkpoint_connector.py")
@@ -284,23 +295,6 @@ class SegmentationCLI(LightningCLI):
         LightningCLI would overwrite it, and the command line with it, by the hyperparameters in the checkpoint. The
         configuration that goes with a checkpoint is in the folder of its run.
         """
-
-
-def _description() -> str:
-    """What ``cpg --help`` begins with."""
-    families: dict[str, type[Any]] = {
-        "data": SegmentationDataModule,
-        "networks": SegmentationNetwork,
-        "criteria": SegmentationCriterion,
-    }
-    names = {title: sorted(known.__name__ for known in subclasses(family)) for title, family in families.items()}
-    known = " ".join(f"{title}: {', '.join(classes)}." for title, classes in names.items())
-    return (
-        "Trains and evaluates segmentation networks with boundary-aware losses. Known by their short names, and others by "
-        f"their class path: {known} What is in a dataset, and wrong with it: cpg check-data --help. Many runs, and what follows "
-        "from them: cpg study --help, cpg report --help. First run: cpg fit "
-        "--config experiments/quickstart.yaml; where there is no experiments/, cpg init writes it"
-    )
 
 
 def _plain(parser: LightningArgumentParser, config: Namespace) -> dict[str, Any]:

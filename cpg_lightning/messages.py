@@ -1,4 +1,4 @@
-"""The first lines of a training, filters for messages of the libraries, and the errors whose message says enough."""
+"""What help begins with, the first lines of a training, filters for messages of the libraries, and errors whose message says enough."""
 
 import logging
 import sys
@@ -12,6 +12,9 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info
 
 from cpg_lightning.data import SegmentationDataModule
+from cpg_lightning.losses import SegmentationCriterion
+from cpg_lightning.networks import SegmentationNetwork
+from cpg_lightning.parsing import subclasses
 from cpg_lightning.runs.identity import class_name, images_a_step
 
 # Warnings and notes that tell a user of the command nothing.
@@ -30,6 +33,23 @@ def quieten() -> None:
     for pattern in WARNINGS:
         warnings.filterwarnings("ignore", pattern)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_wanted)
+
+
+def describe() -> str:
+    """What ``cpg --help`` begins with."""
+    families: dict[str, type[Any]] = {
+        "data": SegmentationDataModule,
+        "networks": SegmentationNetwork,
+        "criteria": SegmentationCriterion,
+    }
+    names = {title: sorted(known.__name__ for known in subclasses(family)) for title, family in families.items()}
+    known = " ".join(f"{title}: {', '.join(classes)}." for title, classes in names.items())
+    return (
+        "Trains and evaluates segmentation networks with boundary-aware losses. Known by their short names, and others by "
+        f"their class path: {known} What is in a dataset, and wrong with it: cpg check-data --help. Many runs, and what follows "
+        "from them: cpg study --help, cpg report --help. First run: cpg fit "
+        "--config experiments/quickstart.yaml; where there is no experiments/, cpg init writes it"
+    )
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:

@@ -21,6 +21,7 @@ from cpg_lightning.losses.criterion import SegmentationCriterion
 from cpg_lightning.metrics.evaluation import Scores, SegmentationMetrics
 from cpg_lightning.networks import SegmentationNetwork
 from cpg_lightning.optimization import base_rate, build_optimizer, check_lr_factors, evaluate_frozen, freeze_parts
+from cpg_lightning.resuming import begin_with_validation, is_due
 from cpg_lightning.run_checks import check_arguments, check_data, check_monitors, check_parameters
 from cpg_lightning.runs.checkpoints import (
     check_classes,
@@ -146,6 +147,7 @@ class SegmentationModule(L.LightningModule):
             classes.num_classes, classes.absent_classes, classes.dilation_ratio, boundary_metrics_every
         )
         self.scores: Scores | None = None  # of the last evaluation
+        self.validated_batch = -1  # the training batch before the last validation
         self.mean: Tensor
         self.std: Tensor
         # In checkpoints too: they may have come with weights that a checkpoint does not fetch again.
@@ -195,8 +197,12 @@ class SegmentationModule(L.LightningModule):
         return module.to(map_location)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the number of validations, so that a resumed training has boundary metrics in the same validations."""
+        """Save how many validations there were, so that a resumed training has boundary metrics in the same, and if one is due."""
         checkpoint["validations"] = self.metrics.validations
+        checkpoint["validated_batch"] = self.validated_batch
+        checkpoint["validation_pending"] = (
+            is_due(self.trainer) and self.validated_batch != self.trainer.fit_loop.total_batch_idx
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check a checkpoint that a Trainer restores, before its callbacks are restored.
@@ -209,6 +215,8 @@ class SegmentationModule(L.LightningModule):
         check_paths(checkpoint, place)
         check_classes(self.classes, checkpoint, place)
         self.metrics.validations = int(checkpoint.get("validations", 0))
+        self.validated_batch = int(checkpoint.get("validated_batch", -1))
+        begin_with_validation(checkpoint["loops"]["fit_loop"], bool(checkpoint.get("validation_pending")))
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training or evaluation. What is frozen stays in evaluation."""
@@ -234,7 +242,7 @@ class SegmentationModule(L.LightningModule):
         """Check what this module is run with; see :meth:`check_run`."""
         self.check_run(self.trainer, getattr(self.trainer, "datamodule", None), stage)
         if stage == "fit":  # before a checkpoint is restored
-            self.scores, self.metrics.validations = None, 0
+            self.scores, self.metrics.validations, self.validated_batch = None, 0, -1
 
     def configure_model(self) -> None:
         """Compile the network in place where ``compile_network`` is set.
@@ -363,6 +371,7 @@ class SegmentationModule(L.LightningModule):
         self.metrics.reset()
         if stage == "val":
             self.metrics.validations += 1
+            self.validated_batch = self.trainer.fit_loop.total_batch_idx
         logged = self.scores.means | dict(zip(self._logged_classes(), self.scores.iou, strict=False))
         for name, score in logged.items():
             score = score.to(self.device, torch.float32)  # not every device has float64

@@ -1,4 +1,4 @@
-"""What a run shows, writes and watches: tables, pictures, predictions, metrics, costs, and a loss that is not finite."""
+"""What a run shows, writes and watches: tables, pictures, predictions, metrics, costs, signals, and a loss that is not finite."""
 
 from cpg_lightning.callbacks.atomic_checkpoints import AtomicCheckpoints
 from cpg_lightning.callbacks.best_checkpoint import BestCheckpoint
@@ -8,6 +8,7 @@ from cpg_lightning.callbacks.finite import TerminateOnNonFinite
 from cpg_lightning.callbacks.metrics_file import MetricsFile
 from cpg_lightning.callbacks.prediction_writer import PredictionWriter
 from cpg_lightning.callbacks.progress_lines import ProgressLines
+from cpg_lightning.callbacks.stopping import StopOnSignal
 
 __all__ = [
     "AtomicCheckpoints",
@@ -17,5 +18,6 @@ __all__ = [
     "MetricsFile",
     "PredictionWriter",
     "ProgressLines",
+    "StopOnSignal",
     "TerminateOnNonFinite",
 ]

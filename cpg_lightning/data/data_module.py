@@ -3,11 +3,11 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import albumentations as A
-import cv2
 import lightning as L
 import numpy as np
 import torch
@@ -28,7 +28,7 @@ from cpg_lightning.data.predicted import PredictionRecord, identity_of
 from cpg_lightning.data.prediction import FilePredictionDataset, PredictionDataset, counted, images_at
 from cpg_lightning.data.resizing import evaluation_pipeline
 from cpg_lightning.data.sampling import EvaluationSampler, TrainingSampler
-from cpg_lightning.data.workers import default_workers
+from cpg_lightning.data.workers import begin_worker, default_workers
 
 Split = Literal["train", "val", "test"]
 
@@ -64,6 +64,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
 
     Attributes:
         predicted: What has been predicted already and is left out; None for nothing.
+        ignored_signals: Signals that the workers ignore, for a training that ends by them after its step; none by default.
         classes: The classes, and how the dataset's official evaluation scores them.
         layout: The dataset's folders and files, drawn as a tree, for error messages.
         label_values: The value in the label files of each class; every other value but the void ones is an error.
@@ -137,6 +138,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         self.predict_split: Split = predict_split or self.splits[-1]
         self.predict_images = predict_images
         self.predicted: PredictionRecord | None = None
+        self.ignored_signals: tuple[int, ...] = ()
         self.max_pixels = max_pixels
         self.tree = FileTree(self.root, self.layout, self.archives, max_pixels)
         self.datasets: dict[str, SegmentationDataset | PredictionDataset] = {}
@@ -364,7 +366,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         num_workers = default_workers(self._local_processes()) if self.num_workers is None else self.num_workers
         return {
             "num_workers": num_workers,
-            "worker_init_fn": one_thread,
+            "worker_init_fn": partial(begin_worker, ignored_signals=self.ignored_signals),
             "persistent_workers": num_workers > 0,
             "pin_memory": torch.cuda.is_available(),
             "collate_fn": collate,
@@ -389,8 +391,3 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
 def _seed() -> int:
     """The seed given to ``lightning.seed_everything``, or torch's."""
     return int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
-
-
-def one_thread(worker_id: int) -> None:
-    """Keep a worker to one core: the workers are the parallelism."""
-    cv2.setNumThreads(0)

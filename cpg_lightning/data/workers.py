@@ -1,4 +1,9 @@
-"""How many processes load images."""
+"""How many processes load images, and how each of them begins."""
+
+import signal
+from collections.abc import Sequence
+
+import cv2
 
 from cpg_lightning.cores import available_cores
 
@@ -12,3 +17,15 @@ def default_workers(processes: int) -> int:
         processes: Training processes on this machine that share its cores.
     """
     return max(1, min(available_cores() // processes, MOST_WORKERS))
+
+
+def begin_worker(worker_id: int, ignored_signals: Sequence[int] = ()) -> None:
+    """Keep a worker to one core, as the workers are the parallelism, and deaf to some signals.
+
+    Args:
+        worker_id: Number of the worker.
+        ignored_signals: Signals that are meant for its training alone, which ends the worker itself.
+    """
+    cv2.setNumThreads(0)
+    for number in ignored_signals:
+        signal.signal(number, signal.SIG_IGN)

@@ -160,3 +160,17 @@ def arguments_of_run(arguments: Sequence[str]) -> list[str]:
     output = ["--output", str(folder.path / "predictions")]
     output = output if arguments[0] == "predict" and not any(each.startswith("--output") for each in rest) else []
     return [arguments[0], "--config", str(folder.path / CONFIG), *rest, *output, "--ckpt_path", str(path)]
+
+
+def arguments_to_continue(arguments: Sequence[str], folder: Path) -> list[str]:
+    """The arguments that continue a training in its folder.
+
+    Args:
+        arguments: Those that it was started with.
+        folder: Its folder.
+    """
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--output")
+    parser.add_argument("--ckpt_path")
+    _, rest = parser.parse_known_args(list(arguments))
+    return [*rest, "--output", str(folder)]

@@ -1,0 +1,129 @@
+"""Ends a training after the step in which a signal came, with a checkpoint to continue from."""
+
+import math
+import os
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from torch import distributed
+
+from cpg_lightning.data import SegmentationDataModule
+from cpg_lightning.runs.folder import CHECKPOINTS
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class StopOnSignal(Callback):
+    """Ends a training after the step in which SIGINT (Ctrl-C) or SIGTERM came, in all processes after the same step.
+
+    Writes ``checkpoints/last.ckpt`` in the Trainer's ``default_root_dir`` and raises Lightning's ``SIGTERMException``, with
+    which Python exits with status 130 (SIGINT) or 143 (SIGTERM). A validation is left after the batch, and begins again when
+    the training continues. A second signal ends the process at once. A signal that is ignored at the start stays ignored.
+
+    The command adds it to trainings. It takes the place of Lightning's own handler of SIGTERM, which lets each process end
+    after a step of its own, where the others wait for it.
+
+    Example:
+        >>> trainer = L.Trainer(callbacks=[StopOnSignal()])  # doctest: +SKIP
+    """
+
+    only_watches = True
+
+    def __init__(self) -> None:
+        self.received = 0  # the number of the first signal
+        self.steps_before = 0
+        self.listens = False
+        self.group: Any = None  # of all processes, on the CPU: no device is waited for
+        self.batches = 0  # of a validation that every process has
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Let the workers that load images outlive the signal: the step may need them."""
+        data = getattr(trainer, "datamodule", None)
+        if stage == "fit" and isinstance(data, SegmentationDataModule):
+            data.ignored_signals = SIGNALS
+
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen from here on: Lightning has just set its handlers, and sets those from before at the end."""
+        self._listen(trainer)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen, if there was no sanity check."""
+        self._listen(trainer)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note the step."""
+        self.steps_before = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """End here if the batch has ended a step: accumulated gradients are in no checkpoint."""
+        if trainer.global_step > self.steps_before:
+            self._end_if_told(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Find after which batches of the validation all processes can end."""
+        # A callback that averages weights has put others in the module's place until the validation ends.
+        averaging = any(isinstance(each, WeightAveraging) for each in trainer.callbacks)  # type: ignore[attr-defined]
+        batches = trainer.num_val_batches[0] if trainer.num_val_batches else 0
+        own = 0 if averaging or trainer.sanity_checking or not math.isfinite(batches) else int(batches)
+        self.batches = -self._largest(-own)
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """End here if a signal came."""
+        if dataloader_idx == 0 and batch_idx < self.batches:
+            self._end_if_told(trainer)
+
+    def _listen(self, trainer: L.Trainer) -> None:
+        if self.listens:
+            return
+        self.listens = True
+        if trainer.world_size > 1 and distributed.is_available() and distributed.is_initialized():
+            self.group = distributed.new_group(backend="gloo")
+
+        def hear(number: int, frame: FrameType | None) -> None:
+            if self.received:
+                if trainer.strategy.launcher is not None:
+                    trainer.strategy.launcher.kill(signal.SIGKILL)
+                os._exit(128 + number)
+            self.received = number
+            if trainer.is_global_zero:  # not by print, which may be at work in the code that the signal has interrupted
+                os.write(2, b"\nending after this step, with a checkpoint; a second signal does not wait\n")
+
+        for number in SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, hear)
+
+    def _end_if_told(self, trainer: L.Trainer) -> None:
+        told = self._largest(self.received)
+        if not told:
+            return
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / CHECKPOINTS / "last.ckpt")
+        rank_zero_info(f"ended by {signal.Signals(told).name} after step {trainer.global_step}")
+        # The process that has started others waits for them, and takes another status than 0 for a fault of theirs.
+        raise SIGTERMException(128 + told if trainer.local_rank == 0 else 0)
+
+    def _largest(self, number: int) -> int:
+        """The largest number of all processes; each process has to call it."""
+        if self.group is None:
+            return number
+        numbers = torch.tensor([number])
+        distributed.all_reduce(numbers, distributed.ReduceOp.MAX, group=self.group)
+        return int(numbers.item())
