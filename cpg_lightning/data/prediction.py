@@ -9,6 +9,7 @@ from typing import Any
 
 import albumentations as A
 import numpy as np
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from cpg_lightning.data.archive import bytes_of
@@ -125,3 +126,21 @@ def counted(suffixes: Counter[str]) -> str:
         '2 .heic, 1 without a suffix'
     """
     return ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in suffixes.most_common())
+
+
+def common_size(batch: dict[str, Any]) -> tuple[int, int]:
+    """The height and width that all images of a batch had before they were resized.
+
+    Raises:
+        ValueError: If they had several.
+    """
+    if "mask" in batch:
+        height, width = batch["mask"].shape[-2:]
+        return height, width
+    sizes: Tensor = batch["size"]
+    if (sizes != sizes[0]).any():
+        raise ValueError(
+            f"expected images of one size in a batch, got {sizes.tolist()}; predict with an eval_batch_size of 1"
+        )
+    height, width = sizes[0].tolist()
+    return height, width
