@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 
 from cpg_lightning.callbacks.costs import Costs
+from cpg_lightning.data.paths import expanded
 from cpg_lightning.runs.folder import RunFolder
 from cpg_lightning.runs.identity import class_name, images_a_step
 
@@ -24,16 +25,27 @@ class RunRecord(SaveConfigCallback):
     Args:
         parser: The parser of the configuration.
         config: The configuration as it runs.
-        record: The configuration as it was given, without what only this run has: this is saved.
+        record: The configuration as it was given, without what only this run has: this is saved, with the absolute path of
+            the data, so that it can be used from any folder.
         without_key: Whether Weights & Biases has no API key.
+        training: Id of the training that is evaluated.
     """
 
     def __init__(
-        self, parser: LightningArgumentParser, config: Namespace, record: Namespace, without_key: bool
+        self,
+        parser: LightningArgumentParser,
+        config: Namespace,
+        record: Namespace,
+        without_key: bool,
+        training: str | None = None,
     ) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
         self.record = record
         self.without_key = without_key
+        self.training = training
+        arguments = record.data.init_args
+        if isinstance(arguments.get("root"), str | Path):
+            arguments.root = str(expanded(arguments.root).absolute())
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Save the configuration, and log what a person filters by."""
@@ -42,8 +54,9 @@ class RunRecord(SaveConfigCallback):
         folder.mkdir(parents=True, exist_ok=True)
         earlier = len(list(folder.glob("config*.yaml")))  # of the same run, before it was resumed
         (folder / (f"config-{earlier}.yaml" if earlier else "config.yaml")).write_text(dump)
+        training = {} if self.training is None else {"training": self.training}
         for logger in trainer.loggers:
-            logger.log_hyperparams(columns(yaml.safe_load(dump), trainer, pl_module))
+            logger.log_hyperparams(columns(yaml.safe_load(dump), trainer, pl_module) | training)
             if isinstance(logger, WandbLogger) and logger.experiment.settings.mode == "offline":
                 run = Path(logger.experiment.dir).parent
                 reason = "no API key, logging" if self.without_key else "logging"
