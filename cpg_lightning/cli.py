@@ -186,7 +186,8 @@ class SegmentationCLI(LightningCLI):
         self.trainer_defaults["callbacks"] += callbacks_of_runs(config.trainer, self.subcommand == "fit")
         keep_checkpoints_in(folder, config.trainer)
         without_key = set_up_wandb(loggers, place, self.subcommand)
-        self.save_config_kwargs = {"record": record, "without_key": without_key}
+        training = place.evaluated if loggers else None
+        self.save_config_kwargs = {"record": record, "without_key": without_key, "training": training}
 
     def instantiate_classes(self) -> None:
         """Build everything, and let checkpoints describe the network."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -104,32 +105,29 @@ class Inference:
         Returns:
             int64 (B, height, width).
         """
-        strips = self._strips(network, images, size, align_corners)
-        return torch.cat([scores.argmax(dim=1) for scores in strips], dim=1)
+        return self.classes_and_logits(network, images, size, align_corners)[0]
+
+    def classes_and_logits(
+        self, network: Network, images: Tensor, size: tuple[int, int], align_corners: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """:meth:`classes`, and the logits (B, C, h, w) that they are the argmax of; None for the mean of several views."""
+        views = self._views(network, images, size, align_corners)
+        classes = torch.cat([scores.argmax(dim=1) for scores in _strips(views, size)], dim=1)
+        return classes, views[0].logits[0] if isinstance(views[0], _WholeView) and self.one_view else None
 
     def probabilities(
         self, network: Network, images: Tensor, size: tuple[int, int], align_corners: bool = False
     ) -> Tensor:
         """The probability of each class at each pixel, float32 (B, C, height, width), on the CPU; see :meth:`classes`."""
-        strips = self._strips(network, images, size, align_corners)
-        if self._one_view():
+        strips = _strips(self._views(network, images, size, align_corners), size)
+        if self.one_view:
             return torch.cat([logits.softmax(dim=1).cpu() for logits in strips], dim=2)
         return torch.cat([(scores / scores.sum(dim=1, keepdim=True)).cpu() for scores in strips], dim=2)
 
-    def _one_view(self) -> bool:
+    @property
+    def one_view(self) -> bool:
         """Whether there is nothing to average: then the scores are the upsampled logits themselves."""
         return self.window is None and self.average == "softmax" and len(self.scales) == 1 and not self.flip
-
-    def _strips(self, network: Network, images: Tensor, size: tuple[int, int], align_corners: bool) -> Iterator[Tensor]:
-        """Scores (B, C, rows, width) of consecutive strips of rows."""
-        views = [self._view(network, _resized(images, *shape), size, align_corners) for shape in self._shapes(images)]
-        step = max(1, LARGEST_STRIP // views[0].rows(0, 1).numel())
-        for top in range(0, size[0], step):
-            bottom = min(size[0], top + step)
-            scores = views[0].rows(top, bottom)
-            for view in views[1:]:
-                scores += view.rows(top, bottom)
-            yield scores
 
     def _shapes(self, images: Tensor) -> Iterator[tuple[int, int]]:
         """Height and width of the image at each scale, rounded as in HRNet's official code."""
@@ -139,12 +137,13 @@ class Inference:
             height, width = (max(1, int(side * longer / max(sides) + 0.5)) for side in sides)
             yield height, width
 
-    def _view(
+    def _views(
         self, network: Network, images: Tensor, size: tuple[int, int], align_corners: bool
-    ) -> "_WholeView | _WindowedView":
+    ) -> "Sequence[_WholeView | _WindowedView]":
+        resized = (_resized(images, *shape) for shape in self._shapes(images))
         if self.window is None and self.average == "softmax":
-            return _WholeView(network, images, size, align_corners, self.flip, logits=self._one_view())
-        return _WindowedView(self, network, images, size, align_corners)
+            return [_WholeView(network, each, size, align_corners, self.flip, self.one_view) for each in resized]
+        return [_WindowedView(self, network, each, size, align_corners) for each in resized]
 
 
 class _WholeView:
@@ -274,6 +273,13 @@ class _WindowedView:
         if logits.shape[-2:] == windows.shape[-2:]:
             return logits
         return F.interpolate(logits, windows.shape[-2:], mode="bilinear", align_corners=self.align_corners)
+
+
+def _strips(views: Sequence[_WholeView | _WindowedView], size: tuple[int, int]) -> Iterator[Tensor]:
+    """The sum of the views' scores, (B, C, rows, width), of consecutive strips of rows."""
+    step = max(1, LARGEST_STRIP // views[0].rows(0, 1).numel())
+    for top in range(0, size[0], step):
+        yield reduce(Tensor.add_, (view.rows(top, min(size[0], top + step)) for view in views))
 
 
 def _starts(length: int, window: int, stride: int, border: str) -> list[int]:

@@ -53,6 +53,11 @@ class SegmentationModule(L.LightningModule):
     ``val/boundary_F1/<n>px`` and ``val/trimap_mIoU/<n>px``; ``test/...`` likewise. All are over the whole dataset, at the
     labels' own size.
 
+    ``val/loss`` and its terms (``val/ce``, ``val/cpg``) are means over the images of the criterion of the main output alone;
+    compare them with ``train/ce`` and ``train/cpg``. An image without a labelled pixel counts with what the criterion gives
+    for it, as in training: 0 for cross-entropy and CPG. With sliding windows, several scales or flips there is no ``val/loss``,
+    as there are no logits of the whole image.
+
     Args:
         network: Any segmentation network.
         criterion: Any segmentation criterion.
@@ -62,6 +67,7 @@ class SegmentationModule(L.LightningModule):
         image_size: What the data module resizes images to before it gives them, for predictions without one; see
             :class:`~cpg_lightning.predictor.Predictor`.
         inference: How images are predicted in evaluation; whole and once by default.
+        evaluation_loss: Whether evaluation has ``val/loss``. It takes time, and memory for the criterion at the labels' size.
         predict_probabilities: Whether ``predict`` gives the probabilities of all classes rather than the classes.
         optimizer: Builds the optimizer from the parameters, e.g. ``functools.partial(torch.optim.SGD, lr=0.01)``;
             ``torch.optim.AdamW`` with its own defaults if left out.
@@ -117,6 +123,7 @@ class SegmentationModule(L.LightningModule):
         weights: str | None = None,
         new_classifier: bool = False,
         compile_network: bool = False,
+        evaluation_loss: bool = True,
     ) -> None:
         super().__init__()
         numbers = {"warmup_steps": warmup_steps, "poly_power": poly_power, "aux_weight": aux_weight}
@@ -143,8 +150,10 @@ class SegmentationModule(L.LightningModule):
         self.inference = inference or Inference()
         self.predict_probabilities = predict_probabilities
         self.compile_network = compile_network
+        self.evaluation_loss = evaluation_loss
+        terms = criterion.term_names(classes.num_classes)
         self.metrics = SegmentationMetrics(
-            classes.num_classes, classes.absent_classes, classes.dilation_ratio, boundary_metrics_every
+            classes.num_classes, classes.absent_classes, classes.dilation_ratio, boundary_metrics_every, terms
         )
         self.scores: Scores | None = None  # of the last evaluation
         self.validated_batch = -1  # the training batch before the last validation
@@ -272,7 +281,12 @@ class SegmentationModule(L.LightningModule):
 
     def validation_scores(self) -> list[str]:
         """The names of the scores that validations log, for callbacks that monitor one; a subclass may add its own."""
-        return [f"val/{name}" for name in (*self.metrics.means, *self._logged_classes())]
+        losses = self.metrics.loss.names if self._has_loss() else []
+        return [f"val/{name}" for name in (*self.metrics.means, *losses, *self._logged_classes())]
+
+    def _has_loss(self) -> bool:
+        """Whether evaluations have the mean loss."""
+        return self.evaluation_loss and self.inference.one_view
 
     def _logged_classes(self) -> list[str]:
         """The names of the scores of single classes that are logged."""
@@ -321,7 +335,10 @@ class SegmentationModule(L.LightningModule):
         Returns:
             The ``prediction``, and the ``counts`` of each image, see :meth:`SegmentationMetrics.update`; both are for callbacks.
         """
-        prediction = self.predicted_classes(batch)
+        prediction, logits = self.inference.classes_and_logits(*self._evaluated(batch))
+        if self.metrics.with_loss and logits is not None:
+            loss = self.criterion.value(logits, batch["mask"], self.network.align_corners)
+            self.metrics.loss.update(loss, self.criterion.terms, len(prediction))
         return {"prediction": prediction, "counts": self.metrics.update(prediction, batch["mask"])}
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
@@ -333,11 +350,12 @@ class SegmentationModule(L.LightningModule):
         trainer = self.trainer
         every = trainer.check_val_every_n_epoch or 1
         last_epoch = trainer.max_epochs not in (None, -1) and trainer.current_epoch + every >= trainer.max_epochs
-        self.metrics.begin(trainer.state.fn == "fit", last_epoch or trainer.global_step == trainer.max_steps)
+        last = last_epoch or trainer.global_step == trainer.max_steps
+        self.metrics.begin(trainer.state.fn == "fit", last, loss=self._has_loss())
 
     def on_test_epoch_start(self) -> None:
         """Start counting."""
-        self.metrics.begin()
+        self.metrics.begin(loss=self._has_loss())
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores."""

@@ -52,6 +52,7 @@ def check_monitors(module: SegmentationModule, callbacks: Iterable[Callback]) ->
         ValueError: If a callback monitors such a score.
     """
     known, every = module.validation_scores(), module.metrics.boundary_metrics_every
+    losses = [f"val/{name}" for name in module.metrics.loss.names]
     sometimes = [f"val/{name}" for name in module.metrics.boundary_means] if every > 1 else []
     for callback in callbacks:
         monitor = str(getattr(callback, "monitor", ""))
@@ -59,6 +60,12 @@ def check_monitors(module: SegmentationModule, callbacks: Iterable[Callback]) ->
             raise ValueError(
                 f"expected {type(callback).__name__} to monitor a score of every validation, got {monitor}, which is "
                 f"computed in every {every}th; set --model.boundary_metrics_every 1"
+            )
+        if monitor in losses and monitor not in known:
+            raise ValueError(
+                f"expected {type(callback).__name__} to monitor a score that validations have, got {monitor}, which they have "
+                "with --model.evaluation_loss true and whole-image inference alone; monitor val/mIoU, or leave out "
+                "--model.inference"
             )
         if monitor.startswith("val/") and monitor not in known:
             raise ValueError(f"expected {type(callback).__name__} to monitor one of {', '.join(known)}, got {monitor}")

@@ -9,18 +9,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lightning as L
 import numpy as np
 import pytest
 import torch
+import wandb
 import yaml
 from commands import ARGUMENTS, BASE, PARTS, fails, in_a_process
 from conftest import alone, write_camvid
+from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
+from tiny import SGD, Tiny
 from torchvision.models import mobilenet_v3_large
 
 import cpg_lightning
+from cpg_lightning.callbacks import EvaluationReport
 from cpg_lightning.cli import command, main
-from cpg_lightning.data import CamVidDataModule
+from cpg_lightning.data import Augmentation, CamVidDataModule
+from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.module import SegmentationModule
 
 
@@ -152,6 +158,34 @@ class TestRun:
         expected |= {"optimizer": "SGD", "learning_rate": 0.1, "images_a_step": 2, "precision": "32-true", "seed": 0}
         assert {name: config[name] for name in expected} == expected
         assert not any("." in name for name in config)
+
+
+def test_python_gives_the_pictures_tables_and_columns_of_the_command(run, camvid):
+    """``Trainer(callbacks=[EvaluationReport()], logger=WandbLogger())``, with the options of the command."""
+    L.seed_everything(0)
+    data = CamVidDataModule("camvid", Augmentation((24, 32)), batch_size=2, num_workers=0)
+    module = SegmentationModule(Tiny(data.num_classes), CrossEntropyCPGLoss(), data.classes, optimizer=SGD)
+    trainer = L.Trainer(
+        accelerator="cpu",
+        max_epochs=2,
+        log_every_n_steps=1,
+        default_root_dir="python",
+        callbacks=[EvaluationReport()],
+        logger=WandbLogger(offline=True, save_dir="python"),
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+    )
+    trainer.fit(module, datamodule=data)
+    wandb.finish()
+    (offline,) = Path("python/wandb").glob("offline-run-*")
+    found, expected = records(offline), records(run.offline[0])
+    assert found[1]["config"] == expected[1]["config"]
+    keys, of_command = ({name for item in history for name in item} for history in (found[0], expected[0]))
+    of_costs = {name for name in of_command if name.startswith("costs/") or name == "train/gradient_norm"}
+    assert of_command - keys == of_costs  # of the callback Costs
+    for folder in ("pictures", "tables"):
+        names = {path.name for path in (run.folder / folder).iterdir()}
+        assert {path.name for path in Path("python", folder).iterdir()} == names
 
 
 class TestAfterwards:

@@ -22,7 +22,7 @@ from cpg_lightning.inference import Inference
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.metrics import ClassIoU
 from cpg_lightning.module import SegmentationModule
-from cpg_lightning.pictures import coloured
+from cpg_lightning.pictures import coloured, overlay
 from cpg_lightning.predictor import Predictor
 
 
@@ -341,10 +341,66 @@ class TestPredictor:
         image = np.random.default_rng(0).integers(0, 255, (40, 56, 3), dtype=np.uint8)
         assert Predictor(module_of(), Inference(window=(16, 16), flip=True))(image).shape == (40, 56)
 
-    @pytest.mark.parametrize("image", [np.zeros((4, 4, 3)), np.zeros((4, 4, 4), np.uint8), np.zeros(4, np.uint8)])
-    def test_what_is_no_image_is_refused(self, image):
-        with pytest.raises(ValueError, match=r"expected an image as uint8 \(H, W, 3\), got"):
+    def test_a_list_of_images_of_any_sizes_gives_a_list(self, photographs):
+        predictor = Predictor(module_of())
+        images = [photographs / "a.jpg", np.zeros((8, 12, 3), np.uint8), torch.zeros(3, 12, 8, dtype=torch.uint8)]
+        found = predictor(images)
+        assert [each.shape for each in found] == [(30, 40), (8, 12), (12, 8)]
+        for image, classes in zip(images, found, strict=True):
+            assert np.array_equal(predictor(image), classes)
+
+    def test_a_tensor_has_its_channels_first(self):
+        image = np.random.default_rng(0).integers(0, 255, (8, 12, 3), dtype=np.uint8)
+        predictor = Predictor(module_of())
+        assert np.array_equal(predictor(torch.from_numpy(image).permute(2, 0, 1)), predictor(image))
+
+    @pytest.mark.parametrize("inference", [None, Inference(flip=True)])
+    def test_probabilities_are_those_of_its_classes_at_the_images_own_size(self, inference):
+        image = np.random.default_rng(0).integers(0, 255, (40, 56, 3), dtype=np.uint8)
+        predictor = Predictor(module_of(image_size=(20, 28)), inference)
+        probabilities = predictor.probabilities(image)
+        assert (probabilities.shape, probabilities.dtype) == ((11, 40, 56), np.float32)
+        np.testing.assert_allclose(probabilities.sum(axis=0), 1, rtol=1e-5)
+        assert np.array_equal(probabilities.argmax(axis=0), predictor(image))
+
+    def test_an_overlay_is_a_picture_of_the_image_and_its_classes(self, photographs):
+        predictor = Predictor(module_of())
+        image = np.array(Image.open(photographs / "a.jpg"))
+        expected = overlay(image, predictor(photographs / "a.jpg"), CamVidDataModule.classes.palette)
+        assert np.array_equal(np.array(predictor.overlay(photographs / "a.jpg")), expected)
+
+    def test_label_values_are_those_of_the_datasets_files(self):
+        predictor, image = Predictor(module_of(CityscapesDataModule.classes)), np.zeros((8, 12, 3), np.uint8)
+        data = CityscapesDataModule("no such folder", Augmentation((24, 32)))
+        assert np.array_equal(predictor.label_values(image, data), np.array(data.label_values)[predictor(image)])
+        with pytest.raises(ValueError, match="expected the predictor to have the data's classes"):
+            predictor.label_values(image, CamVidDataModule("no such folder", Augmentation((24, 32))))
+
+    @pytest.mark.parametrize(
+        ("image", "message"),
+        [
+            (np.zeros((4, 4, 3)), r"uint8 \(H, W, 3\), got float64 .*\* image\)\.round\(\)\.astype\(np\.uint8\)"),
+            (np.zeros((4, 4, 3), np.uint16), r"uint8 \(H, W, 3\), got uint16 \(4, 4, 3\); convert it to 0\.\.255"),
+            (np.zeros((4, 4, 4), np.uint8), r"got uint8 \(4, 4, 4\); .* alpha and other channels are to be left out"),
+            (np.zeros((3, 4, 5), np.uint8), r"got uint8 \(3, 4, 5\); np\.moveaxis"),
+            (np.zeros((2, 4, 4, 3), np.uint8), "give several images as a list"),
+            (np.zeros(4, np.uint8), r"uint8 \(H, W, 3\), got uint8 \(4,\)"),
+            (np.zeros((0, 4, 3), np.uint8), r"uint8 \(H, W, 3\), got uint8 \(0, 4, 3\)"),
+            (torch.zeros(4, 5, 3, dtype=torch.uint8), r"a tensor as uint8 \(3, H, W\), got torch\.uint8 \(4, 5, 3\)"),
+            (torch.zeros(3, 4, 4), r"a tensor as uint8 \(3, H, W\), got torch\.float32"),
+            (b"content", "expected an image as a path, .* got bytes"),
+            (None, "expected an image as a path, .* got NoneType"),
+            ([], "expected one image or more, got an empty list"),
+            ([np.zeros((4, 4, 3), np.uint8), None], "expected an image as a path, .* got NoneType"),
+        ],
+    )
+    def test_what_is_no_image_is_refused(self, image, message):
+        with pytest.raises(ValueError, match=message):
             Predictor(module_of())(image)
+
+    def test_a_folder_is_no_image(self, tmp_path):
+        with pytest.raises(FileNotFoundError, match="expected an image file, got a folder; list its files"):
+            Predictor(module_of())(tmp_path)
 
 
 def test_a_dataset_without_labels_cannot_be_tested_on(tmp_path):

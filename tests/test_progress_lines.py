@@ -62,9 +62,9 @@ def test_a_line_a_validation_and_one_every_few_minutes(batches, clock, capsys):
     lines = [re.sub(r"(loss|mIoU) \d+\.\d{4}\b", r"\1 0.1234", line) for line in lines_of(capsys)]
     assert lines == [
         "Epoch 0/1, step 3/8: train/loss 0.1234, 0.8 images/s, 0:00:12 left",
-        "Epoch 0/1, step 4/8: train/loss 0.1234, val/mIoU 0.1234, 0.8 images/s, 0:00:12 left",
-        "Epoch 1/1, step 7/8: train/loss 0.1234, val/mIoU 0.1234, 0.8 images/s, 0:00:03 left",
-        "Epoch 1/1, step 8/8: train/loss 0.1234, val/mIoU 0.1234, 0.8 images/s, 0:00:00 left",
+        "Epoch 0/1, step 4/8: train/loss 0.1234, val/loss 0.1234, val/mIoU 0.1234, 0.8 images/s, 0:00:12 left",
+        "Epoch 1/1, step 7/8: train/loss 0.1234, val/loss 0.1234, val/mIoU 0.1234, 0.8 images/s, 0:00:03 left",
+        "Epoch 1/1, step 8/8: train/loss 0.1234, val/loss 0.1234, val/mIoU 0.1234, 0.8 images/s, 0:00:00 left",
     ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ARGUMENTS
+from commands import ARGUMENTS, fails
 
 from cpg_lightning.cli import main
 from cpg_lightning.runs.folder import RunFolder
@@ -164,6 +164,22 @@ class TestRunOption:
         main(["predict", "--run", "trained"])
         assert {path.name for path in Path("trained/predictions/labels").iterdir()} == {"test_000.png", "test_001.png"}
 
+    def test_a_run_with_a_relative_root_is_evaluated_from_any_folder(self, tmp_path, monkeypatch):
+        assert "--data.root=camvid" in FIT
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        main(["validate", "--run", "../trained"])
+        assert len(list((tmp_path / "trained" / "evaluations").iterdir())) == 1
+
+    def test_a_run_is_continued_by_its_configuration_from_any_folder(self, tmp_path, monkeypatch):
+        key = experiment("trained")["key"]
+        Path("trained/summary.json").unlink()
+        (tmp_path / "elsewhere").mkdir()
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        main(["fit", "--config", "../trained/config.yaml", "--output", "../trained"])
+        assert experiment("../trained")["key"] == key
+        assert Path("../trained/summary.json").is_file()
+
     def test_another_folder_is_refused(self):
         with pytest.raises(FileNotFoundError, match=r"expected the folder of a run, with its config\.yaml, got camvid"):
             main(["validate", "--run", "camvid"])
@@ -211,3 +227,27 @@ class TestGroups:
             groups.add(cli.trainer.logger.experiment.group)
         assert groups == {f"camvid-tiny-ce+cpg-{experiment(f'run{number}')['key']}" for number in (0, 2)}
         assert experiment("run0")["key"] == experiment("run1")["key"]
+
+    def test_an_evaluation_is_in_the_group_of_its_training_and_names_it(self, camvid):
+        main(["fit", *ARGUMENTS, "--trainer.max_epochs=1", "--output=run"])
+        (training,) = Path("run/wandb").glob("offline-run-*")
+        for command in ("validate", "test"):
+            logged = main([command, "--run=run"]).trainer.logger.experiment
+            assert logged.job_type == command
+            assert logged.group == f"camvid-tiny-ce+cpg-{experiment('run')['key']}"
+            assert logged.config["training"] == experiment("run")["id"] != logged.id
+        assert training.name.endswith(experiment("run")["id"])
+
+    def test_predictions_are_no_run(self, camvid):
+        main(["fit", *ARGUMENTS, "--trainer.max_epochs=1", "--output=run"])
+        before = sorted(Path().rglob("offline-run-*"))
+        main(["predict", "--run=run"])
+        assert sorted(Path().rglob("offline-run-*")) == before
+
+    def test_a_key_that_cannot_be_one_is_one_message(self, camvid, monkeypatch, capsys):
+        monkeypatch.setenv("WANDB_API_KEY", "short")
+        shown = fails(monkeypatch, capsys, "fit", *ARGUMENTS)
+        assert shown.startswith("cpg: expected an API key of Weights & Biases, or none, got another: ")
+        assert "WANDB_API_KEY" in shown
+        assert len(shown.splitlines()) == 2  # and how to see where
+        assert not Path("runs").exists()

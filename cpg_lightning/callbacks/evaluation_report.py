@@ -6,10 +6,12 @@ from typing import Any
 import lightning as L
 import numpy as np
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from rich.console import Console
 
+from cpg_lightning.callbacks.columns import columns
 from cpg_lightning.callbacks.examples import Example, example_of, logged_masks, shrunk
 from cpg_lightning.callbacks.processes import of_all_processes
 from cpg_lightning.callbacks.tables import class_rows, score_table, write_tables
@@ -21,6 +23,9 @@ from cpg_lightning.pictures import comparison, confusion_picture, trimap_picture
 
 class EvaluationReport(Callback):
     """Reports an evaluation: tables of its scores, and pictures of a few images.
+
+    To any logger, at the start of a training: what runs are filtered by (dataset, network, criterion and its numbers, optimizer,
+    learning rate, images a step, precision, seed, devices).
 
     To Weights & Biases, in training at every n-th validation and at the last: the same few images through the run and
     those of the worst boundary IoU, with label and prediction as overlays (``val/examples``, ``val/worst``); the table of
@@ -67,6 +72,12 @@ class EvaluationReport(Callback):
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Keep Lightning from printing the scores too."""
         trainer.validate_loop.verbose = trainer.test_loop.verbose = False
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log what runs are filtered by, unless the command has."""
+        if not any(isinstance(each, SaveConfigCallback) for each in trainer.callbacks):  # type: ignore[attr-defined]
+            for logger in trainer.loggers:
+                logger.log_hyperparams(columns(trainer, pl_module))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the images."""

@@ -13,9 +13,11 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 
+from cpg_lightning.callbacks.columns import columns
 from cpg_lightning.callbacks.costs import Costs
+from cpg_lightning.data.paths import expanded
 from cpg_lightning.runs.folder import RunFolder
-from cpg_lightning.runs.identity import class_name, images_a_step
+from cpg_lightning.runs.identity import class_name
 
 
 class RunRecord(SaveConfigCallback):
@@ -24,16 +26,27 @@ class RunRecord(SaveConfigCallback):
     Args:
         parser: The parser of the configuration.
         config: The configuration as it runs.
-        record: The configuration as it was given, without what only this run has: this is saved.
+        record: The configuration as it was given, without what only this run has: this is saved, with the absolute path of
+            the data, so that it can be used from any folder.
         without_key: Whether Weights & Biases has no API key.
+        training: Id of the training that is evaluated.
     """
 
     def __init__(
-        self, parser: LightningArgumentParser, config: Namespace, record: Namespace, without_key: bool
+        self,
+        parser: LightningArgumentParser,
+        config: Namespace,
+        record: Namespace,
+        without_key: bool,
+        training: str | None = None,
     ) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
         self.record = record
         self.without_key = without_key
+        self.training = training
+        arguments = record.data.init_args
+        if isinstance(arguments.get("root"), str | Path):
+            arguments.root = str(expanded(arguments.root).absolute())
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Save the configuration, and log what a person filters by."""
@@ -42,8 +55,9 @@ class RunRecord(SaveConfigCallback):
         folder.mkdir(parents=True, exist_ok=True)
         earlier = len(list(folder.glob("config*.yaml")))  # of the same run, before it was resumed
         (folder / (f"config-{earlier}.yaml" if earlier else "config.yaml")).write_text(dump)
+        training = {} if self.training is None else {"training": self.training}
         for logger in trainer.loggers:
-            logger.log_hyperparams(columns(yaml.safe_load(dump), trainer, pl_module))
+            logger.log_hyperparams({**columns(trainer, pl_module), **_recipe(yaml.safe_load(dump)), **training})
             if isinstance(logger, WandbLogger) and logger.experiment.settings.mode == "offline":
                 run = Path(logger.experiment.dir).parent
                 reason = "no API key, logging" if self.without_key else "logging"
@@ -81,33 +95,14 @@ def best_of(trainer: L.Trainer) -> dict[str, float]:
     return {}
 
 
-def columns(config: dict[str, Any], trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
-    """What a person filters runs by: one level, the same names for each way to write an option.
-
-    Args:
-        config: The configuration as plain values.
-        trainer: The Trainer.
-        module: The module.
-    """
+def _recipe(config: dict[str, Any]) -> dict[str, Any]:
+    """Columns of the recipe in a configuration, which an evaluation has too."""
     optimizer = config["model"].get("optimizer") or {}
     optimizer = optimizer if isinstance(optimizer, dict) else {"class_path": str(optimizer)}
-    criterion = config["model"]["criterion"].get("init_args") or {}
-    data = getattr(trainer, "datamodule", None)
-    datasets = getattr(data, "datasets", {})
-    rate = (optimizer.get("init_args") or optimizer).get("lr")
     return {
-        "dataset": type(data).__name__.removesuffix("DataModule"),
-        "images": len(datasets["train"]) if "train" in datasets else None,
-        "network": class_name(config["model"]["network"]["class_path"]),
-        "parameters": sum(each.numel() for each in module.parameters()),
-        "criterion": class_name(config["model"]["criterion"]["class_path"]),
-        **{name: value for name, value in criterion.items() if isinstance(value, bool | int | float | str)},
         "optimizer": class_name(optimizer.get("class_path") or "torch.optim.AdamW"),
-        "learning_rate": rate,
-        "images_a_step": None if data is None else images_a_step(data, trainer),
-        "precision": trainer.precision,
+        "learning_rate": (optimizer.get("init_args") or optimizer).get("lr"),
         "seed": config.get("seed_everything"),
-        "devices": trainer.world_size,
     }
 
 

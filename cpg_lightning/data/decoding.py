@@ -8,10 +8,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
 from PIL.ImageFile import ImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.TiffImagePlugin import TiffImageFile
+from torch import Tensor
 
 from cpg_lightning.data.header import (
     CMYK,
@@ -31,6 +33,8 @@ from cpg_lightning.data.header import (
 
 # Not torchvision.io: as fast, but a PNG with a flipped bit brings the process down (0.29, measured).
 AS_IT_IS = cv2.IMREAD_IGNORE_ORIENTATION  # images are turned here, and labels never
+
+Picture = str | Path | Image.Image | np.ndarray | Tensor  # what is read as an image
 
 MOST_PIXELS = 178_956_970  # Pillow's own limit, a quarter of a GiB of labels and half a GiB of RGB
 READ = "grey, RGB, palette or CMYK, with or without alpha"
@@ -118,13 +122,13 @@ def label_header(data: bytes, path: Path) -> Header:
     return header
 
 
-def read_image(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
+def read_image(image: Picture) -> np.ndarray:
     """What is to be predicted as uint8 (H, W, 3) RGB, the way up that viewers show it, by the rules of ``decode_image``.
 
     Args:
-        image: A file, a picture of Pillow's, or values, uint8 (H, W, 3) in RGB, (H, W, 1) or (H, W). An array of four
-            channels is refused: it does not say what the fourth is. Of a picture that was 16 bits a channel and was
-            already loaded as 8 by Pillow, nothing is left to see.
+        image: A file, a picture of Pillow's, or values: an array, uint8 (H, W, 3) in RGB, (H, W, 1) or (H, W), or a tensor,
+            uint8 (3, H, W). An array of four channels is refused: it does not say what the fourth is. Of a picture that was
+            16 bits a channel and was already loaded as 8 by Pillow, nothing is left to see.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -133,24 +137,38 @@ def read_image(image: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     if isinstance(image, str | Path):
         path = Path(image)
         if not path.is_file():
-            raise FileNotFoundError(f"expected an image file, got none: {path}")
+            what = "a folder; list its files" if path.is_dir() else "none"
+            raise FileNotFoundError(f"expected an image file, got {what}: {path}")
         data = path.read_bytes()
         check_size(read_header(data), path)
         return decode_image(data, path)
     if isinstance(image, Image.Image):
         return _of_picture(image)
+    if isinstance(image, np.ndarray):
+        return _of_array(image)
+    if isinstance(image, Tensor):
+        if image.dtype != torch.uint8 or image.ndim != 3 or image.shape[0] != 3 or not image.numel():
+            raise ValueError(f"expected a tensor as uint8 (3, H, W), got {image.dtype} {tuple(image.shape)}")
+        return image.permute(1, 2, 0).contiguous().cpu().numpy()
+    raise ValueError(
+        f"expected an image as a path, a picture of Pillow's, a NumPy array or a tensor, got {type(image).__name__}"
+    )
+
+
+def _of_array(image: np.ndarray) -> np.ndarray:
+    """An array of values as an image."""
     shape = image.shape
-    if (
-        image.dtype != np.uint8
-        or image.ndim not in (2, 3)
-        or (image.ndim == 3 and shape[2] not in (1, 3))
-        or not image.size
-    ):
-        raise ValueError(
-            f"expected an image as uint8 (H, W, 3), got {image.dtype} {shape}; grey is (H, W) or (H, W, 1), and alpha and "
-            "other channels are to be left out"
-        )
-    return image if image.ndim == 3 and shape[2] == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    channels = shape[2] if image.ndim == 3 else 1
+    if image.dtype == np.uint8 and image.ndim in (2, 3) and channels in (1, 3) and image.size:
+        return image if channels == 3 else cv2.cvtColor(image, cv2.COLOR_GRAY2RGB)
+    remedy = "grey is (H, W) or (H, W, 1), and alpha and other channels are to be left out"
+    if image.dtype != np.uint8:
+        remedy = "convert it to 0..255, e.g. (255 * image).round().astype(np.uint8) from 0..1"
+    elif image.ndim == 4:
+        remedy = "give several images as a list"
+    elif image.ndim == 3 and shape[0] in (1, 3):
+        remedy = "np.moveaxis(image, 0, -1) puts the channels last"
+    raise ValueError(f"expected an image as uint8 (H, W, 3), got {image.dtype} {shape}; {remedy}")
 
 
 def check_size(header: Header | None, path: Path, max_pixels: int = MOST_PIXELS) -> None:

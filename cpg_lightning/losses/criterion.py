@@ -62,6 +62,28 @@ class SegmentationCriterion(nn.Module, ABC):
             A scalar.
         """
 
+    def value(self, logits: Tensor, target: Tensor, align_corners: bool = False) -> Tensor:
+        """The loss without its gradient, in ``torch.inference_mode()`` too. Arguments as in :meth:`forward`."""
+        # A criterion may use autograd in its forward pass, as many here do; it cannot with tensors of inference mode.
+        with torch.inference_mode(False), torch.no_grad():
+            value: Tensor = self(logits.clone(), target.clone(), align_corners)
+        return value
+
+    def term_names(self, num_classes: int) -> list[str]:
+        """The names of the terms, from a forward pass of a few pixels of the first class.
+
+        A criterion that cannot take these overrides it.
+
+        Args:
+            num_classes: Number of classes.
+
+        Raises:
+            ValueError: If the criterion is for another number of classes.
+        """
+        self.value(torch.zeros(1, num_classes, 16, 16), torch.zeros(1, 32, 32, dtype=torch.int64))
+        names, self.terms = list(self.terms), {}
+        return names
+
     # Compiled, the pass over rows would break into many graphs and be no faster.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def auxiliary(self, logits: Tensor, target: Tensor, align_corners: bool = False) -> Tensor:

@@ -1,5 +1,6 @@
 """All scores of an evaluation, and what was counted of each image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from cpg_lightning.metrics.boundary_f1 import BoundaryF1Score
 from cpg_lightning.metrics.boundary_iou import BoundaryIoU
 from cpg_lightning.metrics.counting import fraction
 from cpg_lightning.metrics.iou import AbsentClasses, ClassIoU, accuracies
+from cpg_lightning.metrics.mean_loss import MeanLoss
 from cpg_lightning.metrics.trimap import TrimapJaccardIndex
 
 
@@ -77,10 +79,13 @@ class SegmentationMetrics(nn.Module):
         absent_classes: How the mIoU treats a class that no label has; see :class:`~cpg_lightning.metrics.ClassIoU`.
         dilation_ratio: Width of the band of the boundary IoU, as a fraction of the image's diagonal.
         boundary_metrics_every: Every n-th validation of a training has boundary metrics.
+        loss_terms: Names of the criterion's terms, for evaluations with the mean loss.
 
     Attributes:
+        loss: The mean loss; the caller updates it where ``with_loss`` is set.
         validations: Number of validations of the training that have ended.
         with_boundaries: Whether the evaluation that is running has boundary metrics.
+        with_loss: Whether it has the mean loss.
 
     Shape:
         - preds: predicted classes, integer, :math:`(B, H, W)`
@@ -104,6 +109,7 @@ class SegmentationMetrics(nn.Module):
         absent_classes: AbsentClasses = "skip",
         dilation_ratio: float = 0.02,
         boundary_metrics_every: int = 1,
+        loss_terms: Sequence[str] = (),
     ) -> None:
         super().__init__()
         if boundary_metrics_every < 1:
@@ -114,9 +120,11 @@ class SegmentationMetrics(nn.Module):
         self.boundary_iou = BoundaryIoU(num_classes, dilation_ratio, average="none")
         self.boundary_f1 = BoundaryF1Score(num_classes)
         self.trimap = TrimapJaccardIndex(num_classes)
+        self.loss = MeanLoss(loss_terms)
         self.boundary_metrics_every = boundary_metrics_every
         self.validations = 0
         self.with_boundaries = True
+        self.with_loss = False
 
     @property
     def boundary_means(self) -> list[str]:
@@ -129,15 +137,17 @@ class SegmentationMetrics(nn.Module):
         """The names of all mean scores."""
         return ["mIoU", "pixel_accuracy", "class_accuracy", "fwIoU", *self.boundary_means]
 
-    def begin(self, training: bool = False, last: bool = False) -> None:
+    def begin(self, training: bool = False, last: bool = False, loss: bool = False) -> None:
         """Start an evaluation.
 
         Args:
             training: Whether it is a validation of a training. Otherwise it has boundary metrics.
             last: Whether it is the last of that training.
+            loss: Whether it has the mean loss.
         """
         due = (self.validations + 1) % self.boundary_metrics_every == 0
         self.with_boundaries = due or last or not training
+        self.with_loss = loss
         self.reset()
 
     def update(self, preds: Tensor, target: Tensor) -> list[ImageCounts]:
@@ -167,11 +177,13 @@ class SegmentationMetrics(nn.Module):
             scores.trimap = dict(zip(self.trimap.widths, trimap, strict=True))
             means = [scores.boundary_iou.nanmean(), *self.boundary_f1.compute(), *trimap]
             scores.means |= zip(self.boundary_means, means, strict=True)
+        if self.with_loss:
+            scores.means |= self.loss.compute()
         return scores
 
     def reset(self) -> None:
         """Forget what was counted."""
-        for metric in (self.iou, self.boundary_iou, self.boundary_f1, self.trimap):
+        for metric in (self.iou, self.boundary_iou, self.boundary_f1, self.trimap, self.loss):
             metric.reset()
 
 

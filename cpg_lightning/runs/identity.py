@@ -29,7 +29,7 @@ NOT_DATA = {
 # Options of the module likewise, or that are parts of their own.
 NOT_RECIPE = {
     *("network", "criterion", "inference", "weights", "new_classifier", "image_size", "classes"),
-    *("predict_probabilities", "boundary_metrics_every", "compile_network"),
+    *("predict_probabilities", "boundary_metrics_every", "compile_network", "evaluation_loss"),
 }
 RECIPE = (
     *("max_epochs", "max_steps", "min_epochs", "min_steps", "limit_train_batches", "overfit_batches"),

@@ -42,6 +42,12 @@ class Place:
     temporary: bool = False
 
     @property
+    def evaluated(self) -> str | None:
+        """The id of the training whose checkpoint is used by another run."""
+        training = None if self.run is None else str(self.run.experiment()["id"])
+        return None if training == self.id else training
+
+    @property
     def is_done(self) -> bool:
         """Whether there is nothing to train: the run is finished, and no checkpoint of it is to be continued."""
         return self.folder.is_finished and self.checkpoint is None

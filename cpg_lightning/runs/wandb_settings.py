@@ -56,10 +56,20 @@ def set_group(experiment: Mapping[str, Any]) -> None:
 
 
 def has_api_key() -> bool:
-    """Whether Weights & Biases could log in; asks neither the user nor the network."""
+    """Whether Weights & Biases could log in; asks neither the user nor the network.
+
+    Raises:
+        ValueError: If there is a key that cannot be one.
+    """
     import wandb  # only here: it takes half a second
 
-    return bool(wandb.login(prompt=False, verify=False))
+    try:
+        return bool(wandb.login(prompt=False, verify=False))
+    except wandb.errors.Error as error:
+        raise ValueError(
+            f"expected an API key of Weights & Biases, or none, got another: {error}; correct it in WANDB_API_KEY or by "
+            "wandb login --relogin, or log offline with WANDB_MODE=offline"
+        ) from None
 
 
 def open_run() -> Any:

@@ -70,7 +70,7 @@ def of_one_image(loss: Loss, logits_shape: tuple[int, int, int, int], size: tupl
 
 
 def evaluation_counts() -> dict[str, Counts]:
-    """Counts of an evaluated image: of its prediction from the network's logits, and of each metric."""
+    """Counts of an evaluated image: of its prediction and its loss from the network's logits, and of each metric."""
     with SimulatedDevice() as device:
         label = regions(1, CLASSES, *IMAGE).to(device.device)
         image = torch.zeros(1, 3, *IMAGE, device=device.device)
@@ -83,8 +83,11 @@ def evaluation_counts() -> dict[str, Counts]:
             "trimap IoU, five widths": TrimapJaccardIndex(CLASSES),
         }
         metrics = {name: metric.to(device.device) for name, metric in metrics.items()}
-        inference = Inference()
-        counts = {"prediction": counted(lambda: inference.classes(lambda _: logits, image, IMAGE, False), device)}
+        inference, criterion = Inference(), CrossEntropyCPGLoss()
+        counts = {
+            "prediction": counted(lambda: inference.classes(lambda _: logits, image, IMAGE, False), device),
+            "val/loss, CE + CPG": counted(lambda: criterion.value(logits, label), device),
+        }
         for name, metric in metrics.items():
             counts[name] = counted(lambda metric=metric: metric.update(predicted, label), device)
         return counts

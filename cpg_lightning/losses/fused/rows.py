@@ -61,12 +61,15 @@ class Rows:
         self.strip_logits = options.strip_logits or (STRIP_LOGITS_CPU if on_cpu else STRIP_LOGITS)
         self.upsampling: Upsampling = Identity()
         self.is_nan: Tensor | None = None
+        finite = on_cpu
         if logits.shape[2:] != self.size:
             self.upsampling = Bilinear((logits.shape[2], logits.shape[3]), self.size, align_corners, logits)
             # Checked on the CPU only: on a GPU the check would force a synchronisation.
-            if not (on_cpu and math.isfinite(logits.sum())):
+            finite = on_cpu and math.isfinite(logits.sum())
+            # The value alone has no NaN to place; there rows may be taken a part at a time, to save memory.
+            if not finite and (on_cpu or with_gradient):
                 self.is_nan = target.new_empty(target.shape, dtype=torch.bool)
-        self.try_without_shift = on_cpu and self.is_nan is None
+        self.try_without_shift = finite
         self.images, self.step = self._images_and_rows()
         ignored = target == options.ignore_index
         self.classes = target.masked_fill(ignored, 0)

@@ -1,0 +1,53 @@
+"""What a person filters runs by in a logger."""
+
+import os
+from inspect import signature
+from typing import Any
+
+import lightning as L
+
+from cpg_lightning.data import SegmentationDataModule
+from cpg_lightning.module import SegmentationModule
+from cpg_lightning.runs.identity import images_a_step
+
+
+def columns(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
+    """What a person filters runs by: one level, the same names from the command line and from Python.
+
+    Args:
+        trainer: The Trainer.
+        module: The module.
+    """
+    data = getattr(trainer, "datamodule", None)
+    datasets = getattr(data, "datasets", {})
+    return {
+        "dataset": None if data is None else type(data).__name__.removesuffix("DataModule"),
+        "images": len(datasets["train"]) if "train" in datasets else None,
+        "parameters": sum(each.numel() for each in module.parameters()),
+        **(_of_parts(module) if isinstance(module, SegmentationModule) else {}),
+        **_of_optimizer(trainer),
+        "images_a_step": images_a_step(data, trainer) if isinstance(data, SegmentationDataModule) else None,
+        "precision": trainer.precision,
+        "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
+        "devices": trainer.world_size,
+    }
+
+
+def _of_parts(module: SegmentationModule) -> dict[str, Any]:
+    """Network and criterion, with the criterion's numbers."""
+    criterion = module.criterion
+    numbers = {name: getattr(criterion, name, None) for name in signature(type(criterion)).parameters}
+    return {
+        "network": type(module.network).__name__,
+        "criterion": type(criterion).__name__,
+        **{name: value for name, value in numbers.items() if isinstance(value, bool | int | float | str)},
+    }
+
+
+def _of_optimizer(trainer: L.Trainer) -> dict[str, Any]:
+    """The optimizer with its learning rate before any schedule; nothing before it was made."""
+    if not trainer.optimizers:
+        return {}
+    group = trainer.optimizers[0].param_groups[0]
+    rate = float(group.get("initial_lr", group["lr"]))
+    return {"optimizer": type(trainer.optimizers[0]).__name__, "learning_rate": rate}
