@@ -206,6 +206,7 @@ class SegmentationCLI(LightningCLI):
         """Look at the checkpoint and the data before anything is written, then make the run's folder."""
         if not self.subcommand:
             return
+        self.datamodule.trainer = self.trainer  # as a Trainer does it, too late for this
         self.model.check_run(self.trainer, self.datamodule, self.subcommand)
         if self.checkpoint:
             path = self._get(self.config, "ckpt_path")
@@ -225,7 +226,7 @@ class SegmentationCLI(LightningCLI):
     def _begin(self) -> None:
         """Compare the experiment with that of the folder, and record it there before the first step."""
         folder, config = self.place.folder, _plain(self.parser, self.config)["fit"]
-        experiment = experiment_of(config, self.model, self.datamodule, self.trainer)
+        experiment = experiment_of(config, self.model, self.datamodule)
         seed = config["seed_everything"]
         if folder.is_run:
             check_same(experiment, seed, folder, self.place.only_longer)

@@ -14,13 +14,16 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from cpg_lightning.data.class_info import IGNORED, ClassInfo
+from cpg_lightning.data.data_module import SegmentationDataModule
+from cpg_lightning.data.loading import common_size
+from cpg_lightning.data.steps import count_batches_anew
 from cpg_lightning.inference import Inference
 from cpg_lightning.learning_rate import poly_factor, training_steps
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.losses.criterion import SegmentationCriterion
 from cpg_lightning.metrics.evaluation import Scores, SegmentationMetrics
 from cpg_lightning.networks import SegmentationNetwork
-from cpg_lightning.run_checks import check_data, check_monitors, check_parameters
+from cpg_lightning.run_checks import check_data, check_monitors, check_parameters, check_steps
 from cpg_lightning.runs.checkpoints import (
     check_classes,
     check_paths,
@@ -182,8 +185,11 @@ class SegmentationModule(L.LightningModule):
         return module.to(map_location)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the number of validations, so that a resumed training has boundary metrics in the same validations."""
+        """Save what a resumed training needs to have boundary metrics in the same validations, and to count batches anew."""
         checkpoint["validations"] = self.metrics.validations
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, SegmentationDataModule):
+            checkpoint["images_a_batch"] = data.division.images_a_batch
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check a checkpoint that a Trainer restores, before its callbacks are restored.
@@ -196,6 +202,9 @@ class SegmentationModule(L.LightningModule):
         check_paths(checkpoint, place)
         check_classes(self.classes, checkpoint, place)
         self.metrics.validations = int(checkpoint.get("validations", 0))
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, SegmentationDataModule) and self.trainer.state.fn == "fit":
+            count_batches_anew(checkpoint, data.division)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """The network's logits of images (B, 3, H, W), RGB in 0..255.
@@ -241,6 +250,8 @@ class SegmentationModule(L.LightningModule):
             check_monitors(self, trainer.callbacks)  # type: ignore[attr-defined]
             check_parameters(self.network, trainer.world_size)
         check_data(self, data, stage)
+        if stage == "fit":
+            check_steps(self.network, data, trainer)
 
     def validation_scores(self) -> list[str]:
         """The names of the scores that validations log, for callbacks that monitor one; a subclass may add its own."""
@@ -285,7 +296,7 @@ class SegmentationModule(L.LightningModule):
 
     def _evaluated(self, batch: dict[str, Any]) -> tuple[Callable[[Tensor], Tensor], Tensor, tuple[int, int], bool]:
         """The arguments of :meth:`Inference.classes` for a batch."""
-        return lambda images: self(images)["out"], batch["image"], _common_size(batch), self.network.align_corners
+        return lambda images: self(images)["out"], batch["image"], common_size(batch), self.network.align_corners
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """Count the pixels of a batch.
@@ -358,17 +369,3 @@ class SegmentationModule(L.LightningModule):
             score = score.to(self.device, torch.float32)  # not every device has float64
             # All processes have the same score, but Lightning recommends to reduce it. A maximum is exact, a mean is rounded.
             self.log(f"{stage}/{name}", score, prog_bar=name == "mIoU", sync_dist=True, reduce_fx="max")
-
-
-def _common_size(batch: dict[str, Any]) -> tuple[int, int]:
-    """The height and width that all images of a batch had before they were resized."""
-    if "mask" in batch:
-        height, width = batch["mask"].shape[-2:]
-        return height, width
-    sizes: Tensor = batch["size"]
-    if (sizes != sizes[0]).any():
-        raise ValueError(
-            f"expected images of one size in a batch, got {sizes.tolist()}; predict with an eval_batch_size of 1"
-        )
-    height, width = sizes[0].tolist()
-    return height, width

@@ -55,10 +55,25 @@ def with_int64_masks(batch: dict[str, Any]) -> dict[str, Any]:
     return {**batch, "mask": batch["mask"].to(torch.int64)} if "mask" in batch else batch
 
 
+def common_size(batch: dict[str, Any]) -> tuple[int, int]:
+    """The height and width that all images of a batch had before they were resized."""
+    if "mask" in batch:
+        height, width = batch["mask"].shape[-2:]
+        return height, width
+    sizes: torch.Tensor = batch["size"]
+    if (sizes != sizes[0]).any():
+        raise ValueError(
+            f"expected images of one size in a batch, got {sizes.tolist()}; predict with an eval_batch_size of 1"
+        )
+    height, width = sizes[0].tolist()
+    return height, width
+
+
 class TrainingLoader(SegmentationLoader):
     """A loader over a :class:`TrainingSampler` that goes on where a checkpoint was written, within an epoch too.
 
-    Lightning stores its state in checkpoints because it has the two methods of a stateful loader.
+    It goes on with a whole step, also where steps are divided otherwise than before. Lightning stores its state in
+    checkpoints because it has the two methods of a stateful loader.
     """
 
     progress: dict[str, int] = {"epoch": 0, "images": 0}  # noqa: RUF012 - replaced, never changed
@@ -70,7 +85,7 @@ class TrainingLoader(SegmentationLoader):
         if isinstance(self.sampler, TrainingSampler):  # Trainer(overfit_batches=...) replaces it
             epoch, images = self.sampler.epoch, 0
             if self.resumed is not None and self.resumed["epoch"] == epoch:
-                images = self.resumed["images"]
+                images = self.resumed["images"] // self.sampler.division.images * self.sampler.division.images
                 self.sampler.start = images // self.sampler.num_replicas
             self.resumed = None
             self.progress = {"epoch": epoch, "images": images}
