@@ -4,7 +4,6 @@ import io
 import os
 import shutil
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ from cpg_lightning.parsing import (
 )
 from cpg_lightning.prediction_output import check_output, leave_out_predicted
 from cpg_lightning.run_callbacks import callbacks_of_runs, keep_checkpoints_in
+from cpg_lightning.run_errors import explained
 from cpg_lightning.runs.checkpoints import check_classes, check_weights, read_checkpoint
 from cpg_lightning.runs.identity import check_same, experiment_of
 from cpg_lightning.runs.place import Place, arguments_of_run, place_of
@@ -243,7 +243,8 @@ class SegmentationCLI(LightningCLI):
         """Run the subcommand.
 
         Raises:
-            ValueError: If the state in a checkpoint cannot be restored.
+            ValueError: See :func:`~cpg_lightning.run_errors.explained`.
+            MemoryError: See there.
         """
         if subcommand == "fit" and self.place.is_done:
             rank_zero_info(f"the run in {self.place.folder.path} is finished; its scores are in its summary.json")
@@ -257,18 +258,8 @@ class SegmentationCLI(LightningCLI):
             if not done.identities:
                 return
         try:
-            super()._run_subcommand(subcommand)
-        except (AttributeError, IndexError, KeyError, TypeError) as error:
-            restoring = any(
-                "restore" in frame.name and frame.filename.endswith("checkpoint_connector.py")
-                for frame in traceback.extract_tb(error.__traceback__)
-            )
-            if not restoring:
-                raise
-            raise ValueError(
-                f"expected a checkpoint with the whole state of training, got one whose state cannot be restored "
-                f"({type(error).__name__}: {error}): {self._get(self.config, 'ckpt_path')}"
-            ) from error
+            with explained(self.trainer, self.datamodule, self._get(self.config, "ckpt_path")):
+                super()._run_subcommand(subcommand)
         finally:
             if self.place.temporary:
                 rank_zero_only(shutil.rmtree)(self.place.folder.path, ignore_errors=True)
@@ -332,6 +323,7 @@ def _bad_input() -> tuple[type[Exception], ...]:
         ValueError,
         OSError,
         ImportError,
+        MemoryError,
         MisconfigurationException,
         *(() if wandb is None else (wandb.errors.Error,)),
     )

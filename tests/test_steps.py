@@ -1,39 +1,28 @@
 """How the images of a step are divided: the same steps on any number of devices, and what does not divide."""
 
-import functools
-import re
 import shutil
+from pathlib import Path
 
-import lightning as L
 import pytest
 import torch
 from commands import ARGUMENTS, fails
 from conftest import write_camvid
+from lightning import seed_everything
 from lightning.pytorch.callbacks import BatchSizeFinder, Callback, GradientAccumulationScheduler
-from steps import in_two_processes, steps_taken, take_steps
-from tiny import SGD, Tiny, trainer_of
+from steps import Steps, in_two_processes, steps_taken, take_steps
+from tiny import SGD, Pooled, Tiny, trainer_of
 from torch import nn
 
-from cpg_lightning.cli import main
 from cpg_lightning.data import Augmentation, CamVidDataModule
 from cpg_lightning.data.sampling import TrainingSampler
 from cpg_lightning.data.steps import Division
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.networks import LRASPP, DeepLabV3
+from cpg_lightning.networks.adapter import Adapter
+from cpg_lightning.run_checks import check_steps, refusal_of_one
 
-TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
-
-
-class Pooled(Tiny):
-    """A network with BatchNorm after pooling over the whole image."""
-
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(num_classes)
-        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, num_classes, 1), nn.BatchNorm2d(num_classes))
-
-    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
-        return {"out": super().forward(images)["out"] + self.pooled(images)}
+DDP = "--trainer.strategy=ddp"
 
 
 @pytest.fixture
@@ -44,6 +33,18 @@ def equal_labels(tmp_path):
     for other in others:
         shutil.copy(first, other)
     return root
+
+
+def data_of(root, **options):
+    return CamVidDataModule(root, Augmentation((24, 32)), **{"batch_size": 2, "num_workers": 0, **options})
+
+
+def fit(root, network, batch_size=2, **options):
+    """The Trainer of an epoch on six images."""
+    data = data_of(root, batch_size=batch_size)
+    trainer = trainer_of(max_epochs=1, limit_val_batches=0, **options)
+    trainer.fit(SegmentationModule(network, CrossEntropyCPGLoss(), data.classes), datamodule=data)
+    return trainer
 
 
 class TestTheSameSteps:
@@ -85,3 +86,129 @@ class TestTheSameSteps:
         for first in range(3):
             images = {index for share in shares for index in share[first * step : (first + 1) * step]}
             assert images == set(whole[4 * first : 4 * (first + 1)])
+
+
+class Broken(Callback):
+    """Breaks training off after some batches, with a checkpoint."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def on_train_batch_end(self, trainer, module, *arguments):
+        if trainer.fit_loop.total_batch_idx + 1 == self.batches:
+            trainer.save_checkpoint("broken.ckpt")
+            raise KeyboardInterrupt
+
+
+class TestResuming:
+    """Six steps in two epochs; the labels are the same, so that gradients do not change with the parts of a step."""
+
+    def run(self, root, folder, *callbacks, ckpt_path=None, **options):
+        folder.mkdir()
+        seed_everything(0)
+        data = CamVidDataModule(root, Augmentation((36, 48), scale=(1, 1)), batch_size=2, num_workers=0)
+        module = SegmentationModule(Tiny(11), CrossEntropyCPGLoss(), data.classes, optimizer=SGD)
+        trainer = trainer_of(callbacks=[Steps(folder), *callbacks], **options)
+        trainer.fit(module, datamodule=data, ckpt_path=ckpt_path)
+        return module, trainer
+
+    @pytest.mark.parametrize(
+        ("before", "batches", "now", "steps"),
+        [
+            *[(1, batches, 2, batches) for batches in (1, 2, 3, 4)],
+            *[(2, batches, 1, batches // 2) for batches in (2, 3, 5, 6, 7)],
+            *[(2, batches, 2, batches // 2) for batches in (1, 4, 5, 9)],
+        ],
+    )
+    def test_a_training_goes_on_with_steps_divided_otherwise(self, equal_labels, tmp_path, before, batches, now, steps):
+        whole, _ = self.run(equal_labels, tmp_path / "whole")
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            self.run(equal_labels, tmp_path / "broken", Broken(batches), accumulate_grad_batches=before)
+        options = {"accumulate_grad_batches": now, "ckpt_path": "broken.ckpt"}
+        resumed, trainer = self.run(equal_labels, tmp_path / "resumed", **options)
+        rest = steps_taken(tmp_path / "whole")[steps:]
+        found = steps_taken(tmp_path / "resumed")
+        assert [names for names, *_ in found] == [names for names, *_ in rest]
+        assert [rate for _, rate, _ in found] == [rate for _, rate, _ in rest]
+        assert (trainer.global_step, trainer.current_epoch) == (6, 2)
+        assert trainer.fit_loop.epoch_loop._batches_that_stepped == 6  # the step that loggers are told
+        assert trainer.fit_loop.total_batch_idx + 1 == 6 * now
+        for name, value in whole.state_dict().items():
+            torch.testing.assert_close(resumed.state_dict()[name], value, rtol=1e-4, atol=1e-6, msg=name)
+
+
+class TestErrors:
+    def test_what_does_not_divide_names_the_numbers_that_do(self):
+        with pytest.raises(ValueError, match="to divide by 8 devices, got 12") as error:
+            Division(12, processes=8)
+        options = "What goes: --trainer.devices 1, 2, 3, 4, 6 or 12; or --data.batch_size 8 or 16"
+        assert str(error.value).endswith(options)
+
+    def test_accumulated_batches_that_go_are_named_too(self):
+        with pytest.raises(ValueError, match="to divide by 2 devices times 4 accumulated batches, got 12") as error:
+            Division(12, processes=2, batches=4)
+        options = (
+            "--trainer.devices 1 or 3; or --trainer.accumulate_grad_batches 1, 2, 3 or 6; or --data.batch_size 8 or 16"
+        )
+        assert str(error.value).endswith(options)
+
+    @pytest.mark.parametrize("arguments", [["--trainer.devices=4", DDP], ["--trainer.accumulate_grad_batches=4"]])
+    def test_the_command_refuses_it_before_anything_is_written(self, camvid, monkeypatch, capsys, arguments):
+        message = fails(monkeypatch, capsys, "fit", *ARGUMENTS, *arguments)
+        assert "the images of one step over all devices, to divide by" in message
+        assert sorted(path.name for path in Path.cwd().iterdir()) == ["camvid"]
+
+    @pytest.mark.parametrize("callback", [BatchSizeFinder(), GradientAccumulationScheduler({0: 1, 1: 2})])
+    def test_callbacks_that_change_the_images_of_a_step_are_refused(self, camvid, callback):
+        with pytest.raises(ValueError, match=f"expected no {type(callback).__name__}: data.batch_size is the images"):
+            fit(camvid, Tiny(11), callbacks=[callback])
+
+    @pytest.mark.parametrize(
+        ("limit", "got"), [({"limit_train_batches": 3}, 3), ({"limit_train_batches": 0.2}, 1), ({"fast_dev_run": 1}, 1)]
+    )
+    def test_a_limit_within_a_step_is_refused(self, camvid, limit, got):
+        with pytest.raises(ValueError, match=f"whole steps of 2 accumulated batches, got {got} batches; set it to 2"):
+            fit(camvid, Tiny(11), accumulate_grad_batches=2, **limit)
+
+    @pytest.mark.parametrize(("limit", "steps"), [(2, 1), (0.7, 2), (100, 3)])
+    def test_a_limit_of_whole_steps_is_kept(self, camvid, limit, steps):
+        assert fit(camvid, Tiny(11), accumulate_grad_batches=2, limit_train_batches=limit).global_step == steps
+
+
+class TestOneImageAtATime:
+    @pytest.mark.parametrize("kind", [DeepLabV3, Pooled])
+    def test_networks_with_batch_norm_after_global_pooling_do_not_take_it(self, kind):
+        network = kind(11)
+        before = {name: value.clone() for name, value in network.state_dict().items()}
+        assert "more than 1 value per channel" in refusal_of_one(network, (64, 96))
+        assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+        assert network.training
+
+    @pytest.mark.parametrize("kind", [LRASPP, Tiny])
+    def test_others_do(self, kind):
+        assert refusal_of_one(kind(11), (64, 96)) is None
+
+    def test_it_is_the_size_of_training_images_that_counts(self):
+        deep = nn.Sequential(nn.Conv2d(3, 11, 1, stride=64), nn.BatchNorm2d(11))
+        network = Adapter(11, deep, min_size=64)
+        assert refusal_of_one(network, (64, 64)) is not None
+        assert refusal_of_one(network, (64, 128)) is None
+
+    def test_the_command_refuses_it_before_anything_is_written(self, camvid, monkeypatch, capsys):
+        arguments = [*ARGUMENTS, "--model.network=tiny.Pooled", "--data.batch_size=4"]
+        message = fails(monkeypatch, capsys, "fit", *arguments, "--trainer.accumulate_grad_batches=4")
+        assert "Pooled takes no single image in training" in message
+        assert "--trainer.accumulate_grad_batches 1 or 2; or --data.batch_size 8" in message
+        assert sorted(path.name for path in Path.cwd().iterdir()) == ["camvid"]
+
+    def test_two_at_a_time_are_trained_on(self, camvid):
+        assert fit(camvid, Pooled(11), batch_size=4, accumulate_grad_batches=2).global_step == 1
+
+    def test_synchronised_batch_norm_has_the_images_of_all_processes(self, camvid):
+        data = data_of(camvid)
+        trainer = trainer_of(devices=2, strategy="ddp", sync_batchnorm=True)
+        data.trainer = trainer
+        check_steps(Pooled(11), data, trainer)
+        data.trainer = trainer = trainer_of(devices=2, strategy="ddp")
+        with pytest.raises(ValueError, match="takes no single image in training"):
+            check_steps(Pooled(11), data, trainer)

@@ -31,6 +31,40 @@ class Tiny(SegmentationNetwork):
         return logits if self.aux is None else {**logits, "aux": self.aux(images)}
 
 
+class Pooled(Tiny):
+    """A network with BatchNorm after pooling over the whole image, which takes no single image in training."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, num_classes, 1), nn.BatchNorm2d(num_classes))
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"out": super().forward(images)["out"] + self.pooled(images)}
+
+
+class Hungry(Tiny):
+    """A network that needs more memory than there is, in training or in evaluation."""
+
+    def __init__(self, num_classes: int, hungry_in_training: bool = True, cuda: bool = False) -> None:
+        super().__init__(num_classes)
+        self.hungry_in_training = hungry_in_training
+        self.cuda_error = cuda
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self.training == self.hungry_in_training:
+            if self.cuda_error:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
+            torch.empty(2**55)
+        return super().forward(images)
+
+
+class Failing(Tiny):
+    """A network with a mistake."""
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        raise RuntimeError("no such thing")
+
+
 def pointwise(classes: int) -> nn.Conv2d:
     """A network that a function builds."""
     return nn.Conv2d(3, classes, kernel_size=1)
