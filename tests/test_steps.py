@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import ARGUMENTS, fails
+from commands import ARGUMENTS, EXPERIMENTS, fails
 from conftest import write_camvid
 from lightning import seed_everything
 from lightning.pytorch.callbacks import BatchSizeFinder, Callback, GradientAccumulationScheduler
@@ -13,6 +13,7 @@ from steps import Steps, in_two_processes, steps_taken, take_steps
 from tiny import SGD, Pooled, Tiny, trainer_of
 from torch import nn
 
+from cpg_lightning.cli import main
 from cpg_lightning.data import Augmentation, CamVidDataModule
 from cpg_lightning.data.sampling import TrainingSampler
 from cpg_lightning.data.steps import Division
@@ -86,6 +87,23 @@ class TestTheSameSteps:
         for first in range(3):
             images = {index for share in shares for index in share[first * step : (first + 1) * step]}
             assert images == set(whole[4 * first : 4 * (first + 1)])
+
+
+def test_runs_of_one_seed_have_the_same_weights_and_samples_whatever_the_criterion(camvid):
+    def trained(criterion, seed):
+        options = [f"--model.criterion={EXPERIMENTS}/criteria/{criterion}.yaml", f"--seed_everything={seed}"]
+        alone = ["--trainer.callbacks=tiny.Samples", "--trainer.limit_val_batches=0", "--trainer.logger=false"]
+        cli = main(["fit", *ARGUMENTS, *options, *alone])
+        return next(each for each in cli.trainer.callbacks if type(each).__name__ == "Samples")
+
+    first, second, other = trained("ce", 1), trained("ce_cpg", 1), trained("ce", 2)
+    assert all(value.equal(second.weights[name]) for name, value in first.weights.items())
+    assert len(first.batches) == len(second.batches) == 6
+    for one, another in zip(first.batches, second.batches, strict=True):
+        assert one["name"] == another["name"]
+        assert one["image"].equal(another["image"])
+        assert one["mask"].equal(another["mask"])
+    assert [batch["name"] for batch in first.batches] != [batch["name"] for batch in other.batches]
 
 
 class Broken(Callback):

@@ -1,6 +1,7 @@
 """Parts of runs in tests: a network that is fast and not good, a quiet trainer, and a mishap."""
 
 import functools
+from typing import Any
 
 import lightning as L
 import torch
@@ -81,3 +82,21 @@ class Broken(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.current_epoch == self.epoch:
             raise KeyboardInterrupt
+
+
+class Samples(Callback):
+    """Keeps the weights that training starts from, and its batches."""
+
+    only_watches = True
+
+    def __init__(self) -> None:
+        self.weights: dict[str, torch.Tensor] = {}
+        self.batches: list[dict[str, Any]] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.weights = {name: value.clone() for name, value in pl_module.state_dict().items()}
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: dict[str, Any], batch_idx: int
+    ) -> None:
+        self.batches.append(batch)
