@@ -3,12 +3,14 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from commands import ARGUMENTS, EXPERIMENTS, fails
 from conftest import write_camvid
 from lightning import seed_everything
 from lightning.pytorch.callbacks import BatchSizeFinder, Callback, GradientAccumulationScheduler
+from PIL import Image
 from steps import Steps, in_two_processes, steps_taken, take_steps
 from tiny import SGD, Pooled, Tiny, trainer_of
 from torch import nn
@@ -104,6 +106,26 @@ def test_runs_of_one_seed_have_the_same_weights_and_samples_whatever_the_criteri
         assert one["image"].equal(another["image"])
         assert one["mask"].equal(another["mask"])
     assert [batch["name"] for batch in first.batches] != [batch["name"] for batch in other.batches]
+
+
+@pytest.mark.slow
+def test_means_of_parts_differ_from_the_mean_of_a_step_as_the_documentation_says(real_data):
+    files = sorted((real_data / "camvid" / "trainannot").iterdir())
+    expected = {(0.0, 2): 0.005, (0.0, 4): 0.024, (1.0, 2): 0.05, (1.0, 4): 0.22}  # by the weight of CPG and the parts
+    found = {key: [] for key in expected}
+    for seed in range(10):
+        drawn = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed))[:4]
+        target = torch.stack([torch.from_numpy(np.array(Image.open(files[index]))).long() for index in drawn])
+        target[target == 11] = 255
+        for (weight, parts), differences in found.items():
+            logits = torch.zeros(4, 11, 45, 60, requires_grad=True)
+            criterion = CrossEntropyCPGLoss(weight)
+            (whole,) = torch.autograd.grad(criterion(logits, target), logits)
+            shares = zip(logits.chunk(parts), target.chunk(parts), strict=True)
+            mean = torch.stack([criterion(*share) for share in shares]).mean()
+            (divided,) = torch.autograd.grad(mean, logits)
+            differences.append(((divided - whole).abs().max() / whole.abs().max()).item())
+    assert {key: np.median(differences) for key, differences in found.items()} == pytest.approx(expected, rel=0.1)
 
 
 class Broken(Callback):
