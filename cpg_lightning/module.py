@@ -13,7 +13,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cpg_lightning.data.class_info import ClassInfo
+from cpg_lightning.data.data_module import SegmentationDataModule
 from cpg_lightning.data.loading import common_size
+from cpg_lightning.data.steps import count_batches_anew
 from cpg_lightning.inference import Inference
 from cpg_lightning.learning_rate import LRSchedule, check_length, schedule_of
 from cpg_lightning.losses import CrossEntropyCPGLoss
@@ -22,7 +24,7 @@ from cpg_lightning.metrics.evaluation import Scores, SegmentationMetrics
 from cpg_lightning.networks import SegmentationNetwork
 from cpg_lightning.optimization import base_rate, build_optimizer, check_lr_factors, evaluate_frozen, freeze_parts
 from cpg_lightning.resuming import begin_with_validation, is_due
-from cpg_lightning.run_checks import check_arguments, check_data, check_monitors, check_parameters
+from cpg_lightning.run_checks import check_arguments, check_data, check_monitors, check_parameters, check_steps
 from cpg_lightning.runs.checkpoints import (
     check_classes,
     check_paths,
@@ -206,12 +208,15 @@ class SegmentationModule(L.LightningModule):
         return module.to(map_location)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save how many validations there were, so that a resumed training has boundary metrics in the same, and if one is due."""
+        """Save what a resumed training needs: how many validations there were, whether one is due, and images per batch."""
         checkpoint["validations"] = self.metrics.validations
         checkpoint["validated_batch"] = self.validated_batch
         checkpoint["validation_pending"] = (
             is_due(self.trainer) and self.validated_batch != self.trainer.fit_loop.total_batch_idx
         )
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, SegmentationDataModule):
+            checkpoint["images_a_batch"] = data.division.images_a_batch
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check a checkpoint that a Trainer restores, before its callbacks are restored.
@@ -225,6 +230,9 @@ class SegmentationModule(L.LightningModule):
         check_classes(self.classes, checkpoint, place)
         self.metrics.validations = int(checkpoint.get("validations", 0))
         self.validated_batch = int(checkpoint.get("validated_batch", -1))
+        data = getattr(self.trainer, "datamodule", None)
+        if isinstance(data, SegmentationDataModule) and self.trainer.state.fn == "fit":
+            count_batches_anew(checkpoint, data.division)
         begin_with_validation(checkpoint["loops"]["fit_loop"], bool(checkpoint.get("validation_pending")))
 
     def train(self, mode: bool = True) -> Self:
@@ -278,6 +286,8 @@ class SegmentationModule(L.LightningModule):
             check_parameters(self.network, trainer.world_size)
             self._optimization(trainer)  # raises here, before anything is written
         check_data(self, data, stage)
+        if stage == "fit":
+            check_steps(self.network, data, trainer)
 
     def validation_scores(self) -> list[str]:
         """The names of the scores that validations log, for callbacks that monitor one; a subclass may add its own."""

@@ -8,7 +8,6 @@ import lightning as L
 
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.module import SegmentationModule
-from cpg_lightning.runs.identity import images_a_step
 
 
 def columns(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
@@ -26,7 +25,7 @@ def columns(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
         "parameters": sum(each.numel() for each in module.parameters()),
         **(_of_parts(module) if isinstance(module, SegmentationModule) else {}),
         **_of_optimizer(trainer),
-        "images_a_step": images_a_step(data, trainer) if isinstance(data, SegmentationDataModule) else None,
+        "images_a_step": data.batch_size if isinstance(data, SegmentationDataModule) else None,
         "precision": trainer.precision,
         "seed": int(os.environ["PL_GLOBAL_SEED"]) if "PL_GLOBAL_SEED" in os.environ else None,
         "devices": trainer.world_size,

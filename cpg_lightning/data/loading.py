@@ -77,7 +77,8 @@ def with_int64_masks(batch: dict[str, Any]) -> dict[str, Any]:
 class TrainingLoader(SegmentationLoader):
     """A loader over a :class:`TrainingSampler` that goes on where a checkpoint was written, within an epoch too.
 
-    Lightning stores its state in checkpoints because it has the two methods of a stateful loader.
+    It goes on with a whole step, also where steps are divided otherwise than before. Lightning stores its state in
+    checkpoints because it has the two methods of a stateful loader.
     """
 
     progress: dict[str, int] = {"epoch": 0, "images": 0}  # noqa: RUF012 - replaced, never changed
@@ -89,7 +90,7 @@ class TrainingLoader(SegmentationLoader):
         if isinstance(self.sampler, TrainingSampler):  # Trainer(overfit_batches=...) replaces it
             epoch, images = self.sampler.epoch, 0
             if self.resumed is not None and self.resumed["epoch"] == epoch:
-                images = self.resumed["images"]
+                images = self.resumed["images"] // self.sampler.division.images * self.sampler.division.images
                 self.sampler.start = images // self.sampler.num_replicas
             self.resumed = None
             self.progress = {"epoch": epoch, "images": images}

@@ -1,9 +1,11 @@
 """How many processes load images, and how each of them begins."""
 
+import os
 import signal
 from collections.abc import Sequence
 
 import cv2
+import lightning as L
 
 from cpg_lightning.cores import available_cores
 
@@ -17,6 +19,14 @@ def default_workers(processes: int) -> int:
         processes: Training processes on this machine that share its cores.
     """
     return max(1, min(available_cores() // processes, MOST_WORKERS))
+
+
+def local_processes(trainer: L.Trainer | None) -> int:
+    """How many training processes share this machine: torchrun says it, else the Trainer knows."""
+    local = os.environ.get("LOCAL_WORLD_SIZE")
+    if local is not None:
+        return int(local)
+    return 1 if trainer is None else trainer.num_devices
 
 
 def begin_worker(worker_id: int, ignored_signals: Sequence[int] = ()) -> None:

@@ -20,10 +20,10 @@ from torchvision.transforms import v2
 
 import cpg_lightning.data
 from cpg_lightning.data import Augmentation, CamVidDataModule, FolderDataModule, SegmentationDataModule
-from cpg_lightning.data.data_module import one_thread
 from cpg_lightning.data.dataset import FileDataset
 from cpg_lightning.data.loading import SegmentationLoader, collate
 from cpg_lightning.data.sampling import SeededIndex
+from cpg_lightning.data.workers import begin_worker
 
 EXPERIMENTS = Path(__file__).parents[1]
 WORKERS = (0, 1, 2)
@@ -112,7 +112,7 @@ def loading(dataset: Dataset[Any], rounds: Rounds, workers: int, device: torch.d
         batch_size=4,
         sampler=rounds,
         num_workers=workers,
-        worker_init_fn=one_thread,
+        worker_init_fn=begin_worker,
         collate_fn=collate if ours else None,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",
