@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from cpg_lightning.data.class_info import IGNORED, ClassInfo
 from cpg_lightning.data.data_module import SegmentationDataModule
 from cpg_lightning.data.loading import common_size
-from cpg_lightning.data.steps import count_batches_anew
+from cpg_lightning.data.steps import Division, count_batches_anew
 from cpg_lightning.inference import Inference
 from cpg_lightning.learning_rate import poly_factor, training_steps
 from cpg_lightning.losses import CrossEntropyCPGLoss
@@ -138,6 +138,7 @@ class SegmentationModule(L.LightningModule):
             classes.num_classes, classes.absent_classes, classes.dilation_ratio, boundary_metrics_every
         )
         self.scores: Scores | None = None  # of the last evaluation
+        self.division: Division | None = None  # of a training's steps, by its data module
         self.mean: Tensor
         self.std: Tensor
         # In checkpoints too: they may have come with weights that a checkpoint does not fetch again.
@@ -187,9 +188,8 @@ class SegmentationModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save what a resumed training needs to have boundary metrics in the same validations, and to count batches anew."""
         checkpoint["validations"] = self.metrics.validations
-        data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, SegmentationDataModule):
-            checkpoint["images_a_batch"] = data.division.images_a_batch
+        if self.division is not None:
+            checkpoint["images_a_batch"] = self.division.images_a_batch
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check a checkpoint that a Trainer restores, before its callbacks are restored.
@@ -202,9 +202,8 @@ class SegmentationModule(L.LightningModule):
         check_paths(checkpoint, place)
         check_classes(self.classes, checkpoint, place)
         self.metrics.validations = int(checkpoint.get("validations", 0))
-        data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, SegmentationDataModule) and self.trainer.state.fn == "fit":
-            count_batches_anew(checkpoint, data.division)
+        if self.division is not None:
+            count_batches_anew(checkpoint, self.division)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """The network's logits of images (B, 3, H, W), RGB in 0..255.
@@ -222,7 +221,9 @@ class SegmentationModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check what this module is run with; see :meth:`check_run`."""
-        self.check_run(self.trainer, getattr(self.trainer, "datamodule", None), stage)
+        data = getattr(self.trainer, "datamodule", None)
+        self.check_run(self.trainer, data, stage)
+        self.division = data.division if stage == "fit" and isinstance(data, SegmentationDataModule) else None
         if stage == "fit":  # before a checkpoint is restored
             self.scores, self.metrics.validations = None, 0
 

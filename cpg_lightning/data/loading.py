@@ -7,6 +7,7 @@ import torch
 from torch.utils.data import DataLoader, default_collate
 
 from cpg_lightning.data.sampling import TrainingSampler
+from cpg_lightning.data.workers import one_thread
 
 
 class SegmentationLoader(DataLoader[dict[str, Any]]):
@@ -48,6 +49,17 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
         [{**sample, "image": sample["image"].permute(1, 2, 0)} for sample in readable]
     )
     return {**batch, "image": batch["image"].permute(0, 3, 1, 2), **({"broken": broken} if broken else {})}
+
+
+def loader_options(num_workers: int) -> dict[str, Any]:
+    """The options of all loaders besides their samples."""
+    return {
+        "num_workers": num_workers,
+        "worker_init_fn": one_thread,
+        "persistent_workers": num_workers > 0,
+        "pin_memory": torch.cuda.is_available(),
+        "collate_fn": collate,
+    }
 
 
 def with_int64_masks(batch: dict[str, Any]) -> dict[str, Any]:
