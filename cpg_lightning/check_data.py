@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 
 from cpg_lightning.cores import available_cores
 from cpg_lightning.data import SegmentationDataModule
-from cpg_lightning.data.data_module import Split, one_thread
+from cpg_lightning.data.data_module import Split
 from cpg_lightning.data.dataset import SegmentationDataset
 from cpg_lightning.data.sampling import SeededIndex
+from cpg_lightning.data.workers import one_thread
 from cpg_lightning.inspection import Findings, Inspection, summed
 from cpg_lightning.parsing import YAML, Parser, raised_first
 from cpg_lightning.pictures import contact_sheet

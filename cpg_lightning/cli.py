@@ -4,7 +4,6 @@ import io
 import os
 import shutil
 import sys
-import traceback
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +42,7 @@ from cpg_lightning.parsing import (
 )
 from cpg_lightning.prediction_output import check_output, leave_out_predicted
 from cpg_lightning.run_callbacks import callbacks_of_runs, keep_checkpoints_in
+from cpg_lightning.run_errors import explained
 from cpg_lightning.runs.checkpoints import check_classes, check_weights, read_checkpoint
 from cpg_lightning.runs.identity import check_same, experiment_of
 from cpg_lightning.runs.place import Place, arguments_of_run, place_of
@@ -212,6 +212,7 @@ class SegmentationCLI(LightningCLI):
         """Look at the checkpoint and the data before anything is written, then make the run's folder."""
         if not self.subcommand:
             return
+        self.datamodule.trainer = self.trainer  # as a Trainer does it, too late for this
         self.model.check_run(self.trainer, self.datamodule, self.subcommand)
         if self.checkpoint:
             path = self._get(self.config, "ckpt_path")
@@ -231,7 +232,7 @@ class SegmentationCLI(LightningCLI):
     def _begin(self) -> None:
         """Compare the experiment with that of the folder, and record it there before the first step."""
         folder, config = self.place.folder, _plain(self.parser, self.config)["fit"]
-        experiment = experiment_of(config, self.model, self.datamodule, self.trainer)
+        experiment = experiment_of(config, self.model, self.datamodule)
         seed = config["seed_everything"]
         if folder.is_run:
             check_same(experiment, seed, folder, self.place.only_longer)
@@ -248,7 +249,8 @@ class SegmentationCLI(LightningCLI):
         """Run the subcommand.
 
         Raises:
-            ValueError: If the state in a checkpoint cannot be restored.
+            ValueError: See :func:`~cpg_lightning.run_errors.explained`.
+            MemoryError: See there.
         """
         if subcommand == "fit" and self.place.is_done:
             rank_zero_info(f"the run in {self.place.folder.path} is finished; its scores are in its summary.json")
@@ -262,18 +264,8 @@ class SegmentationCLI(LightningCLI):
             if not done.identities:
                 return
         try:
-            super()._run_subcommand(subcommand)
-        except (AttributeError, IndexError, KeyError, TypeError) as error:
-            restoring = any(
-                "restore" in frame.name and frame.filename.endswith("checkpoint_connector.py")
-                for frame in traceback.extract_tb(error.__traceback__)
-            )
-            if not restoring:
-                raise
-            raise ValueError(
-                f"expected a checkpoint with the whole state of training, got one whose state cannot be restored "
-                f"({type(error).__name__}: {error}): {self._get(self.config, 'ckpt_path')}"
-            ) from error
+            with explained(self.trainer, self.datamodule, self._get(self.config, "ckpt_path")):
+                super()._run_subcommand(subcommand)
         finally:
             if self.place.temporary:
                 rank_zero_only(shutil.rmtree)(self.place.folder.path, ignore_errors=True)

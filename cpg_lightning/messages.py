@@ -12,7 +12,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities import rank_zero_info
 
 from cpg_lightning.data import SegmentationDataModule
-from cpg_lightning.runs.identity import class_name, images_a_step
+from cpg_lightning.runs.identity import class_name
 
 # Warnings and notes that tell a user of the command nothing.
 WARNINGS = (
@@ -54,14 +54,16 @@ def introduce(
     """
     images = ", ".join(f"{len(dataset)} {split}" for split, dataset in data.datasets.items())
     parameters = sum(each.numel() for each in module.parameters())
-    devices = f"{trainer.world_size} {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"
+    division = data.division
+    devices = f"{division.processes} {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"
     workers = data.loader_options()["num_workers"]
     for line in (
         f"data: {class_name(config['data']['class_path'])}, {images} images, {data.num_classes} classes",
         f"network: {class_name(config['model']['network']['class_path'])}, {parameters:,} parameters",
         f"criterion: {_named(config['model']['criterion'])}",
         f"optimizer: {_named(config['model'].get('optimizer') or {'class_path': 'torch.optim.AdamW'})}",
-        f"step: {images_a_step(data, trainer)} images, precision {trainer.precision}, on {devices}, with {workers} workers for loading",
+        f"step: {division.images} images, {division.share} at a time on {devices}, precision {trainer.precision}",
+        f"loading: {workers} workers a process",
         f"folder: {folder}",
     ):
         rank_zero_info(line)
@@ -81,6 +83,7 @@ def bad_input() -> tuple[type[Exception], ...]:
         ValueError,
         OSError,
         ImportError,
+        MemoryError,
         MisconfigurationException,
         *(() if wandb is None else (wandb.errors.Error,)),
     )

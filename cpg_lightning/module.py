@@ -13,7 +13,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from cpg_lightning.data.class_info import ClassInfo
+from cpg_lightning.data.data_module import SegmentationDataModule
 from cpg_lightning.data.loading import common_size
+from cpg_lightning.data.steps import Division, count_batches_anew
 from cpg_lightning.inference import Inference
 from cpg_lightning.learning_rate import LRSchedule, check_length, schedule_of
 from cpg_lightning.losses import CrossEntropyCPGLoss
@@ -21,7 +23,7 @@ from cpg_lightning.losses.criterion import SegmentationCriterion
 from cpg_lightning.metrics.evaluation import Scores, SegmentationMetrics
 from cpg_lightning.networks import SegmentationNetwork
 from cpg_lightning.optimization import base_rate, build_optimizer, check_lr_factors, evaluate_frozen, freeze_parts
-from cpg_lightning.run_checks import check_arguments, check_data, check_monitors, check_parameters
+from cpg_lightning.run_checks import check_arguments, check_data, check_monitors, check_parameters, check_steps
 from cpg_lightning.runs.checkpoints import (
     check_classes,
     check_paths,
@@ -146,6 +148,7 @@ class SegmentationModule(L.LightningModule):
             classes.num_classes, classes.absent_classes, classes.dilation_ratio, boundary_metrics_every
         )
         self.scores: Scores | None = None  # of the last evaluation
+        self.division: Division | None = None  # of a training's steps, by its data module
         self.mean: Tensor
         self.std: Tensor
         # In checkpoints too: they may have come with weights that a checkpoint does not fetch again.
@@ -195,8 +198,10 @@ class SegmentationModule(L.LightningModule):
         return module.to(map_location)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the number of validations, so that a resumed training has boundary metrics in the same validations."""
+        """Save what a resumed training needs to have boundary metrics in the same validations, and to count batches anew."""
         checkpoint["validations"] = self.metrics.validations
+        if self.division is not None:
+            checkpoint["images_a_batch"] = self.division.images_a_batch
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check a checkpoint that a Trainer restores, before its callbacks are restored.
@@ -209,6 +214,8 @@ class SegmentationModule(L.LightningModule):
         check_paths(checkpoint, place)
         check_classes(self.classes, checkpoint, place)
         self.metrics.validations = int(checkpoint.get("validations", 0))
+        if self.division is not None:
+            count_batches_anew(checkpoint, self.division)
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training or evaluation. What is frozen stays in evaluation."""
@@ -232,7 +239,9 @@ class SegmentationModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check what this module is run with; see :meth:`check_run`."""
-        self.check_run(self.trainer, getattr(self.trainer, "datamodule", None), stage)
+        data = getattr(self.trainer, "datamodule", None)
+        self.check_run(self.trainer, data, stage)
+        self.division = data.division if stage == "fit" and isinstance(data, SegmentationDataModule) else None
         if stage == "fit":  # before a checkpoint is restored
             self.scores, self.metrics.validations = None, 0
 
@@ -261,6 +270,8 @@ class SegmentationModule(L.LightningModule):
             check_parameters(self.network, trainer.world_size)
             self._optimization(trainer)  # raises here, before anything is written
         check_data(self, data, stage)
+        if stage == "fit":
+            check_steps(self.network, data, trainer)
 
     def validation_scores(self) -> list[str]:
         """The names of the scores that validations log, for callbacks that monitor one; a subclass may add its own."""

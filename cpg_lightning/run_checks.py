@@ -7,13 +7,15 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import BatchSizeFinder, Callback, GradientAccumulationScheduler
+from lightning.pytorch.strategies import ParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 
 from cpg_lightning.data.class_info import IGNORED
 from cpg_lightning.data.data_module import SegmentationDataModule
 from cpg_lightning.losses.criterion import SegmentationCriterion
 from cpg_lightning.networks import SegmentationNetwork
+from cpg_lightning.networks.probing import refusal
 
 if TYPE_CHECKING:
     from cpg_lightning.module import SegmentationModule
@@ -102,3 +104,52 @@ def check_data(module: SegmentationModule, data: L.LightningDataModule | None, s
             f"expected images of {only}, in evaluation, got {'images of any size' if given is None else given}; set "
             f"--data.image_size {list(size)}, or an --model.inference with this window and border pad"
         )
+
+
+def check_steps(network: SegmentationNetwork, data: L.LightningDataModule | None, trainer: L.Trainer) -> None:
+    """Refuse steps whose images do not divide, or change in training, or of which the network does not take its share.
+
+    Args:
+        network: The network.
+        data: The data module, if there is one.
+        trainer: The Trainer.
+
+    Raises:
+        ValueError: For such steps.
+    """
+    if not isinstance(data, SegmentationDataModule):
+        return
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, GradientAccumulationScheduler | BatchSizeFinder):
+            raise ValueError(
+                f"expected no {type(callback).__name__}: data.batch_size is the images of every step, on any number of devices; "
+                "set it, and --trainer.accumulate_grad_batches where memory is short"
+            )
+    division = data.division
+    # Synchronised BatchNorm has the images of all processes, which Lightning tells in no other way.
+    synchronised = division.processes > 1 and (
+        isinstance(trainer.strategy, ParallelStrategy) and trainer.strategy._layer_sync is not None
+    )
+    if division.share > 1 or synchronised:
+        return
+    reason = refusal_of_one(network, data.crop_size)
+    if reason is not None:
+        raise ValueError(
+            f"expected 2 or more images on a device at a time, as {type(network).__name__} takes no single image in training "
+            f"({reason}), got data.batch_size={division.images} divided by {division.parts}. {division.alternatives(2)}"
+        )
+
+
+def refusal_of_one(network: SegmentationNetwork, crop_size: tuple[int, int]) -> str | None:
+    """Why a network takes two images in training, but not one; None if it takes one, or no two.
+
+    Args:
+        network: The network.
+        crop_size: Height and width of training images in pixels.
+    """
+    # What takes one small image takes a larger one, in less time.
+    for size in dict.fromkeys((network.fixed_size or (64, 64), crop_size)):
+        reason = refusal(network, size, training=True)
+        if reason is None:
+            return None
+    return None if refusal(network, crop_size, images=2, training=True) else reason

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import torch
+from lightning import seed_everything
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import SingleDeviceStrategy
@@ -12,7 +13,7 @@ from simulated_device import DEVICE, SimulatedDevice
 from tiny import SGD, Tiny, trainer_of
 from torch.utils.data import DataLoader
 
-from cpg_lightning.data import ClassInfo
+from cpg_lightning.data import Augmentation, CamVidDataModule, ClassInfo
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.module import SegmentationModule
 
@@ -33,6 +34,44 @@ def loader_of():
     images = torch.randint(0, 256, (4, 2, 3, 32, 48), dtype=torch.uint8)
     batches = [{"image": image, "mask": mask, "name": ["a", "b"]} for image, mask in zip(images, masks, strict=True)]
     return DataLoader(batches, batch_size=None)
+
+
+class Steps(Callback):
+    """Keeps of each step the names of its images, its learning rate and its gradients, in a file of each process."""
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.names = []
+        self.steps = []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.names += batch["name"]
+
+    def on_before_optimizer_step(self, trainer, module, optimizer):
+        gradients = [parameter.grad.clone() for parameter in module.parameters()]
+        self.steps.append((self.names, optimizer.param_groups[0]["lr"], gradients))
+        self.names = []
+
+    def on_train_end(self, trainer, module):
+        torch.save(self.steps, f"{self.folder}/steps-{trainer.global_rank}.pt")
+
+
+def take_steps(root, folder, **options):
+    """Train on images of CamVid's layout, two a step, whole and not scaled; see :class:`Steps`."""
+    seed_everything(0)
+    data = CamVidDataModule(root, Augmentation((36, 48), scale=(1, 1)), batch_size=2, num_workers=0)
+    module = SegmentationModule(Tiny(11, aux_loss=True), CrossEntropyCPGLoss(), data.classes, optimizer=SGD)
+    trainer = trainer_of(callbacks=[Steps(folder)], limit_val_batches=0, **options)
+    trainer.fit(module, datamodule=data)
+
+
+def steps_taken(folder):
+    """What all processes together did in each step: the names of the images, the learning rate, the gradients."""
+    shares = [torch.load(file) for file in sorted(folder.glob("steps-*.pt"))]
+    return [
+        (sorted(name for names, *_ in step for name in names), step[0][1], step[0][2])
+        for step in zip(*shares, strict=True)
+    ]
 
 
 def in_two_processes(code):

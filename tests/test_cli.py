@@ -274,7 +274,7 @@ def test_two_runs_from_one_folder_do_not_clash(camvid):
 def test_two_processes_count_every_image_once(camvid, monkeypatch):
     """3 validation images on 2 processes: whoever repeats one to make the shares even finds another IoU."""
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-    in_a_process("fit", *ARGUMENTS, "--trainer.devices=2", "--trainer.strategy=ddp", "--data.batch_size=1")
+    in_a_process("fit", *ARGUMENTS, "--trainer.devices=2", "--trainer.strategy=ddp")
     (folder,) = Path("runs").iterdir()
     distributed = Run(folder, "")
     history = records(distributed.offline[0])[0]

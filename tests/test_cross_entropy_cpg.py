@@ -289,14 +289,21 @@ def test_ohem_keeps_the_hard_pixels_alone(problem):
     logits, target = problem
     logits = F.interpolate(logits.double(), target.shape[-2:]).requires_grad_()
     likelihood = logits.softmax(1).gather(1, target.where(target != 255, 0)[:, None])[:, 0]
-    for threshold, min_kept in ((0.2, 10), (0.2, 900), (0.5, 10), (1.0, 10**6)):
+    for threshold, min_kept in ((0.2, 5), (0.2, 450), (0.5, 5), (1.0, 10**6)):
         ordered = likelihood[target != 255].sort().values
-        bound = max(threshold, ordered[min(min_kept, len(ordered) - 1)].item())
+        bound = max(threshold, ordered[min(min_kept * len(logits), len(ordered) - 1)].item())
         kept = target.where(likelihood < bound, 255)
         expected = F.cross_entropy(logits, kept, ignore_index=255) + cpg_loss(logits, target)
         loss = CrossEntropyCPGLoss(ohem_threshold=threshold, ohem_min_kept=min_kept)(logits, target)
         torch.testing.assert_close(loss, expected)
         torch.testing.assert_close(torch.autograd.grad(loss, logits), torch.autograd.grad(expected, logits))
+
+
+def test_ohem_keeps_as_many_pixels_an_image_whatever_the_batch(problem):
+    logits, target = (tensor[:1] for tensor in problem)
+    criterion = CrossEntropyCPGLoss(0, ohem_threshold=0.01, ohem_min_kept=100)
+    four = logits.expand(4, -1, -1, -1), target.expand(4, -1, -1)
+    torch.testing.assert_close(criterion(*four), criterion(logits, target))
 
 
 @pytest.mark.parametrize("pixels", [0, 1])
@@ -344,7 +351,7 @@ def test_class_weights_of_any_kind_keep_the_precision_of_the_logits(problem, kin
         ({"class_weights": [1.0, -1.0]}, "finite numbers of 0 or more"),
         ({"label_smoothing": 1.5}, "from 0 to 1"),
         ({"ohem_threshold": 0.0}, "probability above 0"),
-        ({"ohem_threshold": 0.9, "ohem_min_kept": -1}, "0 or more pixels"),
+        ({"ohem_threshold": 0.9, "ohem_min_kept": -1}, "0 or more pixels an image"),
         ({"ohem_threshold": 0.9, "label_smoothing": 0.1}, "got both"),
     ],
 )

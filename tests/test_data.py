@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from cpg_lightning.data import Augmentation, CamVidDataModule, ShapesDataModule
 from cpg_lightning.data.loading import TrainingLoader
 from cpg_lightning.data.sampling import EvaluationSampler, TrainingSampler
+from cpg_lightning.data.steps import Division
 
 IDENTITY = np.arange(256, dtype=np.uint8)
 
@@ -150,7 +151,7 @@ class TestRandomness:
         data = module_of(camvid)
         data.setup("fit")
         dataset = data.datasets["train"]
-        samplers = [TrainingSampler(dataset, 2, rank, seed=3) for rank in range(2)]
+        samplers = [TrainingSampler(dataset, Division(2, processes=2), rank, seed=3) for rank in range(2)]
         loaders = [
             DataLoader(dataset, 1, sampler=sampler, num_workers=num_workers, multiprocessing_context=context)
             for sampler in samplers
@@ -212,7 +213,10 @@ class TestRandomness:
         assert correlation(pipeline.set_random_seed) > 0.5  # the trap that this is about: one seed for every transform
 
     def test_processes_share_the_images(self):
-        epochs = [[list(TrainingSampler(range(11), 2, rank, seed=5)) for rank in range(2)] for _ in range(2)]
+        epochs = [
+            [list(TrainingSampler(range(11), Division(2, processes=2), rank, seed=5)) for rank in range(2)]
+            for _ in range(2)
+        ]
         assert epochs[0] == epochs[1]
         indices = [draw.index for share in epochs[0] for draw in share]
         assert len(indices) == len(set(indices)) == 10
@@ -354,10 +358,8 @@ class TestErrors:
             list(data.val_dataloader())
 
     def test_fewer_images_than_a_batch_are_refused(self, camvid):
-        data = module_of(camvid, batch_size=7)
-        data.setup("fit")
-        with pytest.raises(ValueError, match="at least batch_size=7 training images a process, got 6"):
-            data.train_dataloader()
+        with pytest.raises(ValueError, match=r"at least data\.batch_size=7 training images, got 6"):
+            module_of(camvid, batch_size=7).setup("fit")
 
     @pytest.mark.parametrize(
         ("options", "message"),

@@ -182,8 +182,8 @@ class TestSchedule:
         assert last == 0
 
     def test_accumulated_batches_are_one_step(self, data):
-        values, last = self.rates(data, 6, 0, max_epochs=2, accumulate_grad_batches=2)
-        assert values == pytest.approx([0.1 * (1 - step / 4) ** 0.9 for step in (0, 0, 1, 2, 2, 3)])
+        values, last = self.rates(data, 12, 0, max_epochs=2, accumulate_grad_batches=2)
+        assert values == pytest.approx([0.1 * (1 - step // 2 / 6) ** 0.9 for step in range(12)])
         assert last == 0
 
     def test_training_without_an_end_is_refused(self, data):

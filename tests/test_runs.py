@@ -57,7 +57,6 @@ class TestFolder:
             ("--seed_everything=1", "seed_everything is 1 instead of 0"),
             ("--trainer.max_epochs=3", "recipe.max_epochs is 3 instead of 2"),
             ("--data.batch_size=3", "recipe.images_a_step is 3 instead of 2"),
-            ("--trainer.accumulate_grad_batches=2", "recipe.images_a_step is 4 instead of 2"),
             ("--trainer.precision=bf16-mixed", "recipe.precision is bf16-mixed instead of its default"),
             ("--model.optimizer.lr=0.2", "recipe.optimizer.init_args.lr is 0.2 instead of 0.1"),
             ("--trainer.limit_val_batches=1", "inference.limit_val_batches is 1 instead of its default"),

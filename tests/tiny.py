@@ -1,6 +1,7 @@
 """Parts of runs in tests: a network that is fast and not good, a quiet trainer, and a mishap."""
 
 import functools
+from typing import Any
 
 import lightning as L
 import torch
@@ -31,6 +32,40 @@ class Tiny(SegmentationNetwork):
         return logits if self.aux is None else {**logits, "aux": self.aux(images)}
 
 
+class Pooled(Tiny):
+    """A network with BatchNorm after pooling over the whole image, which takes no single image in training."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.pooled = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, num_classes, 1), nn.BatchNorm2d(num_classes))
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        return {"out": super().forward(images)["out"] + self.pooled(images)}
+
+
+class Hungry(Tiny):
+    """A network that needs more memory than there is, in training or in evaluation."""
+
+    def __init__(self, num_classes: int, hungry_in_training: bool = True, cuda: bool = False) -> None:
+        super().__init__(num_classes)
+        self.hungry_in_training = hungry_in_training
+        self.cuda_error = cuda
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        if self.training == self.hungry_in_training:
+            if self.cuda_error:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation")
+            torch.empty(2**55)
+        return super().forward(images)
+
+
+class Failing(Tiny):
+    """A network with a mistake."""
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        raise RuntimeError("no such thing")
+
+
 def pointwise(classes: int) -> nn.Conv2d:
     """A network that a function builds."""
     return nn.Conv2d(3, classes, kernel_size=1)
@@ -47,3 +82,21 @@ class Broken(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.current_epoch == self.epoch:
             raise KeyboardInterrupt
+
+
+class Samples(Callback):
+    """Keeps the weights that training starts from, and its batches."""
+
+    only_watches = True
+
+    def __init__(self) -> None:
+        self.weights: dict[str, torch.Tensor] = {}
+        self.batches: list[dict[str, Any]] = []
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.weights = {name: value.clone() for name, value in pl_module.state_dict().items()}
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: dict[str, Any], batch_idx: int
+    ) -> None:
+        self.batches.append(batch)

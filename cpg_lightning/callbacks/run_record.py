@@ -15,7 +15,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from cpg_lightning.callbacks.costs import Costs
 from cpg_lightning.runs.folder import RunFolder
-from cpg_lightning.runs.identity import class_name, images_a_step
+from cpg_lightning.runs.identity import class_name
 
 
 class RunRecord(SaveConfigCallback):
@@ -104,7 +104,7 @@ def columns(config: dict[str, Any], trainer: L.Trainer, module: L.LightningModul
         **{name: value for name, value in criterion.items() if isinstance(value, bool | int | float | str)},
         "optimizer": class_name(optimizer.get("class_path") or "torch.optim.AdamW"),
         "learning_rate": rate,
-        "images_a_step": None if data is None else images_a_step(data, trainer),
+        "images_a_step": getattr(data, "batch_size", None),
         "precision": trainer.precision,
         "seed": config.get("seed_everything"),
         "devices": trainer.world_size,

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import albumentations as A
-import cv2
 import lightning as L
 import numpy as np
 import torch
@@ -16,19 +15,20 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from cpg_lightning.cores import available_cores
 from cpg_lightning.data.augmentation import Augmentation
-from cpg_lightning.data.class_info import IGNORED, ClassInfo
-from cpg_lightning.data.class_table import label_table
+from cpg_lightning.data.class_info import ClassInfo
+from cpg_lightning.data.class_table import label_table, label_values_of
 from cpg_lightning.data.dataset import FileDataset, SegmentationDataset, image_names
 from cpg_lightning.data.decoding import MOST_PIXELS, decode_image, decode_label
 from cpg_lightning.data.files import FileTree
-from cpg_lightning.data.loading import SegmentationLoader, TrainingLoader, collate, with_int64_masks
-from cpg_lightning.data.options import check_area, check_sides, check_whole
+from cpg_lightning.data.loading import SegmentationLoader, TrainingLoader, loader_options, with_int64_masks
+from cpg_lightning.data.options import check_area, check_image_size, check_whole
 from cpg_lightning.data.paths import expanded
 from cpg_lightning.data.predicted import PredictionRecord, identity_of
 from cpg_lightning.data.prediction import FilePredictionDataset, PredictionDataset, counted, images_at
 from cpg_lightning.data.resizing import evaluation_pipeline
 from cpg_lightning.data.sampling import EvaluationSampler, TrainingSampler
-from cpg_lightning.data.workers import default_workers
+from cpg_lightning.data.steps import Division
+from cpg_lightning.data.workers import default_workers, local_processes
 
 Split = Literal["train", "val", "test"]
 
@@ -49,8 +49,9 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         image_size: Height and width in pixels that images are resized to, or their shorter side; then the aspect ratio is
             kept. It holds in evaluation, and in training before the random scale. Each image's own size by default.
         train_with_val: Whether to train on the validation images too, for a benchmark's server.
-        batch_size: Images a step and process in training.
-        eval_batch_size: Images a step and process in evaluation; more than 1 needs labels of one size.
+        batch_size: Images of one optimizer step in training, over all devices and accumulated batches, so that steps and
+            learning rates do not change with them; see :attr:`division`. Without a Trainer, images of a batch.
+        eval_batch_size: Images of a batch of each process in evaluation; more than 1 needs labels of one size.
         num_workers: Processes that load images, for each training process; 0 loads them in the training process. By default
             the cores that this process may use (by affinity and by its cgroup's CPU quota), divided among the training
             processes of the machine, 1 to 8.
@@ -109,11 +110,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
                 f"expected an Augmentation, such as Augmentation(crop_size=(512, 512)), got {augmentation}"
             )
         check_area("crop_size", augmentation.crop_size, max_pixels)
-        if isinstance(image_size, tuple | list):
-            check_sides("image_size", image_size)
-            check_area("image_size", (image_size[0], image_size[1]), max_pixels)
-        elif image_size is not None:
-            check_whole("image_size", image_size, 1)
+        check_image_size(image_size, max_pixels)
         for name, value, smallest in (
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
@@ -174,17 +171,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         Raises:
             ValueError: For an entry that is no class, and for ignored pixels where the dataset has no value for them.
         """
-        wrong = (mask < 0) | (mask >= self.num_classes)
-        if self.void_values:
-            wrong &= mask != IGNORED
-        if wrong.any():
-            void = f" or {IGNORED}" if self.void_values else ""
-            raise ValueError(
-                f"expected classes from 0 to {self.num_classes - 1}{void}, got {np.unique(mask[wrong])[:10].tolist()}"
-            )
-        table = np.full(256, (self.void_values or (0,))[0], dtype=np.uint8)
-        table[: self.num_classes] = self.label_values
-        return table[mask]
+        return label_values_of(mask, self.label_values, self.void_values)
 
     @staticmethod
     def decode_image(data: bytes, path: Path) -> np.ndarray:
@@ -268,7 +255,8 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
 
         Raises:
             FileNotFoundError: See :meth:`files`.
-            ValueError: See :meth:`files`, and if a split to learn from or to evaluate on has no labels.
+            ValueError: See :meth:`files`, if a split to learn from or to evaluate on has no labels, and if training images do
+                not divide into whole steps, see :attr:`division`.
         """
         stages: dict[str, dict[str, Split]] = {
             "fit": {"train": "train", "val": "val"},
@@ -278,8 +266,9 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         }
         if stage not in stages:
             raise ValueError(f"expected a stage out of {', '.join(stages)}, got {stage!r}")
+        division = self.division if stage == "fit" else None
         if self.num_workers is None and not self.datasets:
-            processes = self._local_processes()
+            processes = local_processes(self.trainer)
             rank_zero_info(
                 f"num_workers: {default_workers(processes)}, for {available_cores()} cores and {processes} training "
                 f"process{'es' * (processes > 1)} on this machine; --data.num_workers sets another number"
@@ -289,6 +278,11 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
                 self.datasets[loader] = (
                     self.prediction_dataset(split) if stage == "predict" else self._labelled(split, stage, loader)
                 )
+        if division is not None:
+            images = len(self.datasets["train"])
+            division.check_images(images)
+            if self.trainer is not None:
+                division.check_limit(images, self.trainer.limit_train_batches)
 
     def _labelled(self, split: Split, stage: str, loader: str) -> SegmentationDataset:
         """The dataset of a split that must have labels."""
@@ -312,21 +306,24 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
             return evaluation_pipeline(self.image_size, self.max_pixels)
         return self.augmentation.pipeline(self.label_table(), self.image_size)
 
-    def train_dataloader(self) -> TrainingLoader:
-        """Shuffled, augmented training batches; the last incomplete one is dropped.
+    @property
+    def division(self) -> Division:
+        """How the images of a step are divided among the Trainer's processes and accumulated batches.
 
         Raises:
-            ValueError: If there are fewer images than a batch takes.
+            ValueError: If they do not divide.
         """
-        dataset = self._built("train")
-        sampler = TrainingSampler(dataset, *self._processes(), _seed())
-        if len(sampler) < self.batch_size:
-            raise ValueError(
-                f"expected at least batch_size={self.batch_size} training images a process, got {len(sampler)}; "
-                "set a smaller batch_size"
-            )
-        options = self.loader_options()
-        loader = TrainingLoader(dataset, batch_size=self.batch_size, sampler=sampler, drop_last=True, **options)
+        if self.trainer is None:
+            return Division(self.batch_size)
+        return Division(self.batch_size, self.trainer.world_size, self.trainer.accumulate_grad_batches)
+
+    def train_dataloader(self) -> TrainingLoader:
+        """Shuffled, augmented training batches; images of the epoch that do not fill a whole step are dropped."""
+        dataset, division = self._built("train"), self.division
+        sampler = TrainingSampler(dataset, division, self._processes()[1], _seed())
+        loader = TrainingLoader(
+            dataset, batch_size=division.share, sampler=sampler, drop_last=True, **self.loader_options()
+        )
         loader.within_run = self._within_run
         return loader
 
@@ -361,14 +358,8 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
 
     def loader_options(self) -> dict[str, Any]:
         """The options of all loaders besides their samples."""
-        num_workers = default_workers(self._local_processes()) if self.num_workers is None else self.num_workers
-        return {
-            "num_workers": num_workers,
-            "worker_init_fn": one_thread,
-            "persistent_workers": num_workers > 0,
-            "pin_memory": torch.cuda.is_available(),
-            "collate_fn": collate,
-        }
+        processes = local_processes(self.trainer)
+        return loader_options(default_workers(processes) if self.num_workers is None else self.num_workers)
 
     def _within_run(self) -> bool:
         """Whether a Trainer will call ``on_after_batch_transfer``."""
@@ -378,19 +369,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         """How many processes share the images, and which of them this is."""
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
-    def _local_processes(self) -> int:
-        """How many training processes share this machine: torchrun says it, else the Trainer knows."""
-        local = os.environ.get("LOCAL_WORLD_SIZE")
-        if local is not None:
-            return int(local)
-        return 1 if self.trainer is None else self.trainer.num_devices
-
 
 def _seed() -> int:
     """The seed given to ``lightning.seed_everything``, or torch's."""
     return int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))
-
-
-def one_thread(worker_id: int) -> None:
-    """Keep a worker to one core: the workers are the parallelism."""
-    cv2.setNumThreads(0)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from cpg_lightning.data.sampling import TrainingSampler
+from cpg_lightning.data.workers import one_thread
 
 
 class SegmentationLoader(DataLoader[dict[str, Any]]):
@@ -69,6 +70,17 @@ def common_size(batch: dict[str, Any]) -> tuple[int, int]:
     return height, width
 
 
+def loader_options(num_workers: int) -> dict[str, Any]:
+    """The options of all loaders besides their samples."""
+    return {
+        "num_workers": num_workers,
+        "worker_init_fn": one_thread,
+        "persistent_workers": num_workers > 0,
+        "pin_memory": torch.cuda.is_available(),
+        "collate_fn": collate,
+    }
+
+
 def with_int64_masks(batch: dict[str, Any]) -> dict[str, Any]:
     """A batch whose mask, if it has one, is int64."""
     return {**batch, "mask": batch["mask"].to(torch.int64)} if "mask" in batch else batch
@@ -77,7 +89,8 @@ def with_int64_masks(batch: dict[str, Any]) -> dict[str, Any]:
 class TrainingLoader(SegmentationLoader):
     """A loader over a :class:`TrainingSampler` that goes on where a checkpoint was written, within an epoch too.
 
-    Lightning stores its state in checkpoints because it has the two methods of a stateful loader.
+    It goes on with a whole step, also where steps are divided otherwise than before. Lightning stores its state in
+    checkpoints because it has the two methods of a stateful loader.
     """
 
     progress: dict[str, int] = {"epoch": 0, "images": 0}  # noqa: RUF012 - replaced, never changed
@@ -89,7 +102,7 @@ class TrainingLoader(SegmentationLoader):
         if isinstance(self.sampler, TrainingSampler):  # Trainer(overfit_batches=...) replaces it
             epoch, images = self.sampler.epoch, 0
             if self.resumed is not None and self.resumed["epoch"] == epoch:
-                images = self.resumed["images"]
+                images = self.resumed["images"] // self.sampler.division.images * self.sampler.division.images
                 self.sampler.start = images // self.sampler.num_replicas
             self.resumed = None
             self.progress = {"epoch": epoch, "images": images}

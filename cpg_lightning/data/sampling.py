@@ -7,6 +7,8 @@ from typing import cast
 import numpy as np
 from torch.utils.data import Dataset, DistributedSampler
 
+from cpg_lightning.data.steps import Division
+
 
 @dataclass(frozen=True)
 class SeededIndex:
@@ -19,11 +21,14 @@ class SeededIndex:
 class TrainingSampler(DistributedSampler[SeededIndex]):
     """Every image once an epoch, shuffled, each with its seed; each iteration is the next epoch.
 
+    A step has the same images however it is divided. The images of an epoch that do not fill a whole step are dropped:
+    Lightning would take a step with a part of its gradient.
+
     It is a ``DistributedSampler`` for one process too, so that Lightning tells it the epoch and never replaces it.
 
     Args:
         dataset: What is sampled.
-        num_replicas: Number of processes; the images that do not divide by it are dropped.
+        division: How the images of a step are divided.
         rank: Which process this is.
         seed: Seed of the run.
 
@@ -32,9 +37,12 @@ class TrainingSampler(DistributedSampler[SeededIndex]):
         start: How many images of this process's share the next iteration leaves out.
     """
 
-    def __init__(self, dataset: Sized, num_replicas: int, rank: int, seed: int) -> None:
-        super().__init__(cast(Dataset[SeededIndex], dataset), num_replicas, rank, seed=seed, drop_last=True)
+    def __init__(self, dataset: Sized, division: Division, rank: int, seed: int) -> None:
+        super().__init__(cast(Dataset[SeededIndex], dataset), division.processes, rank, seed=seed, drop_last=True)
+        self.division = division
         self.images = len(dataset)
+        self.total_size = self.images // division.images * division.images
+        self.num_samples = self.total_size // division.processes
         self.start = 0
 
     def __iter__(self) -> Iterator[SeededIndex]:

@@ -35,8 +35,10 @@ class CrossEntropyCPGLoss(SegmentationCriterion):
         label_smoothing: As in ``F.cross_entropy``.
         ohem_threshold: With one, cross-entropy is over hard pixels alone (online hard example mining, as in the official
             HRNet-OCR code): those whose true class is predicted with less than this probability, or than that of the
-            pixel at place ``ohem_min_kept`` in their order, whichever is more. CPG's entries are not selected.
-        ohem_min_kept: Place in the order of likelihood that the threshold is raised to, in pixels of this call.
+            pixel at place ``ohem_min_kept`` times B in the order of all pixels of this call, whichever is more. CPG's
+            entries are not selected.
+        ohem_min_kept: Pixels an image that are kept at least. 32,768 by default: the official 131,072 for the 4 images of a
+            process. Counted by the image, it means the same on any number of devices.
         strip_logits: How many logits are upsampled at a time. More of them need more memory and fewer operations. ``None``
             takes :math:`2^{20}` on the CPU, which stay in its cache, and :math:`3 \cdot 2^{25}` elsewhere (384 MiB in float32,
             held twice), where each operation costs a launch. Elsewhere no less than one image is upsampled at a time.
@@ -79,7 +81,7 @@ class CrossEntropyCPGLoss(SegmentationCriterion):
         class_weights: Iterable[float] | None = None,
         label_smoothing: float = 0.0,
         ohem_threshold: float | None = None,
-        ohem_min_kept: int = 131072,
+        ohem_min_kept: int = 32768,
         strip_logits: int | None = None,
         ce_weight: float = 1.0,
     ) -> None:
@@ -95,7 +97,7 @@ class CrossEntropyCPGLoss(SegmentationCriterion):
         if ohem_threshold is not None and not 0 < ohem_threshold <= 1:
             raise ValueError(f"expected ohem_threshold to be a probability above 0, got {ohem_threshold}")
         if ohem_min_kept < 0:
-            raise ValueError(f"expected ohem_min_kept to be 0 or more pixels, got {ohem_min_kept}")
+            raise ValueError(f"expected ohem_min_kept to be 0 or more pixels an image, got {ohem_min_kept}")
         if ohem_threshold is not None and label_smoothing:
             raise ValueError(
                 "expected ohem_threshold or label_smoothing, got both: how hard a smoothed pixel is, is not defined"

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 
-def refusal(network: nn.Module, size: tuple[int, int]) -> str | None:
-    """Why a network takes no image of this size (height and width in pixels), in evaluation; None if it does."""
+def refusal(network: nn.Module, size: tuple[int, int], images: int = 1, training: bool = False) -> str | None:
+    """Why a network takes no image of this size (height and width in pixels), or not as many images; None if it does."""
     try:
-        with _trial(network, training=False), torch.no_grad():
-            network(_black(network, 1, size))
+        with _trial(network, training), torch.no_grad():
+            network(_black(network, images, size))
     except ValueError as error:
         return str(error)
     return None

@@ -115,16 +115,13 @@ def check_same(experiment: Experiment, seed: int, folder: RunFolder, only_longer
         )
 
 
-def experiment_of(
-    config: Mapping[str, Any], module: L.LightningModule, data: SegmentationDataModule, trainer: L.Trainer
-) -> Experiment:
+def experiment_of(config: Mapping[str, Any], module: L.LightningModule, data: SegmentationDataModule) -> Experiment:
     """The experiment that a configuration describes.
 
     Args:
         config: The configuration as plain values: ``trainer``, ``model`` and ``data``.
         module: The :class:`~cpg_lightning.module.SegmentationModule` that was built from it.
         data: The :class:`~cpg_lightning.data.SegmentationDataModule`, after its ``setup("fit")``.
-        trainer: The Trainer.
     """
     model, options, arguments = config["model"], config["trainer"], config["data"].get("init_args", {})
     defaults = _defaults(type(module))
@@ -149,8 +146,8 @@ def experiment_of(
                 for name, value in model.items()
                 if name not in NOT_RECIPE and _plain(value) != _plain(defaults.get(name))
             },
-            **_set(options, RECIPE, _defaults(L.Trainer)),
-            "images_a_step": images_a_step(data, trainer),
+            **_set({**options, **_limits_in_steps(options)}, RECIPE, _defaults(L.Trainer)),
+            "images_a_step": data.batch_size,
             "augmentation": _plain(arguments.get("augmentation")),
             "callbacks": [_short(each) for each in _callbacks(options) if not _only_watches(each["class_path"])],
         },
@@ -165,11 +162,6 @@ def experiment_of(
     }
     parts = {part: {"name": names[part], "values": values[part]} for part in PARTS}
     return Experiment(readable_name(config), parts)
-
-
-def images_a_step(data: SegmentationDataModule, trainer: L.Trainer) -> int:
-    """Images that one optimizer step takes, over all processes and accumulated batches."""
-    return data.batch_size * trainer.world_size * trainer.accumulate_grad_batches
 
 
 def inference_of(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -264,6 +256,13 @@ def _weights(model: Mapping[str, Any]) -> dict[str, Any]:
     if model.get("weights") is None:
         return {}
     return {"weights": file_digest(model["weights"]), "new_classifier": model.get("new_classifier", False)}
+
+
+def _limits_in_steps(trainer: Mapping[str, Any]) -> dict[str, int]:
+    """The limits of an epoch that are numbers of batches, as optimizer steps, which do not change with accumulation."""
+    limits = {name: trainer.get(name) for name in ("limit_train_batches", "overfit_batches")}
+    accumulated = trainer.get("accumulate_grad_batches", 1)
+    return {name: limit // accumulated for name, limit in limits.items() if isinstance(limit, int)}
 
 
 def _callbacks(trainer: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -20,10 +20,10 @@ from torchvision.transforms import v2
 
 import cpg_lightning.data
 from cpg_lightning.data import Augmentation, CamVidDataModule, FolderDataModule, SegmentationDataModule
-from cpg_lightning.data.data_module import one_thread
 from cpg_lightning.data.dataset import FileDataset
 from cpg_lightning.data.loading import SegmentationLoader, collate
 from cpg_lightning.data.sampling import SeededIndex
+from cpg_lightning.data.workers import one_thread
 
 EXPERIMENTS = Path(__file__).parents[1]
 WORKERS = (0, 1, 2)

@@ -17,7 +17,7 @@ from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 from cpg_lightning.cli import main
 from cpg_lightning.data import SegmentationDataModule
-from cpg_lightning.data.data_module import one_thread
+from cpg_lightning.data.workers import one_thread
 from cpg_lightning.losses import CrossEntropyCPGLoss, SegmentationCriterion
 
 CPG, CE, PLAIN = "cpg fit, CE + CPG", "cpg fit, CE", "plain loop, CE"

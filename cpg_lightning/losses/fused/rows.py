@@ -75,7 +75,8 @@ class Rows:
         self.inverse = logits.new_ones(target.shape)
         left_out = ignored
         if options.ohem_threshold is not None:
-            left_out = easy_or_ignored(self._likelihood(), ignored, options.ohem_threshold, options.ohem_min_kept)
+            kept = options.ohem_min_kept * len(target)  # of the whole call
+            left_out = easy_or_ignored(self._likelihood(), ignored, options.ohem_threshold, kept)
         self.weights = PixelWeights(
             logits,
             self.classes,

@@ -1,0 +1,133 @@
+"""How the images of an optimizer step are divided among processes and accumulated batches."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Division:
+    """The images of one optimizer step, divided evenly.
+
+    Args:
+        images: Images of one step, over all processes.
+        processes: Processes that train together, one a device.
+        batches: Batches that each process accumulates in a step.
+
+    Raises:
+        ValueError: If the images do not divide; it names the numbers that do.
+
+    Example:
+        >>> Division(images=12, processes=2, batches=3).share
+        2
+    """
+
+    images: int
+    processes: int = 1
+    batches: int = 1
+
+    def __post_init__(self) -> None:
+        if self.images % (self.processes * self.batches):
+            raise ValueError(
+                f"expected data.batch_size, the images of one step over all devices, to divide by {self.parts}, got "
+                f"{self.images}. {self.alternatives()}"
+            )
+
+    @property
+    def share(self) -> int:
+        """Images of one batch of one process."""
+        return self.images // (self.processes * self.batches)
+
+    @property
+    def images_a_batch(self) -> int:
+        """Images of one batch of all processes."""
+        return self.images // self.batches
+
+    @property
+    def parts(self) -> str:
+        """Into what a step is divided, in words."""
+        devices = f"{self.processes} device{'s' * (self.processes > 1)}"
+        return devices if self.batches == 1 else f"{devices} times {self.batches} accumulated batches"
+
+    def alternatives(self, smallest: int = 1) -> str:
+        """Which numbers go instead, one of them changed, as options of the command line.
+
+        Args:
+            smallest: Images that a batch of one process must have at least.
+        """
+        largest = self.images // smallest
+        devices = [
+            n for n in range(1, largest + 1) if n * self.batches <= largest and not self.images % (n * self.batches)
+        ]
+        batches = [
+            n for n in range(1, largest + 1) if n * self.processes <= largest and not self.images % (n * self.processes)
+        ]
+        parts = self.processes * self.batches
+        below = self.images // parts * parts
+        sizes = [each for each in (below, below + parts, smallest * parts) if each >= smallest * parts]
+        options = [
+            ("--trainer.devices", devices),
+            ("--trainer.accumulate_grad_batches", batches if self.batches > 1 else []),
+            ("--data.batch_size", sorted({*sizes} - {self.images})[:2]),
+        ]
+        return f"What goes: {'; or '.join(f'{option} {_listed(numbers)}' for option, numbers in options if numbers)}"
+
+    def check_images(self, images: int) -> None:
+        """Refuse fewer training images than one step takes.
+
+        Raises:
+            ValueError: If there are fewer.
+        """
+        if images < self.images:
+            raise ValueError(
+                f"expected at least data.batch_size={self.images} training images, got {images}; set a smaller batch_size"
+            )
+
+    def check_limit(self, images: int, limit: float) -> None:
+        """Refuse a limit of batches an epoch within a step: Lightning would step on the part of it.
+
+        Args:
+            images: Training images.
+            limit: ``limit_train_batches`` of the Trainer: a number of batches, or a share of an epoch as a float.
+
+        Raises:
+            ValueError: For such a limit.
+        """
+        batches = images // self.images * self.batches
+        limited = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
+        if limited % self.batches:
+            whole = limited // self.batches * self.batches
+            raise ValueError(
+                f"expected limit_train_batches, which overfit_batches and fast_dev_run set too, to be whole steps of {self.batches} "
+                f"accumulated batches, got {limited} batches; set it to {whole or self.batches}"
+            )
+
+
+def count_batches_anew(checkpoint: dict[str, Any], division: Division) -> None:
+    """Let the counts of batches in a checkpoint fit another division, and end with a whole step.
+
+    A step that was not complete is taken again, with the images that it had: its gradient is not in the checkpoint.
+
+    Args:
+        checkpoint: A checkpoint, with ``images_a_batch`` of all processes as it was written.
+        division: How steps are divided now.
+    """
+    before = checkpoint.get("images_a_batch")
+    if not isinstance(before, int) or before < 1:
+        return
+    loop = checkpoint["loops"]["fit_loop"]
+    progress = loop["epoch_loop.batch_progress"]
+    current = progress["current"]
+    if current["ready"] * before % division.images and current["completed"] < current["ready"]:
+        # When it goes on, Lightning adds the step of a batch that had not ended: here none.
+        loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
+    for counts in (progress["total"], current):
+        steps = counts["ready"] * before // division.images
+        moved = steps * division.batches - counts["ready"]
+        counts.update({name: count + moved for name, count in counts.items()})
+
+
+def _listed(numbers: Iterable[int]) -> str:
+    """Numbers in words, e.g. ``1, 2 or 4``."""
+    *first, last = (str(number) for number in numbers)
+    return f"{', '.join(first)} or {last}" if first else last

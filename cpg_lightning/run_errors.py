@@ -1,0 +1,81 @@
+"""What errors in the middle of a run mean, and what to do about them."""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import lightning as L
+import torch
+
+from cpg_lightning.data import SegmentationDataModule
+from cpg_lightning.data.steps import Division
+
+# What torch's allocators say: on the CPU, CUDA and other devices, and in the libraries below.
+OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
+
+
+@contextmanager
+def explained(trainer: L.Trainer, data: SegmentationDataModule, checkpoint: str | None) -> Iterator[None]:
+    """Run a Trainer, with one message that says what to do for errors in the middle of a run.
+
+    Args:
+        trainer: The Trainer.
+        data: The data module.
+        checkpoint: The checkpoint that it restores, if any.
+
+    Raises:
+        ValueError: If the state in the checkpoint cannot be restored.
+        MemoryError: If a device has too little memory.
+    """
+    try:
+        yield
+    except (AttributeError, IndexError, KeyError, TypeError) as error:
+        if not _is_in(error, "checkpoint_connector.py", "restore"):
+            raise
+        raise ValueError(
+            f"expected a checkpoint with the whole state of training, got one whose state cannot be restored "
+            f"({type(error).__name__}: {error}): {checkpoint}"
+        ) from error
+    except RuntimeError as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY)):
+            raise
+        raise MemoryError(f"{_remedy(error, trainer, data)} (torch: {str(error).splitlines()[0]})") from error
+
+
+def _is_in(error: BaseException, file: str, function: str = "") -> bool:
+    """Whether an error was raised below a function of a file of Lightning."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return any(frame.filename.endswith(file) and function in frame.name for frame in frames)
+
+
+def _remedy(error: BaseException, trainer: L.Trainer, data: SegmentationDataModule) -> str:
+    if _is_in(error, "evaluation_loop.py") or _is_in(error, "prediction_loop.py"):
+        if data.eval_batch_size > 1:
+            return f"out of memory in evaluation, {data.eval_batch_size} images at a time: set --data.eval_batch_size 1"
+        return (
+            "out of memory in evaluation, one image at a time: set --model.inference Inference --model.inference.window with the "
+            "height and width of windows to predict by, e.g. those of training images"
+        )
+    if _is_in(error, "training_epoch_loop.py"):
+        return less_at_a_time(data.division, getattr(trainer, "val_check_interval", None))
+    return "out of memory"
+
+
+def less_at_a_time(division: Division, val_check_interval: float | None) -> str:
+    """What to do where a training step needs too much memory: the same step in smaller parts, if it divides.
+
+    Args:
+        division: How the images of a step are divided.
+        val_check_interval: As the Trainer has it: a whole number counts batches, a share of an epoch and None do not.
+    """
+    step = f"out of memory in a training step of {division.images} images, {division.share} at a time on a device"
+    if division.share == 1:
+        return f"{step}: set a smaller --data.augmentation.crop_size, or --trainer.precision bf16-mixed"
+    parts = next(number for number in range(2, division.share + 1) if not division.share % number)
+    flags = f"--trainer.accumulate_grad_batches {parts * division.batches}"
+    if isinstance(val_check_interval, int):
+        flags += f" --trainer.val_check_interval {parts * val_check_interval}"
+    return (
+        f"{step}: set {flags}, {division.share // parts} at a time. It keeps the images of a step and the learning rates; "
+        "BatchNorm and the means of the losses are then over fewer images"
+    )
