@@ -103,6 +103,7 @@ def bad_input() -> tuple[type[Exception], ...]:
         ValueError,
         OSError,
         ImportError,
+        MemoryError,
         MisconfigurationException,
         *(() if wandb is None else (wandb.errors.Error,)),
     )

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from cpg_lightning.data.class_info import ClassInfo
 from cpg_lightning.data.data_module import SegmentationDataModule
 from cpg_lightning.data.loading import common_size
-from cpg_lightning.data.steps import count_batches_anew
+from cpg_lightning.data.steps import Division, count_batches_anew
 from cpg_lightning.inference import Inference
 from cpg_lightning.learning_rate import LRSchedule, check_length, schedule_of
 from cpg_lightning.losses import CrossEntropyCPGLoss
@@ -159,6 +159,7 @@ class SegmentationModule(L.LightningModule):
         )
         self.scores: Scores | None = None  # of the last evaluation
         self.validated_batch = -1  # the training batch before the last validation
+        self.division: Division | None = None  # of a training's steps, by its data module
         self.mean: Tensor
         self.std: Tensor
         # In checkpoints too: they may have come with weights that a checkpoint does not fetch again.
@@ -214,9 +215,8 @@ class SegmentationModule(L.LightningModule):
         checkpoint["validation_pending"] = (
             is_due(self.trainer) and self.validated_batch != self.trainer.fit_loop.total_batch_idx
         )
-        data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, SegmentationDataModule):
-            checkpoint["images_a_batch"] = data.division.images_a_batch
+        if self.division is not None:
+            checkpoint["images_a_batch"] = self.division.images_a_batch
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check a checkpoint that a Trainer restores, before its callbacks are restored.
@@ -230,9 +230,8 @@ class SegmentationModule(L.LightningModule):
         check_classes(self.classes, checkpoint, place)
         self.metrics.validations = int(checkpoint.get("validations", 0))
         self.validated_batch = int(checkpoint.get("validated_batch", -1))
-        data = getattr(self.trainer, "datamodule", None)
-        if isinstance(data, SegmentationDataModule) and self.trainer.state.fn == "fit":
-            count_batches_anew(checkpoint, data.division)
+        if self.division is not None:
+            count_batches_anew(checkpoint, self.division)
         begin_with_validation(checkpoint["loops"]["fit_loop"], bool(checkpoint.get("validation_pending")))
 
     def train(self, mode: bool = True) -> Self:
@@ -257,7 +256,9 @@ class SegmentationModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Check what this module is run with; see :meth:`check_run`."""
-        self.check_run(self.trainer, getattr(self.trainer, "datamodule", None), stage)
+        data = getattr(self.trainer, "datamodule", None)
+        self.check_run(self.trainer, data, stage)
+        self.division = data.division if stage == "fit" and isinstance(data, SegmentationDataModule) else None
         if stage == "fit":  # before a checkpoint is restored
             self.scores, self.metrics.validations, self.validated_batch = None, 0, -1
 

@@ -57,7 +57,7 @@ def experiment(*options):
     """The experiment of a command line."""
     cli = main([*ARGUMENTS, *options], run=False)
     cli.datamodule.setup("fit")
-    return experiment_of(yaml.safe_load(cli.parser.dump(cli.config)), cli.model, cli.datamodule, cli.trainer)
+    return experiment_of(yaml.safe_load(cli.parser.dump(cli.config)), cli.model, cli.datamodule)
 
 
 def test_an_option_at_its_default_does_not_change_the_key(camvid):

@@ -6,6 +6,7 @@ from urllib.error import URLError
 
 import pytest
 import torch
+import yaml
 from commands import EXPERIMENTS, fails, random_weights
 from layouts import write_ade20k, write_cityscapes, write_coco_stuff_10k
 
@@ -16,6 +17,7 @@ FILES = sorted((EXPERIMENTS / "studies" / "paper").glob("*.yaml"))
 
 WRITE = {"ade20k": write_ade20k, "cityscapes": write_cityscapes, "coco_stuff": write_coco_stuff_10k}
 PAIRS = [cell for file in FILES for cell in read_sweep(file) if cell.name.endswith("-ce_cpg-0")]
+NETWORKS = ("deeplabv3_resnet50", "hrnet_w48_ocr", "lraspp_mobilenet_v3_large")
 QUICK = "paper_coco_stuff/lraspp_mobilenet_v3_large-ce_cpg-0"
 
 
@@ -26,11 +28,10 @@ def in_the_repository(monkeypatch):
 
 def test_there_are_nine_pairs_of_three_seeds():
     cells = read_study(FILES)
-    networks = ("deeplabv3_resnet50", "hrnet_w48_ocr", "lraspp_mobilenet_v3_large")
     assert {(cell.study, cell.name) for cell in cells} == {
         (f"paper_{dataset}", f"{network}-{criterion}-{seed}")
         for dataset in WRITE
-        for network in networks
+        for network in NETWORKS
         for criterion in ("ce", "ce_cpg")
         for seed in range(3)
     }
@@ -67,7 +68,19 @@ def test_each_pair_takes_a_step(cell, tmp_path):
     assert [rate / rates[0] for rate in rates] == pytest.approx([1, 10] if "coco" in cell.study else [1])
 
 
-@pytest.mark.parametrize("network", ["deeplabv3_resnet50", "hrnet_w48_ocr", "lraspp_mobilenet_v3_large"])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_imagenet_weights_are_all_that_is_added_to_a_network(network):
+    plain, imagenet = (
+        yaml.safe_load((EXPERIMENTS / "networks" / folder / f"{network}.yaml").read_text())
+        for folder in ("", "imagenet")
+    )
+    assert imagenet["class_path"] == plain["class_path"]
+    added = imagenet["init_args"].items() - plain.get("init_args", {}).items()
+    assert {name for name, _ in added} == {"pretrained" if "hrnet" in network else "weights_backbone"}
+    assert plain.get("init_args", {}).items() <= imagenet["init_args"].items()
+
+
+@pytest.mark.parametrize("network", NETWORKS)
 def test_without_a_network_one_message_names_the_option_for_random_weights(network, tmp_path, monkeypatch, capsys):
     def offline(*arguments, **options):
         raise URLError("no route to host")

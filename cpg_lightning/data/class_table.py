@@ -118,6 +118,21 @@ def label_table(values: tuple[int, ...] | range, void: tuple[int, ...]) -> np.nd
     return table
 
 
+def label_values_of(mask: np.ndarray, values: tuple[int, ...], void: tuple[int, ...]) -> np.ndarray:
+    """Classes as values of label files; see :meth:`~cpg_lightning.data.SegmentationDataModule.to_label_values`."""
+    wrong = (mask < 0) | (mask >= len(values))
+    if void:
+        wrong &= mask != IGNORED
+    if wrong.any():
+        ignored = f" or {IGNORED}" if void else ""
+        raise ValueError(
+            f"expected classes from 0 to {len(values) - 1}{ignored}, got {np.unique(mask[wrong])[:10].tolist()}"
+        )
+    table = np.full(256, (void or (0,))[0], dtype=np.uint8)
+    table[: len(values)] = values
+    return table[mask]
+
+
 def hexadecimal(colour: Colour) -> str:
     """A colour as it is written in a file of classes.
 

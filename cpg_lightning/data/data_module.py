@@ -3,7 +3,6 @@
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -16,20 +15,20 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from cpg_lightning.cores import available_cores
 from cpg_lightning.data.augmentation import Augmentation
-from cpg_lightning.data.class_info import IGNORED, ClassInfo
-from cpg_lightning.data.class_table import label_table
+from cpg_lightning.data.class_info import ClassInfo
+from cpg_lightning.data.class_table import label_table, label_values_of
 from cpg_lightning.data.dataset import FileDataset, SegmentationDataset, image_names
 from cpg_lightning.data.decoding import MOST_PIXELS, decode_image, decode_label
 from cpg_lightning.data.files import FileTree
-from cpg_lightning.data.loading import SegmentationLoader, TrainingLoader, collate, with_int64_masks
-from cpg_lightning.data.options import check_area, check_sides, check_whole
+from cpg_lightning.data.loading import SegmentationLoader, TrainingLoader, loader_options, with_int64_masks
+from cpg_lightning.data.options import check_area, check_image_size, check_whole
 from cpg_lightning.data.paths import expanded
 from cpg_lightning.data.predicted import PredictionRecord, identity_of
 from cpg_lightning.data.prediction import FilePredictionDataset, PredictionDataset, counted, images_at
 from cpg_lightning.data.resizing import evaluation_pipeline
 from cpg_lightning.data.sampling import EvaluationSampler, TrainingSampler
 from cpg_lightning.data.steps import Division
-from cpg_lightning.data.workers import begin_worker, default_workers, local_processes
+from cpg_lightning.data.workers import default_workers, local_processes
 
 Split = Literal["train", "val", "test"]
 
@@ -112,11 +111,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
                 f"expected an Augmentation, such as Augmentation(crop_size=(512, 512)), got {augmentation}"
             )
         check_area("crop_size", augmentation.crop_size, max_pixels)
-        if isinstance(image_size, tuple | list):
-            check_sides("image_size", image_size)
-            check_area("image_size", (image_size[0], image_size[1]), max_pixels)
-        elif image_size is not None:
-            check_whole("image_size", image_size, 1)
+        check_image_size(image_size, max_pixels)
         for name, value, smallest in (
             ("batch_size", batch_size, 1),
             ("eval_batch_size", eval_batch_size, 1),
@@ -178,17 +173,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         Raises:
             ValueError: For an entry that is no class, and for ignored pixels where the dataset has no value for them.
         """
-        wrong = (mask < 0) | (mask >= self.num_classes)
-        if self.void_values:
-            wrong &= mask != IGNORED
-        if wrong.any():
-            void = f" or {IGNORED}" if self.void_values else ""
-            raise ValueError(
-                f"expected classes from 0 to {self.num_classes - 1}{void}, got {np.unique(mask[wrong])[:10].tolist()}"
-            )
-        table = np.full(256, (self.void_values or (0,))[0], dtype=np.uint8)
-        table[: self.num_classes] = self.label_values
-        return table[mask]
+        return label_values_of(mask, self.label_values, self.void_values)
 
     @staticmethod
     def decode_image(data: bytes, path: Path) -> np.ndarray:
@@ -338,7 +323,9 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         """Shuffled, augmented training batches; images of the epoch that do not fill a whole step are dropped."""
         dataset, division = self._built("train"), self.division
         sampler = TrainingSampler(dataset, division, self._processes()[1], _seed())
-        loader = TrainingLoader(dataset, batch_size=division.share, sampler=sampler, **self.loader_options())
+        loader = TrainingLoader(
+            dataset, batch_size=division.share, sampler=sampler, drop_last=True, **self.loader_options()
+        )
         loader.within_run = self._within_run
         return loader
 
@@ -373,14 +360,9 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
 
     def loader_options(self) -> dict[str, Any]:
         """The options of all loaders besides their samples."""
-        num_workers = default_workers(local_processes(self.trainer)) if self.num_workers is None else self.num_workers
-        return {
-            "num_workers": num_workers,
-            "worker_init_fn": partial(begin_worker, ignored_signals=self.ignored_signals),
-            "persistent_workers": num_workers > 0,
-            "pin_memory": torch.cuda.is_available(),
-            "collate_fn": collate,
-        }
+        processes = local_processes(self.trainer)
+        num_workers = default_workers(processes) if self.num_workers is None else self.num_workers
+        return loader_options(num_workers, self.ignored_signals)
 
     def _within_run(self) -> bool:
         """Whether a Trainer will call ``on_after_batch_transfer``."""

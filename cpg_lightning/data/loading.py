@@ -1,6 +1,7 @@
 """Loaders: what crosses from the workers, and where a training goes on."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from cpg_lightning.data.sampling import TrainingSampler
+from cpg_lightning.data.workers import begin_worker
 
 
 class SegmentationLoader(DataLoader[dict[str, Any]]):
@@ -67,6 +69,22 @@ def common_size(batch: dict[str, Any]) -> tuple[int, int]:
         )
     height, width = sizes[0].tolist()
     return height, width
+
+
+def loader_options(num_workers: int, ignored_signals: Sequence[int] = ()) -> dict[str, Any]:
+    """The options of all loaders besides their samples.
+
+    Args:
+        num_workers: Processes that load images.
+        ignored_signals: See :func:`~cpg_lightning.data.workers.begin_worker`.
+    """
+    return {
+        "num_workers": num_workers,
+        "worker_init_fn": partial(begin_worker, ignored_signals=ignored_signals),
+        "persistent_workers": num_workers > 0,
+        "pin_memory": torch.cuda.is_available(),
+        "collate_fn": collate,
+    }
 
 
 def with_int64_masks(batch: dict[str, Any]) -> dict[str, Any]:

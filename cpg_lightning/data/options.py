@@ -50,3 +50,16 @@ def check_area(name: str, value: tuple[int, int], max_pixels: int) -> None:
         raise ValueError(
             f"expected {name} to be at most max_pixels={max_pixels} pixels, got {value[0]}x{value[1]} (height x width)"
         )
+
+
+def check_image_size(value: int | tuple[int, int] | None, max_pixels: int) -> None:
+    """Refuse what images cannot be resized to: a height and a width, or a shorter side, or None.
+
+    Raises:
+        ValueError: If it is none of these, or has too many pixels.
+    """
+    if isinstance(value, tuple | list):
+        check_sides("image_size", value)
+        check_area("image_size", (value[0], value[1]), max_pixels)
+    elif value is not None:
+        check_whole("image_size", value, 1)
