@@ -5,7 +5,7 @@ import yaml
 from commands import ARGUMENTS, EXPERIMENTS
 
 from cpg_lightning.cli import main
-from cpg_lightning.runs.identity import readable_name
+from cpg_lightning.runs.identity import experiment_of, readable_name
 
 NAMES = {
     "ce": "ce",
@@ -51,3 +51,18 @@ def test_a_run_is_named_by_what_its_criterion_sums(camvid, criterion, name):
 def test_a_name_says_what_differs_from_the_defaults(camvid, options, name):
     cli = main([*ARGUMENTS, *options], run=False)
     assert readable_name(yaml.safe_load(cli.parser.dump(cli.config))) == name
+
+
+def test_the_key_does_not_change_with_the_parts_of_a_step(camvid):
+    def key(*options):
+        cli = main([*ARGUMENTS, *options], run=False)
+        cli.datamodule.trainer = cli.trainer
+        cli.datamodule.setup("fit")
+        return experiment_of(yaml.safe_load(cli.parser.dump(cli.config)), cli.model, cli.datamodule).key
+
+    accumulated = "--trainer.accumulate_grad_batches=2"
+    assert key() == key(accumulated) == key("--trainer.devices=2", "--trainer.strategy=ddp")
+    limited = key("--trainer.limit_train_batches=2")
+    assert limited != key()
+    assert limited == key(accumulated, "--trainer.limit_train_batches=4")
+    assert limited != key(accumulated, "--trainer.limit_train_batches=2")
