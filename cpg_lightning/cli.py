@@ -258,7 +258,7 @@ class SegmentationCLI(LightningCLI):
             if not done.identities:
                 return
         try:
-            with explained(self.trainer, self.datamodule, self._get(self.config, "ckpt_path")):
+            with explained(self.trainer, self.model, self.datamodule, self._get(self.config, "ckpt_path")):
                 super()._run_subcommand(subcommand)
         finally:
             if self.place.temporary:
