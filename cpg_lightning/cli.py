@@ -271,7 +271,7 @@ class SegmentationCLI(LightningCLI):
             if not done.identities:
                 return
         try:
-            with explained(self.trainer, self.datamodule, self._get(self.config, "ckpt_path")):
+            with explained(self.trainer, self.model, self.datamodule, self._get(self.config, "ckpt_path")):
                 super()._run_subcommand(subcommand)
         except SIGTERMException as end:
             if end.code and not self.place.temporary:  # by StopOnSignal, in the first process

@@ -9,17 +9,22 @@ import torch
 
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.data.steps import Division
+from cpg_lightning.module import SegmentationModule
+from cpg_lightning.run_checks import refusal_of_one
 
 # What torch's allocators say: on the CPU, CUDA and other devices, and in the libraries below.
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
 
 
 @contextmanager
-def explained(trainer: L.Trainer, data: SegmentationDataModule, checkpoint: str | None) -> Iterator[None]:
+def explained(
+    trainer: L.Trainer, module: SegmentationModule, data: SegmentationDataModule, checkpoint: str | None
+) -> Iterator[None]:
     """Run a Trainer, with one message that says what to do for errors in the middle of a run.
 
     Args:
         trainer: The Trainer.
+        module: The module.
         data: The data module.
         checkpoint: The checkpoint that it restores, if any.
 
@@ -39,7 +44,7 @@ def explained(trainer: L.Trainer, data: SegmentationDataModule, checkpoint: str 
     except RuntimeError as error:
         if not (isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY)):
             raise
-        raise MemoryError(f"{_remedy(error, trainer, data)} (torch: {str(error).splitlines()[0]})") from error
+        raise MemoryError(f"{_remedy(error, trainer, module, data)} (torch: {str(error).splitlines()[0]})") from error
 
 
 def _is_in(error: BaseException, file: str, function: str = "") -> bool:
@@ -48,7 +53,7 @@ def _is_in(error: BaseException, file: str, function: str = "") -> bool:
     return any(frame.filename.endswith(file) and function in frame.name for frame in frames)
 
 
-def _remedy(error: BaseException, trainer: L.Trainer, data: SegmentationDataModule) -> str:
+def _remedy(error: BaseException, trainer: L.Trainer, module: SegmentationModule, data: SegmentationDataModule) -> str:
     if _is_in(error, "evaluation_loop.py") or _is_in(error, "prediction_loop.py"):
         if data.eval_batch_size > 1:
             return f"out of memory in evaluation, {data.eval_batch_size} images at a time: set --data.eval_batch_size 1"
@@ -57,25 +62,27 @@ def _remedy(error: BaseException, trainer: L.Trainer, data: SegmentationDataModu
             "height and width of windows to predict by, e.g. those of training images"
         )
     if _is_in(error, "training_epoch_loop.py"):
-        return less_at_a_time(data.division, getattr(trainer, "val_check_interval", None))
+        alone = refusal_of_one(module.network, data.crop_size) is None
+        return less_at_a_time(data.division, getattr(trainer, "val_check_interval", None), 1 if alone else 2)
     return "out of memory"
 
 
-def less_at_a_time(division: Division, val_check_interval: float | None) -> str:
+def less_at_a_time(division: Division, val_check_interval: float | None, smallest: int = 1) -> str:
     """What to do where a training step needs too much memory: the same step in smaller parts, if it divides.
 
     Args:
         division: How the images of a step are divided.
         val_check_interval: As the Trainer has it: a whole number counts batches, a share of an epoch and None do not.
+        smallest: Images that the network needs at a time.
     """
     step = f"out of memory in a training step of {division.images} images, {division.share} at a time on a device"
-    if division.share == 1:
-        return f"{step}: set a smaller --data.augmentation.crop_size, or --trainer.precision bf16-mixed"
-    parts = next(number for number in range(2, division.share + 1) if not division.share % number)
-    flags = f"--trainer.accumulate_grad_batches {parts * division.batches}"
-    if isinstance(val_check_interval, int):
-        flags += f" --trainer.val_check_interval {parts * val_check_interval}"
-    return (
-        f"{step}: set {flags}, {division.share // parts} at a time. It keeps the images of a step and the learning rates; "
-        "BatchNorm and the means of the losses are then over fewer images"
-    )
+    for parts in range(2, division.share // smallest + 1):
+        if division.share % parts == 0:
+            flags = f"--trainer.accumulate_grad_batches {parts * division.batches}"
+            if isinstance(val_check_interval, int):
+                flags += f" --trainer.val_check_interval {parts * val_check_interval}"
+            return (
+                f"{step}: set {flags}, {division.share // parts} at a time. It keeps the images of a step and the learning "
+                "rates; BatchNorm and the means of the losses are then over fewer images"
+            )
+    return f"{step}: set a smaller --data.augmentation.crop_size, or --trainer.precision bf16-mixed"

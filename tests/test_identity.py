@@ -78,3 +78,18 @@ def test_an_option_at_its_default_does_not_change_the_key(camvid):
 )
 def test_an_option_of_the_recipe_changes_the_key(camvid, options):
     assert experiment(*options).key != experiment().key
+
+
+def test_the_key_does_not_change_with_the_parts_of_a_step(camvid):
+    def key(*options):
+        cli = main([*ARGUMENTS, *options], run=False)
+        cli.datamodule.trainer = cli.trainer
+        cli.datamodule.setup("fit")
+        return experiment_of(yaml.safe_load(cli.parser.dump(cli.config)), cli.model, cli.datamodule).key
+
+    accumulated = "--trainer.accumulate_grad_batches=2"
+    assert key() == key(accumulated) == key("--trainer.devices=2", "--trainer.strategy=ddp")
+    limited = key("--trainer.limit_train_batches=2")
+    assert limited != key()
+    assert limited == key(accumulated, "--trainer.limit_train_batches=4")
+    assert limited != key(accumulated, "--trainer.limit_train_batches=2")

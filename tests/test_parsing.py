@@ -192,7 +192,7 @@ class TestTrainer:
         (best,) = (each for each in cli.trainer.checkpoint_callbacks if each.monitor == "val/boundary_IoU")
         assert best.best_model_score == cli.trainer.callback_metrics["val/boundary_IoU"]
 
-    @pytest.mark.parametrize("callback", ["LearningRateFinder"])
+    @pytest.mark.parametrize("callback", ["LearningRateFinder", "BatchSizeFinder"])
     def test_callbacks_that_do_not_fit_are_refused_by_name(self, camvid, monkeypatch, capsys, callback):
         shown = fails(monkeypatch, capsys, "fit", *QUIET, f"--trainer.callbacks+={callback}")
         assert shown.startswith(f"cpg: expected no {callback}")

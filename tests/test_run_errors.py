@@ -34,13 +34,20 @@ def test_another_error_stays_as_it_is(camvid, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize(
-    ("division", "interval", "flags"),
+    ("division", "interval", "smallest", "flags"),
     [
-        (Division(12), 1.0, "--trainer.accumulate_grad_batches 2, 6 at a time"),
-        (Division(12, 2, 2), None, "--trainer.accumulate_grad_batches 6, 1 at a time"),
-        (Division(16, 1, 2), 100, "--trainer.accumulate_grad_batches 4 --trainer.val_check_interval 200, 4 at a time"),
-        (Division(4, 4), 1.0, "a smaller --data.augmentation.crop_size"),
+        (Division(12), 1.0, 1, "--trainer.accumulate_grad_batches 2, 6 at a time"),
+        (Division(12, 2, 2), None, 1, "--trainer.accumulate_grad_batches 6, 1 at a time"),
+        (
+            Division(16, 1, 2),
+            100,
+            1,
+            "--trainer.accumulate_grad_batches 4 --trainer.val_check_interval 200, 4 at a time",
+        ),
+        (Division(8, 2), 1.0, 2, "--trainer.accumulate_grad_batches 2, 2 at a time"),
+        (Division(4, 2), 1.0, 2, "a smaller --data.augmentation.crop_size"),
+        (Division(4, 4), 1.0, 1, "a smaller --data.augmentation.crop_size"),
     ],
 )
-def test_the_parts_of_a_step_are_those_that_divide_it(division, interval, flags):
-    assert f": set {flags}" in less_at_a_time(division, interval)
+def test_the_parts_of_a_step_are_those_that_divide_it(division, interval, smallest, flags):
+    assert f": set {flags}" in less_at_a_time(division, interval, smallest)

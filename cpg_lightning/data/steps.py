@@ -55,22 +55,20 @@ class Division:
         Args:
             smallest: Images that a batch of one process must have at least.
         """
-        largest = self.images // smallest
-        devices = [
-            n for n in range(1, largest + 1) if n * self.batches <= largest and not self.images % (n * self.batches)
-        ]
-        batches = [
-            n for n in range(1, largest + 1) if n * self.processes <= largest and not self.images % (n * self.processes)
-        ]
         parts = self.processes * self.batches
         below = self.images // parts * parts
         sizes = [each for each in (below, below + parts, smallest * parts) if each >= smallest * parts]
         options = [
-            ("--trainer.devices", devices),
-            ("--trainer.accumulate_grad_batches", batches if self.batches > 1 else []),
+            ("--trainer.devices", self._factors(self.batches, smallest)),
+            ("--trainer.accumulate_grad_batches", self._factors(self.processes, smallest) if self.batches > 1 else []),
             ("--data.batch_size", sorted({*sizes} - {self.images})[:2]),
         ]
         return f"What goes: {'; or '.join(f'{option} {_listed(numbers)}' for option, numbers in options if numbers)}"
+
+    def _factors(self, other: int, smallest: int) -> list[int]:
+        """The numbers that, times another, divide the images into parts that are large enough."""
+        numbers = range(1, self.images // (other * smallest) + 1)
+        return [number for number in numbers if self.images % (number * other) == 0]
 
     def check_images(self, images: int) -> None:
         """Refuse fewer training images than one step takes.
