@@ -40,8 +40,10 @@ class RunRecord(SaveConfigCallback):
         dump = self.parser.dump(self.record, skip_none=False)
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        earlier = len(list(folder.glob("config*.yaml")))  # of the same run, before it was resumed
-        (folder / (f"config-{earlier}.yaml" if earlier else "config.yaml")).write_text(dump)
+        path = folder / "config.yaml"
+        if path.is_file() and path.read_text() != dump:  # of the same run, before it was continued
+            path.rename(folder / f"config-{len(list(folder.glob('config*.yaml')))}.yaml")
+        path.write_text(dump)
         for logger in trainer.loggers:
             logger.log_hyperparams(columns(yaml.safe_load(dump), trainer, pl_module))
             if isinstance(logger, WandbLogger) and logger.experiment.settings.mode == "offline":
