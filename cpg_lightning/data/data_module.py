@@ -270,7 +270,8 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
 
         Raises:
             FileNotFoundError: See :meth:`files`.
-            ValueError: See :meth:`files`, and if a split to learn from or to evaluate on has no labels.
+            ValueError: See :meth:`files`; if a split to learn from or to evaluate on has no labels; if no pixel to learn from
+                has a class.
         """
         stages: dict[str, dict[str, Split]] = {
             "fit": {"train": "train", "val": "val"},
@@ -301,6 +302,8 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
                 f"{self.root}, which has none; its images can be predicted. {self.why_no_labels(split)}"
                 f"Expected layout:\n{self.layout}"
             )
+        if loader == "train":
+            dataset.check_labels()
         return dataset
 
     @property
