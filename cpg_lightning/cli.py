@@ -31,6 +31,7 @@ from cpg_lightning.command import without_lightning
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.given_optimizer import check_rate
 from cpg_lightning.learning_rate import check_unfinished
+from cpg_lightning.lost_workers import named_workers
 from cpg_lightning.messages import bad_input, describe, introduce, quieten
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.parsing import (
@@ -273,7 +274,8 @@ class SegmentationCLI(LightningCLI):
             if not done.identities:
                 return
         try:
-            super()._run_subcommand(subcommand)
+            with named_workers():
+                super()._run_subcommand(subcommand)
         except SIGTERMException as end:
             if end.code and not self.place.temporary:  # by StopOnSignal, in the first process
                 again = shlex.join(["cpg", *arguments_to_continue(sys.argv[1:], self.place.folder.path)])
