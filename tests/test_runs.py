@@ -218,6 +218,13 @@ class TestJobs:
         assert list(Path("runs").iterdir()) == [folder]
         assert (folder / "summary.json").stat().st_mtime_ns == written
 
+    def test_a_job_that_is_requeued_goes_on_from_the_checkpoint_of_that_moment(self, camvid, job):
+        fit("--trainer.max_epochs=1")
+        (folder,) = Path("runs").iterdir()
+        requeued = folder / "hpc_ckpt_1.ckpt"
+        requeued.write_bytes((folder / "checkpoints/last.ckpt").read_bytes())
+        assert RunFolder(folder).newest_checkpoint() == requeued
+
     def test_two_seeds_in_one_job_are_two_runs(self, camvid, job):
         for seed in (0, 1):
             fit("--trainer.max_epochs=1", f"--seed_everything={seed}")
