@@ -29,6 +29,8 @@ from cpg_lightning.check_data import check_data
 from cpg_lightning.command import WITHOUT_LIGHTNING, without_lightning
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.given_optimizer import check_rate
+from cpg_lightning.learning_rate import check_unfinished
+from cpg_lightning.lost_workers import named_workers
 from cpg_lightning.messages import bad_input, describe, introduce, quieten
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.parsing import (
@@ -41,6 +43,7 @@ from cpg_lightning.parsing import (
     raised_first,
 )
 from cpg_lightning.prediction_output import check_output, leave_out_predicted
+from cpg_lightning.resuming import groups_of
 from cpg_lightning.run_callbacks import callbacks_of_runs, keep_checkpoints_in
 from cpg_lightning.run_errors import explained
 from cpg_lightning.runs.checkpoints import check_classes, check_weights, read_checkpoint
@@ -225,7 +228,6 @@ class SegmentationCLI(LightningCLI):
             path = self._get(self.config, "ckpt_path")
             check_classes(self.model.classes, self.checkpoint, path)
             check_weights(self.model, self.checkpoint["state_dict"], path)
-            self.checkpoint = None  # its weights have been looked at: the Trainer reads the file itself
         elif self.subcommand != "fit":
             rank_zero_warn(f"without --ckpt_path, {self.subcommand} takes the weights that the network is built with")
         if self.subcommand == "predict" and self.config.predict.output is not None:
@@ -234,6 +236,7 @@ class SegmentationCLI(LightningCLI):
         self.datamodule.setup(self.subcommand)
         if self.subcommand == "fit":
             self._begin()
+        self.checkpoint = None  # the Trainer reads the file itself
         rank_zero_only(_make)(self.place.folder.path)
 
     def _begin(self) -> None:
@@ -241,8 +244,11 @@ class SegmentationCLI(LightningCLI):
         folder, config = self.place.folder, _plain(self.parser, self.config)["fit"]
         experiment = experiment_of(config, self.model, self.datamodule)
         seed = config["seed_everything"]
-        if folder.is_run:
-            check_same(experiment, seed, folder, self.place.only_longer)
+        to_another_end = folder.is_run and check_same(experiment, seed, folder, self.place.only_longer)
+        if self.checkpoint:
+            self.model.check_continuation(self.checkpoint, self.trainer)
+            if to_another_end and isinstance(self.model.lr_schedule, str):
+                check_unfinished([group["lr"] for group in groups_of(self.checkpoint)])
         record = {**experiment.plain(), "id": self.place.id, "seed": seed, "versions": versions()}
         if self.trainer.is_global_zero and any(isinstance(each, WandbLogger) for each in self.trainer.loggers):
             set_group(record)
@@ -271,7 +277,10 @@ class SegmentationCLI(LightningCLI):
             if not done.identities:
                 return
         try:
-            with explained(self.trainer, self.model, self.datamodule, self._get(self.config, "ckpt_path")):
+            with (
+                explained(self.trainer, self.model, self.datamodule, self._get(self.config, "ckpt_path")),
+                named_workers(),
+            ):
                 super()._run_subcommand(subcommand)
         except SIGTERMException as end:
             if end.code and not self.place.temporary:  # by StopOnSignal, in the first process

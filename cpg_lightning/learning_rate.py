@@ -1,7 +1,8 @@
 """The schedule of the learning rate: linear warm-up, then decay to the end of training, or any scheduler of torch."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import lightning as L
@@ -13,8 +14,28 @@ Decay = Literal["poly", "cosine", "constant"]
 LRSchedule = Decay | Callable[[Optimizer], LRScheduler]
 
 
+@dataclass
+class DecayPlan:
+    """To which end the learning rate decays, and from where; it is kept in checkpoints.
+
+    Attributes:
+        steps: Optimizer steps of the whole training; 0 before it begins.
+        start: The step from which the learning rate decays, where the training was continued to another end; else 0.
+        factor: The factor of the learning rate in that step.
+    """
+
+    steps: float = 0
+    start: int = 0
+    factor: float = 1.0
+
+
 def schedule_of(
-    lr_schedule: LRSchedule, optimizer: Optimizer, trainer: L.Trainer, warmup_steps: int, poly_power: float
+    lr_schedule: LRSchedule,
+    optimizer: Optimizer,
+    trainer: L.Trainer,
+    warmup_steps: int,
+    poly_power: float,
+    plan: DecayPlan,
 ) -> LRScheduler:
     """The schedule of an optimizer, to be stepped after each optimizer step.
 
@@ -24,6 +45,7 @@ def schedule_of(
         trainer: Knows the steps of the whole training.
         warmup_steps: Optimizer steps of linear warm-up, of the first three.
         poly_power: Power of the polynomial decay.
+        plan: Looked at in each step.
 
     Raises:
         ValueError: If the learning rate is to decay in a training without an end, or if a scheduler of torch needs a score,
@@ -37,7 +59,9 @@ def schedule_of(
             )
         return LambdaLR(
             optimizer,
-            lambda step: rate_factor(lr_schedule, step, training_steps(trainer), warmup_steps, poly_power),
+            lambda step: rate_factor(
+                lr_schedule, step, training_steps(trainer), warmup_steps, poly_power, plan.start, plan.factor
+            ),
         )
     rates = [group["lr"] for group in optimizer.param_groups]
     schedule = lr_schedule(optimizer)
@@ -61,8 +85,19 @@ def schedule_of(
     return schedule
 
 
-def rate_factor(decay: Decay, step: int, steps: float, warmup_steps: int, poly_power: float) -> float:
+def rate_factor(
+    decay: Decay,
+    step: int,
+    steps: float,
+    warmup_steps: int,
+    poly_power: float,
+    start: int = 0,
+    factor: float = 1.0,
+) -> float:
     """The factor of the learning rate in a step; see :class:`~cpg_lightning.module.SegmentationModule` for the formula.
+
+    A training that is continued to another end in step s, with the factor f, decays to that end from there: in place of
+    ``warmup_steps`` the formula has s, and its result is multiplied by f.
 
     Args:
         decay: ``poly``, ``cosine`` or ``constant``.
@@ -70,13 +105,49 @@ def rate_factor(decay: Decay, step: int, steps: float, warmup_steps: int, poly_p
         steps: Optimizer steps of the whole training; the first step does not need them.
         warmup_steps: Optimizer steps of linear warm-up.
         poly_power: Power of the polynomial decay.
+        start: The step s; 0 for a training that was not continued to another end.
+        factor: The factor f.
     """
     if step <= warmup_steps:
         return min(1.0, (step + 1) / max(1, warmup_steps))
     if decay == "constant":
         return 1.0
-    remaining = max(0.0, (steps - step) / max(1, steps - warmup_steps))
-    return remaining**poly_power if decay == "poly" else (1 - math.cos(math.pi * remaining)) / 2
+    remaining = max(0.0, (steps - step) / max(1, steps - max(start, warmup_steps)))
+    return factor * (remaining**poly_power if decay == "poly" else (1 - math.cos(math.pi * remaining)) / 2)
+
+
+def plan_decay(plan: DecayPlan, trainer: L.Trainer, lr_schedule: LRSchedule, warmup_steps: int) -> None:
+    """Plan the decay to the end of a training that begins or goes on.
+
+    Args:
+        plan: The plan of the checkpoint that it goes on from, or a new one; it is changed.
+        trainer: The Trainer, with its data and its optimizers.
+        lr_schedule: See :func:`schedule_of`.
+        warmup_steps: See :func:`schedule_of`.
+
+    Raises:
+        ValueError: If the learning rate has decayed to 0 already, and is to decay to another end.
+    """
+    steps, step = training_steps(trainer), trainer.global_step
+    # Within the warm-up nothing has decayed yet.
+    if plan.steps not in (0, steps) and lr_schedule in ("poly", "cosine") and step > warmup_steps:
+        group = trainer.optimizers[0].param_groups[0]
+        check_unfinished([group["lr"]])
+        plan.start, plan.factor = step, group["lr"] / group["initial_lr"]
+    plan.steps = steps
+
+
+def check_unfinished(rates: Sequence[float]) -> None:
+    """Refuse to continue a training to another end when its learning rates are 0.
+
+    Raises:
+        ValueError: If all are.
+    """
+    if rates and all(rate == 0 for rate in rates):
+        raise ValueError(
+            "expected a training that is not finished, to be continued to another end, got one whose learning rate has decayed "
+            "to 0; --model.weights starts another training from its weights"
+        )
 
 
 def check_length(trainer: L.Trainer, schedule: LRScheduler, lr_schedule: LRSchedule, warmup_steps: int) -> None:

@@ -17,13 +17,13 @@ from cpg_lightning.data.data_module import SegmentationDataModule
 from cpg_lightning.data.loading import common_size
 from cpg_lightning.data.steps import Division, count_batches_anew
 from cpg_lightning.inference import Inference
-from cpg_lightning.learning_rate import LRSchedule, check_length, schedule_of
+from cpg_lightning.learning_rate import LRSchedule, check_length, plan_decay, schedule_of
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.losses.criterion import SegmentationCriterion
 from cpg_lightning.metrics.evaluation import Scores, SegmentationMetrics
 from cpg_lightning.networks import SegmentationNetwork
 from cpg_lightning.optimization import base_rate, build_optimizer, check_lr_factors, evaluate_frozen, freeze_parts
-from cpg_lightning.resuming import begin_with_validation, is_due
+from cpg_lightning.resuming import Progress, check_averaging, check_optimizer
 from cpg_lightning.run_checks import check_arguments, check_data, check_monitors, check_parameters, check_steps
 from cpg_lightning.runs.checkpoints import (
     check_classes,
@@ -158,7 +158,7 @@ class SegmentationModule(L.LightningModule):
             classes.num_classes, classes.absent_classes, classes.dilation_ratio, boundary_metrics_every, terms
         )
         self.scores: Scores | None = None  # of the last evaluation
-        self.validated_batch = -1  # the training batch before the last validation
+        self.progress = Progress()
         self.division: Division | None = None  # of a training's steps, by its data module
         self.mean: Tensor
         self.std: Tensor
@@ -209,12 +209,9 @@ class SegmentationModule(L.LightningModule):
         return module.to(map_location)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what a resumed training needs: how many validations there were, whether one is due, and images per batch."""
+        """Save what a training needs to go on, such as the number of validations: some have boundary metrics."""
         checkpoint["validations"] = self.metrics.validations
-        checkpoint["validated_batch"] = self.validated_batch
-        checkpoint["validation_pending"] = (
-            is_due(self.trainer) and self.validated_batch != self.trainer.fit_loop.total_batch_idx
-        )
+        checkpoint["progress"] = self.progress.state(self.trainer)
         if self.division is not None:
             checkpoint["images_a_batch"] = self.division.images_a_batch
 
@@ -229,10 +226,25 @@ class SegmentationModule(L.LightningModule):
         check_paths(checkpoint, place)
         check_classes(self.classes, checkpoint, place)
         self.metrics.validations = int(checkpoint.get("validations", 0))
-        self.validated_batch = int(checkpoint.get("validated_batch", -1))
+        if self.trainer.state.fn != "fit":
+            return
+        self.check_continuation(checkpoint, self.trainer)
         if self.division is not None:
             count_batches_anew(checkpoint, self.division)
-        begin_with_validation(checkpoint["loops"]["fit_loop"], bool(checkpoint.get("validation_pending")))
+        self.progress.restore(checkpoint)
+
+    def check_continuation(self, checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
+        """Refuse to continue a training otherwise than it was begun.
+
+        Args:
+            checkpoint: What a checkpoint file holds.
+            trainer: The Trainer.
+
+        Raises:
+            ValueError: If the optimizer differs, or a callback that averages weights is missing.
+        """
+        check_averaging(checkpoint, trainer.callbacks)  # type: ignore[attr-defined]
+        check_optimizer(self._optimization(trainer)[0], checkpoint, isinstance(self.lr_schedule, str))
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training or evaluation. What is frozen stays in evaluation."""
@@ -260,7 +272,7 @@ class SegmentationModule(L.LightningModule):
         self.check_run(self.trainer, data, stage)
         self.division = data.division if stage == "fit" and isinstance(data, SegmentationDataModule) else None
         if stage == "fit":  # before a checkpoint is restored
-            self.scores, self.metrics.validations, self.validated_batch = None, 0, -1
+            self.scores, self.metrics.validations, self.progress = None, 0, Progress()
 
     def configure_model(self) -> None:
         """Compile the network in place where ``compile_network`` is set.
@@ -384,10 +396,12 @@ class SegmentationModule(L.LightningModule):
     def _optimization(self, trainer: L.Trainer) -> tuple[Optimizer, LRScheduler]:
         """A new optimizer and its schedule."""
         optimizer = build_optimizer(self, self.optimizer, self.lr_factors, self.decay_norms_and_biases)
-        return optimizer, schedule_of(self.lr_schedule, optimizer, trainer, self.warmup_steps, self.poly_power)
+        plan = self.progress.plan
+        return optimizer, schedule_of(self.lr_schedule, optimizer, trainer, self.warmup_steps, self.poly_power, plan)
 
     def on_train_start(self) -> None:
-        """Compare the schedule with the length of the training."""
+        """Compare the schedule with the length of the training, and plan the decay of the learning rate to its end."""
+        plan_decay(self.progress.plan, self.trainer, self.lr_schedule, self.warmup_steps)
         for config in self.trainer.lr_scheduler_configs:
             check_length(self.trainer, config.scheduler, self.lr_schedule, self.warmup_steps)
 
@@ -400,7 +414,7 @@ class SegmentationModule(L.LightningModule):
         self.metrics.reset()
         if stage == "val":
             self.metrics.validations += 1
-            self.validated_batch = self.trainer.fit_loop.total_batch_idx
+            self.progress.validated_batch = self.trainer.fit_loop.total_batch_idx
         logged = self.scores.means | dict(zip(self._logged_classes(), self.scores.iou, strict=False))
         for name, score in logged.items():
             score = score.to(self.device, torch.float32)  # not every device has float64

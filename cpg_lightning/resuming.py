@@ -1,8 +1,47 @@
 """What a training needs to go on from a checkpoint as if it had not been broken off."""
 
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import Callback
+from torch.optim import Optimizer
+
+from cpg_lightning.learning_rate import DecayPlan
+
+# Of the callbacks that average weights (EMA, SWA), by which their states in a checkpoint are known.
+AVERAGING = {"latest_update_step", "average_model_state"}
+# Options of an optimizer that a schedule changes, or that decide how it computes and not what.
+NOT_COMPARED = {"params", "lr", "foreach", "fused", "capturable", "differentiable"}
+SCHEDULED = {"momentum", "betas", "max_momentum", "base_momentum", "initial_lr", "max_lr", "min_lr"}
+
+
+class Progress:
+    """What a training needs to go on as it was planned, beside weights, optimizer and loops.
+
+    Attributes:
+        validated_batch: Number of the training batch before the last validation; -1 for none.
+        plan: How the learning rate decays.
+    """
+
+    def __init__(self) -> None:
+        self.validated_batch = -1
+        self.plan = DecayPlan()
+
+    def state(self, trainer: L.Trainer) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        pending = is_due(trainer) and self.validated_batch != trainer.fit_loop.total_batch_idx
+        return {"validated_batch": self.validated_batch, "validation_pending": pending, "plan": asdict(self.plan)}
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:
+        """Take it from a checkpoint, and let Lightning begin with a validation that is pending there."""
+        state = checkpoint.get("progress", {})
+        self.validated_batch = int(state.get("validated_batch", -1))
+        plan = state.get("plan", {})
+        self.plan.steps, self.plan.start = float(plan.get("steps", 0)), int(plan.get("start", 0))
+        self.plan.factor = float(plan.get("factor", 1))
+        begin_with_validation(checkpoint["loops"]["fit_loop"], bool(state.get("validation_pending")))
 
 
 def is_due(trainer: L.Trainer) -> bool:
@@ -38,3 +77,61 @@ def begin_with_validation(loops: dict[str, Any], pending: bool) -> None:
         else:  # what a pending validation has left in the totals would say that another is
             done = validation[scope]["completed"]
             validation[scope] = {"ready": done, "started": done, "processed": done, "completed": done}
+
+
+def check_averaging(checkpoint: Mapping[str, Any], callbacks: Iterable[Callback]) -> None:
+    """Refuse to continue a training with averaged weights (EMA, SWA) without the callback that averages them.
+
+    Args:
+        checkpoint: What a checkpoint file holds.
+        callbacks: The Trainer's callbacks.
+
+    Raises:
+        ValueError: If such a callback is missing.
+    """
+    there = {each.state_key for each in callbacks}
+    states = checkpoint.get("callbacks")
+    found = states.items() if isinstance(states, dict) else ()
+    missing = [key for key, state in found if isinstance(state, dict) and AVERAGING & state.keys() and key not in there]
+    if missing:
+        raise ValueError(
+            f"expected the callback {missing[0]} of the training in the checkpoint, whose weights it averages, got a Trainer "
+            "without it; add it (--trainer.callbacks+=...), or start another training from the weights in the checkpoint by "
+            "--model.weights"
+        )
+
+
+def check_optimizer(optimizer: Optimizer, checkpoint: Mapping[str, Any], own_schedule: bool) -> None:
+    """Refuse to continue a training with another optimizer or other options of it: those of the checkpoint would win.
+
+    Args:
+        optimizer: A new one, with its schedule.
+        checkpoint: What a checkpoint file holds.
+        own_schedule: Whether the schedule is of this package. Others may change more options than the learning rate.
+
+    Raises:
+        ValueError: If they differ; it names the options.
+    """
+    states = checkpoint.get("callbacks")
+    swa = isinstance(states, dict) and any(str(key).startswith("StochasticWeightAveraging") for key in states)
+    left_out = NOT_COMPARED | (SCHEDULED if swa or not own_schedule else set())
+    for new, old in zip(optimizer.param_groups, groups_of(checkpoint), strict=False):
+        # A later version of torch may know more options: only with some missing on both sides it is another optimizer.
+        names = (
+            new.keys() | old.keys() if new.keys() - old.keys() and old.keys() - new.keys() else new.keys() & old.keys()
+        )
+        other = sorted(name for name in names - left_out if new.get(name, "none") != old.get(name, "none"))
+        if other:
+            said = "; ".join(f"{name} is {new.get(name, 'none')} instead of {old.get(name, 'none')}" for name in other)
+            raise ValueError(
+                f"expected the optimizer of the training in the checkpoint, got a {type(optimizer).__name__} with other options: "
+                f"{said}. --model.weights starts another training from the weights in the checkpoint"
+            )
+
+
+def groups_of(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The groups of parameters of the optimizer in a checkpoint, with their options; none where they are not readable."""
+    states = checkpoint.get("optimizer_states")
+    state = states[0] if isinstance(states, list) and states else None
+    groups = state.get("param_groups") if isinstance(state, dict) else None
+    return [each for each in groups if isinstance(each, dict)] if isinstance(groups, list) else []

@@ -4,13 +4,18 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import ARGUMENTS, fails
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.plugins.precision import MixedPrecision
+from PIL import Image
 from steps import counted, in_two_processes, loader_of, module_of
 from tiny import trainer_of
 
 from cpg_lightning.callbacks import BestCheckpoint, TerminateOnNonFinite
+from cpg_lightning.cli import main
+from cpg_lightning.data import Augmentation, CamVidDataModule
 from cpg_lightning.networks.weights import non_finite
+from cpg_lightning.runs.folder import RunFolder
 
 
 class Poisoned(Callback):
@@ -200,3 +205,36 @@ def test_all_processes_end_when_one_has_a_loss_that_is_not_finite():
     )
     assert ended.returncode == 1
     assert "expected a finite loss, got nan in step 2, epoch 0" in ended.stderr
+
+
+class TestNothingLabelled:
+    """Labels whose pixels are all ignored."""
+
+    def without_labels(self, camvid, split):
+        for path in (camvid / f"{split}annot").iterdir():
+            with Image.open(path) as label:
+                Image.new("L", label.size, 11).save(path)
+
+    def test_there_is_nothing_to_train_on(self, camvid, monkeypatch, capsys):
+        self.without_labels(camvid, "train")
+        shown = fails(monkeypatch, capsys, "fit", *ARGUMENTS, "--trainer.logger=false", "--output=first")
+        assert (
+            "expected labelled pixels, got none in 6 labels: each pixel has a value that is ignored, e.g. in" in shown
+        )
+        assert not Path("first").exists()
+
+    def test_one_labelled_image_is_enough(self, camvid):
+        data = CamVidDataModule(camvid, Augmentation((24, 32)), batch_size=2, num_workers=0)
+        last = camvid / "trainannot" / "train_005.png"
+        label = last.read_bytes()
+        self.without_labels(camvid, "train")
+        last.write_bytes(label)
+        data.setup("fit")
+        assert len(data.datasets["train"]) == 6
+
+    def test_a_validation_without_a_label_is_said_and_never_the_best(self, camvid):
+        self.without_labels(camvid, "val")
+        with pytest.warns(UserWarning, match="val/mIoU is nan .* is not kept as one of the best"):
+            main(["fit", *ARGUMENTS, "--trainer.logger=false", "--trainer.max_epochs=1", "--output=first"])
+        assert [path.name for path in Path("first/checkpoints").iterdir()] == ["last.ckpt"]
+        assert RunFolder("first").summary()["best"] == {}

@@ -1,6 +1,8 @@
 """A training that was broken off at any moment goes on as if it had not been."""
 
 import csv
+import functools
+import math
 import os
 import signal
 import subprocess
@@ -11,7 +13,7 @@ import pytest
 import torch
 from commands import ARGUMENTS
 from conftest import write_camvid
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, StochasticWeightAveraging
 from steps import in_two_processes
 from test_metrics_file import Recording
 from tiny import SGD, Tiny, trainer_of
@@ -55,12 +57,28 @@ class Killed(Callback):
         self.act("epoch ends", trainer)
 
 
-def fit(camvid, folder, *callbacks, ckpt_path=None, num_workers=0, logger=False, **options):
+def fit(
+    camvid,
+    folder,
+    *callbacks,
+    ckpt_path=None,
+    num_workers=0,
+    logger=False,
+    optimizer=SGD,
+    lr_schedule="poly",
+    **options,
+):
     """A training of three epochs that writes its metrics into a folder."""
     L.seed_everything(0)
     data = CamVidDataModule(camvid, Augmentation((24, 32)), batch_size=2, num_workers=num_workers)
     module = SegmentationModule(
-        Tiny(11), CrossEntropyCPGLoss(0.5), data.classes, optimizer=SGD, warmup_steps=2, boundary_metrics_every=2
+        Tiny(11),
+        CrossEntropyCPGLoss(0.5),
+        data.classes,
+        optimizer=optimizer,
+        lr_schedule=lr_schedule,
+        warmup_steps=2,
+        boundary_metrics_every=2,
     )
     options = {"max_epochs": 3, "log_every_n_steps": 1, "default_root_dir": str(folder), "logger": logger, **options}
     trainer_of(callbacks=[MetricsFile(), *callbacks], **options).fit(module, datamodule=data, ckpt_path=ckpt_path)
@@ -187,3 +205,92 @@ def test_so_they_are_of_a_command_that_the_system_has_killed(camvid):
     main([*arguments, "--output=broken"])
     assert metrics("broken") == metrics("whole")
     assert len(metrics("whole")) == 9 + 3
+
+
+class Rates(Callback):
+    """Records the factor of the learning rate in each step."""
+
+    def __init__(self):
+        self.values = []
+
+    def on_train_batch_start(self, trainer, *arguments):
+        self.values.append(trainer.optimizers[0].param_groups[0]["lr"] / 0.1)
+
+
+class TestAnotherEnd:
+    """The learning rate decays from where it is to the new end."""
+
+    def continued(self, camvid, step, ckpt_path=None, **options):
+        rates = Rates()
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            fit(camvid, "broken", Killed("training batch", step), ckpt_path=ckpt_path, **options)
+        fit(camvid, "broken", rates, ckpt_path="killed.ckpt", **{**options, "max_epochs": 5})
+        return rates.values
+
+    @pytest.mark.parametrize(
+        ("lr_schedule", "shape"),
+        [
+            ("poly", lambda rest: rest**0.9),
+            pytest.param("cosine", lambda rest: (1 - math.cos(math.pi * rest)) / 2, marks=SLOW),
+            pytest.param("constant", lambda rest: 1, marks=SLOW),
+        ],
+    )
+    def test_it_goes_on_with_the_rate_that_it_has(self, camvid, lr_schedule, shape):
+        factor = shape((9 - 4) / (9 - 2))
+        expected = [factor * shape((15 - step) / (15 - 4)) for step in range(4, 15)]
+        assert self.continued(camvid, 4, lr_schedule=lr_schedule) == pytest.approx(expected)
+
+    def test_within_the_warm_up_it_is_as_if_it_had_been_so_from_the_begin(self, camvid):
+        rates = Rates()
+        fit(camvid, "whole", rates, max_epochs=5)
+        assert self.continued(camvid, 1) == pytest.approx(rates.values[1:])
+
+    def test_a_training_that_breaks_off_again_keeps_to_it(self, camvid):
+        rates = self.continued(camvid, 4)
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            fit(camvid, "broken", Killed("training batch", 4))
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            fit(camvid, "broken", Killed("training batch", 7), ckpt_path="killed.ckpt", max_epochs=5)
+        again = Rates()
+        fit(camvid, "broken", again, ckpt_path="killed.ckpt", max_epochs=5)
+        assert again.values == pytest.approx(rates[3:])
+
+    def test_a_finished_training_has_no_rate_to_go_on_with(self, camvid):
+        with pytest.raises(ValueError, match="expected a training that is not finished"):
+            self.continued(camvid, 9)
+
+
+class TestRefused:
+    """What would not take effect in a training that continues."""
+
+    @pytest.mark.parametrize(
+        "average", [EMAWeightAveraging, pytest.param(lambda: StochasticWeightAveraging(0.01), marks=SLOW)]
+    )
+    def test_averaged_weights_without_their_callback(self, camvid, average):
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            fit(camvid, "broken", average(), Killed("training batch", 4))
+        with pytest.raises(ValueError, match=r"expected the callback \w+Averaging of .* add it .* --model\.weights"):
+            fit(camvid, "broken", ckpt_path="killed.ckpt")
+        fit(camvid, "broken", average(), ckpt_path="killed.ckpt")
+
+    @pytest.mark.parametrize(
+        ("optimizer", "message"),
+        [
+            (functools.partial(torch.optim.SGD, lr=0.2), "initial_lr is 0.2 instead of 0.1"),
+            (functools.partial(torch.optim.SGD, lr=0.1, momentum=0.9), "momentum is 0.9 instead of 0"),
+            (functools.partial(torch.optim.AdamW, lr=0.1), "got a AdamW with other options: .*dampening is none"),
+        ],
+    )
+    def test_another_optimizer_or_other_options_of_it(self, camvid, optimizer, message):
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            fit(camvid, "broken", Killed("training batch", 4))
+        with pytest.raises(ValueError, match=message):
+            fit(camvid, "broken", ckpt_path="killed.ckpt", optimizer=optimizer)
+
+    def test_a_checkpoint_of_such_a_training_is_evaluated_without_either(self, camvid):
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            fit(camvid, "broken", EMAWeightAveraging(), Killed("training batch", 4))
+        data = CamVidDataModule(camvid, Augmentation((24, 32)), batch_size=2, num_workers=0)
+        module = SegmentationModule(Tiny(11), CrossEntropyCPGLoss(), data.classes)
+        (scores,) = trainer_of().validate(module, datamodule=data, ckpt_path="killed.ckpt", verbose=False)
+        assert scores["val/mIoU"] > 0

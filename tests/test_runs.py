@@ -84,16 +84,51 @@ class TestFolder:
         with pytest.raises(ValueError, match=r"expected .*first/experiment\.json"):
             fit("--output=first")
 
-    def test_a_checkpoint_is_continued_in_its_folder_wherever_the_command_is_run(self, first, monkeypatch):
-        record = experiment(first)
-        last, data = (first / "checkpoints" / "last.ckpt").absolute(), Path("camvid").absolute()
+    def test_a_checkpoint_is_continued_to_another_end_in_its_folder_wherever_the_command_is_run(
+        self, camvid, monkeypatch
+    ):
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            fit("--output=first", "--trainer.callbacks+=tiny.Broken", "--trainer.callbacks.epoch=1")
+        record, config = experiment("first"), Path("first/config.yaml").read_text()
+        last, data = Path("first/checkpoints/last.ckpt").absolute(), Path("camvid").absolute()
         Path("elsewhere").mkdir()
         monkeypatch.chdir("elsewhere")
-        fit(f"--ckpt_path={last}", f"--data.root={data}", "--trainer.max_epochs=3")
+        longer = [f"--data.root={data}", "--trainer.max_epochs=3"]
+        fit(f"--ckpt_path={last}", *longer)
         assert os.listdir() == []
         assert torch.load(last, weights_only=True)["epoch"] == 2
-        assert experiment(last.parents[1])["id"] == record["id"]
-        assert experiment(last.parents[1])["key"] != record["key"]
+        folder = last.parents[1]
+        assert experiment(folder)["id"] == record["id"]
+        assert experiment(folder)["key"] != record["key"]
+        assert "max_epochs: 3" in (folder / "config.yaml").read_text()
+        assert (folder / "config-1.yaml").read_text() == config
+        fit(f"--output={folder}", *longer)  # it is the run's configuration now
+
+    def test_a_finished_run_is_continued_to_no_other_end(self, first):
+        before = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()}
+        with pytest.raises(
+            ValueError, match=r"a training that is not finished, .* decayed to 0; --model\.weights starts"
+        ):
+            fit("--ckpt_path=first/checkpoints/last.ckpt", "--trainer.max_epochs=3")
+        assert {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()} == before
+
+    @pytest.mark.parametrize(
+        ("option", "message"),
+        [
+            ("--model.optimizer.lr=0.2", "recipe.optimizer.init_args.lr is 0.2 instead of 0.1"),
+            ("--data.batch_size=3", "recipe.images_a_step is 3 instead of 2"),
+            ("--trainer.limit_train_batches=2", "recipe.limit_train_batches is 2 instead of its default"),
+        ],
+    )
+    def test_options_that_would_not_take_effect_are_refused(self, first, option, message):
+        with pytest.raises(ValueError, match=message):
+            fit("--ckpt_path=first/checkpoints/last.ckpt", option)
+
+    def test_they_are_where_the_checkpoint_lies_in_no_run(self, first):
+        Path("first/checkpoints/last.ckpt").rename("moved.ckpt")
+        with pytest.raises(ValueError, match=r"got a SGD with other options: initial_lr is 0\.2 instead of 0\.1"):
+            fit("--ckpt_path=moved.ckpt", "--output=second", "--model.optimizer.lr=0.2")
+        assert not Path("second").exists()
 
     def test_a_checkpoint_is_no_start_of_another_experiment(self, first):
         last = first / "checkpoints" / "last.ckpt"
@@ -197,6 +232,13 @@ class TestJobs:
         fit("--trainer.max_epochs=1")
         assert list(Path("runs").iterdir()) == [folder]
         assert (folder / "summary.json").stat().st_mtime_ns == written
+
+    def test_a_job_that_is_requeued_goes_on_from_the_checkpoint_of_that_moment(self, camvid, job):
+        fit("--trainer.max_epochs=1")
+        (folder,) = Path("runs").iterdir()
+        requeued = folder / "hpc_ckpt_1.ckpt"
+        requeued.write_bytes((folder / "checkpoints/last.ckpt").read_bytes())
+        assert RunFolder(folder).newest_checkpoint() == requeued
 
     def test_two_seeds_in_one_job_are_two_runs(self, camvid, job):
         for seed in (0, 1):

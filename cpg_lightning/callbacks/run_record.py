@@ -53,8 +53,10 @@ class RunRecord(SaveConfigCallback):
         dump = self.parser.dump(self.record, skip_none=False)
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        earlier = len(list(folder.glob("config*.yaml")))  # of the same run, before it was resumed
-        (folder / (f"config-{earlier}.yaml" if earlier else "config.yaml")).write_text(dump)
+        path = folder / "config.yaml"
+        if path.is_file() and path.read_text() != dump:  # of the same run, before it was continued
+            path.rename(folder / f"config-{len(list(folder.glob('config*.yaml')))}.yaml")
+        path.write_text(dump)
         training = {} if self.training is None else {"training": self.training}
         for logger in trainer.loggers:
             logger.log_hyperparams({**columns(trainer, pl_module), **_recipe(yaml.safe_load(dump)), **training})

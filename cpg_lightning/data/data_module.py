@@ -257,8 +257,8 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
 
         Raises:
             FileNotFoundError: See :meth:`files`.
-            ValueError: See :meth:`files`, if a split to learn from or to evaluate on has no labels, and if training images do
-                not divide into whole steps, see :attr:`division`.
+            ValueError: See :meth:`files`; if a split to learn from or to evaluate on has no labels; if no pixel to learn from
+                has a class; if training images do not divide into whole steps, see :attr:`division`.
         """
         stages: dict[str, dict[str, Split]] = {
             "fit": {"train": "train", "val": "val"},
@@ -295,6 +295,8 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
                 f"{self.root}, which has none; its images can be predicted. {self.why_no_labels(split)}"
                 f"Expected layout:\n{self.layout}"
             )
+        if loader == "train":
+            dataset.check_labels()
         return dataset
 
     @property

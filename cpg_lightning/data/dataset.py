@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from cpg_lightning.data.class_info import IGNORED
 from cpg_lightning.data.class_table import UNKNOWN
 from cpg_lightning.data.decoding import MOST_PIXELS, check_size
 from cpg_lightning.data.files import FileTree
@@ -77,6 +78,22 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
         if (mask == UNKNOWN).any():
             raise ValueError(self.unknown(seeded.index, label))
         return {**sample, "mask": torch.from_numpy(mask)}
+
+    def check_labels(self) -> None:
+        """Refuse labels whose pixels are all ignored. Labels are read until one has a class, most often the first.
+
+        Raises:
+            ValueError: For such labels; see also :meth:`read`.
+        """
+        for index in range(len(self)):
+            _, label, _ = self.read(index)
+            # A value that the dataset does not have is no class, but another mistake, which is said with its label's path.
+            if label is not None and (cv2.LUT(label, self.label_table) != IGNORED).any():
+                return
+        raise ValueError(
+            f"expected labelled pixels, got none in {len(self)} labels: each pixel has a value that is ignored, e.g. in "
+            f"{self.where(0)}; cpg check-data says what is in a dataset"
+        )
 
     def _augmented(
         self, seeded: SeededIndex, image: np.ndarray, label: np.ndarray, name: str

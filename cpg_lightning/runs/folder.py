@@ -76,8 +76,9 @@ class RunFolder:
         return {"last" if path.stem.startswith("last") else "best": path for path in found}
 
     def newest_checkpoint(self) -> Path | None:
-        """The checkpoint that was written last; None if there is none."""
-        return max(self.checkpoints().values(), key=lambda path: path.stat().st_mtime_ns, default=None)
+        """The checkpoint that was written last; None if there is none. Lightning writes its own when SLURM requeues a job."""
+        there = [*self.checkpoints().values(), *self.path.glob("hpc_ckpt_*.ckpt")]
+        return max(there, key=lambda path: path.stat().st_mtime_ns, default=None)
 
     def checkpoint(self, which: str = "best") -> Path:
         """A checkpoint of the run.

@@ -88,7 +88,7 @@ def digest(values: Any) -> str:
     return sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
-def check_same(experiment: Experiment, seed: int, folder: RunFolder, only_longer: bool) -> None:
+def check_same(experiment: Experiment, seed: int, folder: RunFolder, only_longer: bool) -> bool:
     """Refuse to continue a run by another experiment or seed.
 
     Args:
@@ -96,6 +96,9 @@ def check_same(experiment: Experiment, seed: int, folder: RunFolder, only_longer
         seed: Its seed.
         folder: The folder of the run.
         only_longer: Whether the training may end at another epoch or step.
+
+    Returns:
+        Whether it is to end at another.
 
     Raises:
         ValueError: If they differ; it names the options that do.
@@ -106,13 +109,14 @@ def check_same(experiment: Experiment, seed: int, folder: RunFolder, only_longer
         differences.append(f"seed_everything is {seed} instead of {earlier['seed']}")
     end = ("recipe.max_epochs ", "recipe.max_steps ")
     if only_longer and all(each.startswith(end) for each in differences):
-        return
+        return bool(differences)
     if differences:
         raise ValueError(
             f"expected the configuration of the run in {folder.path}, got another: {'; '.join(differences)}. Choose another "
             "--output for another run; --model.weights starts it from this run's weights, and --ckpt_path continues this run to "
             "another max_epochs"
         )
+    return False
 
 
 def experiment_of(config: Mapping[str, Any], module: L.LightningModule, data: SegmentationDataModule) -> Experiment:
