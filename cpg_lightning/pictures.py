@@ -92,9 +92,8 @@ def comparison(
     top = line
     for index, (height, (image, label, prediction)) in enumerate(zip(heights, rows, strict=True)):
         if titles:
-            draw.text(
-                (gap, top + line / 2), _fitting(titles[index], sheet_width - 2 * gap, font), INK, font, anchor="lm"
-            )
+            title = _fitting(titles[index], sheet_width - 2 * gap, font)
+            draw.text((gap, top + line / 2), title, INK, font, anchor="lm")
             top += line
         errors = boundary_errors(image, label, prediction)
         panels = (image, coloured(label, classes.palette), coloured(prediction, classes.palette), errors)
@@ -211,7 +210,8 @@ def shown_classes(maps: Sequence[np.ndarray], num_classes: int) -> list[int]:
 
 
 def _fitting(text: str, width: int, font: Font) -> str:
-    """A text, without its beginning if it is wider than some pixels: names differ at their end."""
+    """A text in one line, without its beginning if it is wider than some pixels: names differ at their end."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
     while font.getlength(text) > width:
         text = f"...{text.removeprefix('...')[1:]}"
     return text

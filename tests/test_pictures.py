@@ -72,7 +72,7 @@ def test_a_sheet_has_a_row_an_image_and_a_column_a_view(label, classes):
     assert pixels[26 + 20, 6 + 66 + 10].tolist() == list(ClassInfo.numbered(classes).palette[0])
 
 
-@pytest.mark.parametrize("title", ["val_000, mIoU 0.531", 50 * "a long name "])
+@pytest.mark.parametrize("title", ["val_000, mIoU 0.531", 50 * "a long name ", "two\nlines\udcff"])
 def test_a_title_stands_above_its_row_and_never_beside_the_sheet(label, title):
     rows = [(np.full((20, 30, 3), 200, np.uint8), label, label)] * 2
     without, titled = (comparison(rows, ClassInfo.numbered(2), 60, titles) for titles in ((), (title, title)))
