@@ -15,8 +15,8 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 PANELS = ("image", "label", "prediction", "boundary errors")
 RIGHT, WRONG, WRONG_INSIDE, VOID = (70, 170, 90), (230, 40, 50), (240, 150, 60), (0, 0, 0)
 BACKGROUND, INK = (255, 255, 255), (40, 40, 40)
-MOST_NAMES = 24  # in a legend
-MOST_TICKS, MOST_NUMBERS = 40, 25  # classes of a confusion matrix with names, with numbers
+MOST_NAMES, MOST_SHOWN = 24, 48  # classes in a legend: all of them up to here, else the largest of the pictures
+MOST_LARGE, MOST_NUMBERS = 40, 25  # classes of a confusion matrix in large print, with numbers
 ERRORS = (("boundary right", RIGHT), ("boundary wrong", WRONG), ("wrong elsewhere", WRONG_INSIDE))
 
 
@@ -66,26 +66,35 @@ def comparison(
     rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
     classes: ClassInfo,
     width: int = 320,
+    titles: Sequence[str] = (),
 ) -> Image.Image:
     """A sheet with a row for each image: image | label | prediction | boundary errors, and the classes' colours below.
+
+    Of many classes, the legend has those that cover the most pixels of the sheet.
 
     Args:
         rows: Image, label and prediction of one size, as for :func:`boundary_errors`.
         classes: The classes, with their colours.
         width: Width of a panel in pixels.
+        titles: What stands above each row; nothing by default.
     """
     gap, line, font = 6, 26, ImageFont.load_default(15)
     heights = [round(width * image.shape[0] / image.shape[1]) for image, _, _ in rows]
     sheet_width = gap + len(PANELS) * (width + gap)
-    names = list(zip(classes.names, classes.palette, strict=True)) if classes.num_classes <= MOST_NAMES else []
+    shown = shown_classes([classes_of for _, *both in rows for classes_of in both], classes.num_classes)
+    names = [(classes.names[index], classes.palette[index]) for index in shown]
     entries = _legend([*names, *ERRORS, ("ignored", VOID)], sheet_width, font)
-    sheet_height = line + sum(heights) + gap * len(rows) + line * (entries[-1][0] + 1)
+    sheet_height = line * (1 + len(titles)) + sum(heights) + gap * len(rows) + line * (entries[-1][0] + 1)
     sheet = Image.new("RGB", (sheet_width, sheet_height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(PANELS):
         draw.text((gap + column * (width + gap) + width / 2, line / 2), title, INK, font, anchor="mm")
     top = line
-    for height, (image, label, prediction) in zip(heights, rows, strict=True):
+    for index, (height, (image, label, prediction)) in enumerate(zip(heights, rows, strict=True)):
+        if titles:
+            title = _fitting(titles[index], sheet_width - 2 * gap, font)
+            draw.text((gap, top + line / 2), title, INK, font, anchor="lm")
+            top += line
         errors = boundary_errors(image, label, prediction)
         panels = (image, coloured(label, classes.palette), coloured(prediction, classes.palette), errors)
         for column, panel in enumerate(panels):
@@ -97,19 +106,24 @@ def comparison(
 
 
 def confusion_picture(confusion: np.ndarray, class_names: Sequence[str]) -> Image.Image:
-    """What each class's pixels are taken for: the rows of a confusion matrix (C, C) as shares, names up to 40 classes."""
+    """What each class's pixels are taken for: the rows of a confusion matrix (C, C) as shares; numbers up to 25 classes."""
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
-    few = len(class_names) <= MOST_TICKS
-    side = 3.5 + 0.28 * len(class_names) if few else 12
+    large = len(class_names) <= MOST_LARGE
+    inch, size = (0.28, None) if large else (0.1, 6)  # height of a row; of its name, in points
+    side = 3.5 + inch * len(class_names)
     figure = _figure(side + 0.6, side)
     axes = figure.subplots()
     shown = axes.imshow(
         np.where(confusion.sum(axis=1, keepdims=True) > 0, shares, np.nan), cmap="magma_r", vmin=0, vmax=1
     )
     axes.set(xlabel="predicted", ylabel="labelled")
-    if few:
-        axes.set_xticks(range(len(class_names)), class_names, rotation=90)
-        axes.set_yticks(range(len(class_names)), class_names)
+    names = [name.replace("$", r"\$") for name in class_names]  # nothing is set as mathematics
+    axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
+    axes.set_yticks(range(len(names)), names, fontsize=size)
+    if not large:  # names on all sides, and lines to find them by
+        axes.tick_params(top=True, labeltop=True, right=True, labelright=True)
+        axes.vlines(np.arange(9.5, len(names), 10), -0.5, len(names) - 0.5, color="0.8", linewidth=0.4)
+        axes.hlines(np.arange(9.5, len(names), 10), -0.5, len(names) - 0.5, color="0.8", linewidth=0.4)
     if len(class_names) <= MOST_NUMBERS:
         for (row, column), share in np.ndenumerate(shares):
             if share >= 0.01:
@@ -120,13 +134,13 @@ def confusion_picture(confusion: np.ndarray, class_names: Sequence[str]) -> Imag
 
 
 def trimap_picture(trimap: dict[int, float], overall: float) -> Image.Image:
-    """The mean IoU in bands around the boundaries, by their width in pixels, and that of all pixels."""
+    """The mean IoU within some distances of the boundary, in pixels, and of all pixels, on the axes of ``cpg report``."""
     figure = _figure(5.5, 3.6)
     axes = figure.subplots()
-    axes.axhline(overall, color="0.6", linestyle="--")
-    axes.text(max(trimap), overall, "all pixels ", ha="right", va="bottom", color="0.4")
-    axes.plot(list(trimap), list(trimap.values()), marker="o", color="#c0392b")
-    axes.set(xlabel="width of the band around boundaries, pixels", ylabel="mIoU", ylim=(0, 1), xticks=list(trimap))
+    places, values = [*map(str, trimap), "all"], [100 * value for value in (*trimap.values(), overall)]
+    axes.plot(range(len(places)), values, marker="o", color="#0072B2")
+    axes.set_xticks(range(len(places)), places)
+    axes.set(xlabel="within this distance of the boundary, pixels", ylabel="mIoU, %", ylim=(0, 100))
     axes.grid(axis="y", color="0.9")
     axes.spines[["top", "right"]].set_visible(False)
     return _drawn(figure)
@@ -184,6 +198,23 @@ def contact_sheet(
             left += width
     _draw_legend(sheet, entries, bottom, line, font)
     return sheet
+
+
+def shown_classes(maps: Sequence[np.ndarray], num_classes: int) -> list[int]:
+    """The classes of a legend, in order: all of a few, else those with the most pixels in some maps."""
+    if num_classes <= MOST_NAMES:
+        return list(range(num_classes))
+    pixels = np.stack([np.bincount(each.ravel(), minlength=256)[:num_classes] for each in maps]).sum(axis=0)
+    largest = np.argsort(-pixels, kind="stable")[:MOST_SHOWN]
+    return sorted(int(index) for index in largest if pixels[index])
+
+
+def _fitting(text: str, width: int, font: Font) -> str:
+    """A text in one line, without its beginning if it is wider than some pixels: names differ at their end."""
+    text = "".join(letter if letter.isprintable() else "?" for letter in text)
+    while font.getlength(text) > width:
+        text = f"...{text.removeprefix('...')[1:]}"
+    return text
 
 
 def _draw_legend(

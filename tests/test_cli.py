@@ -120,7 +120,8 @@ class TestRun:
     def test_weights_and_biases_has_masks_with_their_class_names(self, run):
         history, _ = records(run.offline[0])
         examples = next(item for item in history if "val/examples._type" in item)
-        assert examples["val/examples.captions"] == ["val_000", "val_001", "val_002"]
+        for name, caption in zip(("val_000", "val_001", "val_002"), examples["val/examples.captions"], strict=True):
+            assert re.fullmatch(rf"{name}, mIoU 0\.\d{{3}}, boundary IoU 0\.\d{{3}}", caption)
         assert [set(masks) for masks in examples["val/examples.all_masks"]] == [{"prediction", "ground_truth"}] * 3
         files = run.offline[0] / "files"
         label = np.array(Image.open(files / examples["val/examples.all_masks"][0]["ground_truth"]["path"]))
@@ -171,7 +172,7 @@ def test_python_gives_the_pictures_tables_and_columns_of_the_command(run, camvid
         log_every_n_steps=1,
         default_root_dir="python",
         callbacks=[EvaluationReport()],
-        logger=WandbLogger(offline=True, save_dir="python"),
+        logger=WandbLogger(mode="offline", save_dir="python"),
         enable_checkpointing=False,
         enable_progress_bar=False,
     )

@@ -400,6 +400,16 @@ def test_a_report_without_worst_images_has_none(data, tmp_path):
     assert {path.stem for path in (tmp_path / "pictures").iterdir()} == {"val-examples", "val-confusion", "val-trimap"}
 
 
+def test_the_examples_are_spread_over_the_split_and_have_their_scores(data, tmp_path):
+    report = EvaluationReport(num_images=2)
+    trainer_of(callbacks=[report], default_root_dir=tmp_path).validate(module_of(), datamodule=data)
+    rows = {row["name"]: row for row in rows_of(tmp_path / "tables" / "val-images.csv")}
+    assert [each.name for each in report.examples] == ["val_000", "val_002"]
+    for each in report.examples:
+        mean, boundary = (float(rows[each.name][name]) for name in ("mIoU", "boundary_iou"))
+        assert each.title == f"{each.name}, mIoU {mean:.3f}, boundary IoU {boundary:.3f}"
+
+
 def test_the_mean_follows_the_datasets_rule(data):
     means = {}
     for rule in ("skip", "skip_always", "zero"):

@@ -13,6 +13,9 @@ from cpg_lightning.pictures import (
     boundary_errors,
     coloured,
     comparison,
+    confusion_picture,
+    shown_classes,
+    trimap_picture,
 )
 
 
@@ -67,3 +70,40 @@ def test_a_sheet_has_a_row_an_image_and_a_column_a_view(label, classes):
     assert pixels[26 + 20, 6 + 30].tolist() == [200] * 3
     assert pixels[26 + 40 + 6 + 40, 6 + 30].tolist() == [90] * 3
     assert pixels[26 + 20, 6 + 66 + 10].tolist() == list(ClassInfo.numbered(classes).palette[0])
+
+
+@pytest.mark.parametrize("title", ["val_000, mIoU 0.531", 50 * "a long name ", "two\nlines\udcff"])
+def test_a_title_stands_above_its_row_and_never_beside_the_sheet(label, title):
+    rows = [(np.full((20, 30, 3), 200, np.uint8), label, label)] * 2
+    without, titled = (comparison(rows, ClassInfo.numbered(2), 60, titles) for titles in ((), (title, title)))
+    assert titled.size == (without.width, without.height + 2 * 26)
+    pixels = np.array(titled)
+    for row in range(2):
+        top = 26 + row * (26 + 40 + 6)
+        assert (pixels[top : top + 26] != 255).any()
+        assert (pixels[top : top + 26, -6:] == 255).all()
+        assert pixels[top + 26 + 20, 6 + 30].tolist() == [200] * 3
+
+
+def test_the_legend_of_many_classes_has_the_largest_of_the_pictures(label):
+    assert shown_classes([label], 24) == list(range(24))
+    assert shown_classes([label, np.full((5, 5), 99, np.uint8)], 171) == [0, 1, 99]
+    every = np.arange(171, dtype=np.uint8).repeat(np.arange(171))
+    assert shown_classes([every], 171) == list(range(171 - 48, 171))
+
+
+@pytest.mark.parametrize(("classes", "pixels"), [(11, 30), (171, 10)])
+def test_a_confusion_matrix_has_room_for_the_name_of_each_class(classes, pixels):
+    names = [f"class ${number}" for number in range(classes)]
+    picture = confusion_picture(np.eye(classes, dtype=int), names)
+    (rows,) = (np.array(picture).sum(axis=2) == 0).any(axis=1).nonzero()  # the diagonal is black
+    assert picture.width > pixels * classes
+    assert rows[-1] - rows[0] > pixels * classes
+
+
+def test_the_curve_around_boundaries_starts_at_zero():
+    low, high = (np.array(trimap_picture({1: value, 3: value}, value)) for value in (0.1, 0.9))
+    places = [
+        np.flatnonzero((each[:, 200:-20] == [0, 114, 178]).all(axis=2).any(axis=1)).mean() for each in (low, high)
+    ]
+    assert places[0] - places[1] > 0.6 * len(low)

@@ -24,12 +24,12 @@ from cpg_lightning.pictures import comparison, confusion_picture, trimap_picture
 class EvaluationReport(Callback):
     """Reports an evaluation: tables of its scores, and pictures of a few images.
 
-    To any logger, at the start of a training: what runs are filtered by (dataset, network, criterion and its numbers, optimizer,
-    learning rate, images a step, precision, seed, devices).
+    To any logger, at the start of a training: what runs are filtered by (dataset, network, criterion and its numbers,
+    optimizer, learning rate, images a step, precision, seed, devices).
 
     To Weights & Biases, in training at every n-th validation and at the last: the same few images through the run and
-    those of the worst boundary IoU, with label and prediction as overlays (``val/examples``, ``val/worst``); the table of
-    the classes' IoU (``val/IoU_table``); the confusion matrix and the trimap curve.
+    those of the worst boundary IoU, with name and scores, label and prediction as overlays (``val/examples``,
+    ``val/worst``); the table of the classes' IoU (``val/IoU_table``); the confusion matrix and the trimap curve.
 
     At the end of ``fit``, ``validate`` and ``test``, in the terminal the table, and in the run's folder ``pictures``: image |
     label | prediction | boundary errors of those images, the confusion matrix, the trimap curve. In ``tables`` are the
@@ -139,17 +139,16 @@ class EvaluationReport(Callback):
             if scores:
                 self.images.append(scores)
             chosen = batch_idx in self.chosen and index == 0
-            value = scores.boundary_iou if scores and not np.isnan(scores.boundary_iou) else np.inf
             room = len(self.worst) < self.num_worst
-            worst = scores is not None and (room or any(value < each.boundary_iou for each in self.worst))
+            worst = scores is not None and (room or any(scores.boundary_iou < each.rank for each in self.worst))
             if not trainer.is_global_zero or not (chosen or worst):
                 continue
             label, prediction = batch["mask"][index], outputs["prediction"][index]
-            example = example_of(name, batch["image"][index], label, prediction, float(value))
+            example = example_of(name, batch["image"][index], label, prediction, scores)
             if chosen:
                 self.examples.append(example)
             if worst:
-                self.worst = sorted([*self.worst, example], key=lambda each: each.boundary_iou)[: self.num_worst]
+                self.worst = sorted([*self.worst, example], key=lambda each: each.rank)[: self.num_worst]
 
     def _finish(self, trainer: L.Trainer, module: SegmentationModule, stage: str) -> None:
         if module.scores is None:
@@ -181,7 +180,7 @@ class EvaluationReport(Callback):
         for name, examples in (("examples", self.examples), ("worst", self.worst)):
             if examples:
                 rows = [(each.image, each.label, each.prediction) for each in examples]
-                sheets[name] = comparison(rows, module.classes)
+                sheets[name] = comparison(rows, module.classes, titles=[each.title for each in examples])
         return sheets
 
     def _log(self, trainer: L.Trainer, module: SegmentationModule, stage: str) -> None:
@@ -198,7 +197,7 @@ class EvaluationReport(Callback):
                         f"{stage}/{name}",
                         [shrunk(each.image) for each in examples],
                         step=trainer.global_step,
-                        caption=[each.name for each in examples],
+                        caption=[each.title for each in examples],
                         masks=[logged_masks(each, labels) for each in examples],
                     )
             for name, chart in charts.items():

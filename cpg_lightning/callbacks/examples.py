@@ -7,26 +7,39 @@ import cv2
 import numpy as np
 from torch import Tensor
 
+from cpg_lightning.metrics.evaluation import ImageScores
+
 LARGEST_SIDE = 1024  # of a picture sent to Weights & Biases, in pixels
 
 
 @dataclass
 class Example:
-    """An image with its label and prediction, as NumPy arrays of one size, and its boundary IoU."""
+    """An image with its label and prediction, as NumPy arrays of one size, and its scores if there are any."""
 
     name: str
     image: np.ndarray
     label: np.ndarray
     prediction: np.ndarray
-    boundary_iou: float
+    scores: ImageScores | None
+
+    @property
+    def rank(self) -> float:
+        """The boundary IoU; infinite where there is none, to come after the others."""
+        return np.inf if self.scores is None or np.isnan(self.scores.boundary_iou) else self.scores.boundary_iou
+
+    @property
+    def title(self) -> str:
+        """The name, with the scores that there are."""
+        named = {} if self.scores is None else {"mIoU": self.scores.mIoU, "boundary IoU": self.scores.boundary_iou}
+        return ", ".join([self.name, *(f"{name} {value:.3f}" for name, value in named.items() if not np.isnan(value))])
 
 
-def example_of(name: str, image: Tensor, label: Tensor, prediction: Tensor, boundary_iou: float) -> Example:
+def example_of(name: str, image: Tensor, label: Tensor, prediction: Tensor, scores: ImageScores | None) -> Example:
     """An example of tensors: image (3, H, W), label (H, W) and prediction (H, W), at the label's size."""
     mask, classes = (maps.cpu().numpy().astype(np.uint8) for maps in (label, prediction))
     picture = image.permute(1, 2, 0).cpu().numpy()
     picture = cv2.resize(np.ascontiguousarray(picture), mask.shape[::-1], interpolation=cv2.INTER_LINEAR)
-    return Example(name, picture, mask, classes, boundary_iou)
+    return Example(name, picture, mask, classes, scores)
 
 
 def logged_masks(example: Example, labels: dict[int, str]) -> dict[str, dict[str, Any]]:
