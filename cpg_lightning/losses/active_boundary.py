@@ -10,7 +10,8 @@ from .criterion import SegmentationCriterion
 from .target import checked_target
 from .with_gradient import upsampled
 
-# Row and column of each neighbour relative to a pixel. Of neighbours with equal distance to the boundary, the first is used.
+# Row and column of each neighbour relative to a pixel. Of neighbours with equal distance to the boundary, the first is
+# used.
 NEIGHBOURS = ((1, 0), (-1, 0), (0, -1), (0, 1), (-1, 1), (1, 1), (-1, -1), (1, -1))
 # Candidate thresholds for the predicted boundary: each is 1.2 times the previous one. The last ones exceed any
 # Kullback-Leibler divergence of half-precision logits.
@@ -20,57 +21,61 @@ THRESHOLDS = tuple(accumulate(repeat(1.2, 300), lambda threshold, factor: thresh
 class ActiveBoundaryLoss(SegmentationCriterion):
     r"""Cross-entropy of eight directions, which moves the predicted boundary towards the true boundary pixel by pixel.
 
-    With :math:`p` the softmax of the logits, upsampled to the size of the target, and KL the Kullback-Leibler divergence:
+    With :math:`p` the softmax of the logits, upsampled to the size of the target, and KL the Kullback-Leibler
+    divergence:
 
     1. The true boundary: pixels whose right or lower neighbour has another label, and all ignored pixels. The distance
        :math:`m` of a pixel is its Euclidean distance to this boundary, rounded down, minus 1, and at least 0.
-    2. The predicted boundary: pixels where the sum of the divergences from the right and from the lower neighbour exceeds a
-       threshold, dilated by 3 x 3. The threshold is the smallest of 0.00001 times powers of 1.2 that is exceeded by at most
-       ``max_N_ratio`` times the pixels of one image, counted over the whole batch.
+    2. The predicted boundary: pixels where the sum of the divergences from the right and from the lower neighbour
+       exceeds a threshold, dilated by 3 x 3. The threshold is the smallest of 0.00001 times powers of 1.2 that is
+       exceeded by at most ``max_N_ratio`` times the pixels of one image, counted over the whole batch.
     3. The direction :math:`t` of a predicted boundary pixel is the first of its eight neighbours with the smallest
-       :math:`m`. The logits of the directions are :math:`k_j = \mathrm{KL}(p_j \| p)`, where :math:`p_j` is the neighbour's
-       softmax:
+       :math:`m`. The logits of the directions are :math:`k_j = \mathrm{KL}(p_j \| p)`, where :math:`p_j` is the
+       neighbour's softmax:
 
     .. math::
         \mathcal{L} = \operatorname*{mean}_{\text{predicted boundary}} \frac{\min(m, 20)}{20} \, \mathrm{CE}(k, t)
 
-    The cross-entropy is label-smoothed: the direction has weight 0.8 and each other neighbour 0.2 / 8, which sum to 0.975.
-    The published results use these weights. The loss is not continuous in the logits, because thresholds and directions
-    jump. In half precision they could differ, so under autocast the loss is computed in float32.
+    The cross-entropy is label-smoothed: the direction has weight 0.8 and each other neighbour 0.2 / 8, which sum to
+    0.975. The published results use these weights. The loss is not continuous in the logits, because thresholds and
+    directions jump. In half precision they could differ, so the loss converts half-precision logits to float32.
 
     Use this loss together with cross-entropy and Lovász-softmax, see :class:`WeightedSum`. Published mIoU (single runs;
     seeds of one training differ by 0.4 to 0.7): on Cityscapes 79.5 with cross-entropy, 79.6 with ABL added, 80.2 with
-    Lovász-softmax added, 80.5 with both; on ADE20K 44.5, -, 44.7, 45.4. Lovász-softmax gives most of the gain on Cityscapes.
+    Lovász-softmax added, 80.5 with both; on ADE20K 44.5, -, 44.7, 45.4. Lovász-softmax gives most of the gain on
+    Cityscapes.
 
     Threshold and devices: all images of one call share the threshold. These are the images of one process and one
     micro-batch.
 
-    SciPy computes the distances on the CPU with one transform per image, and a GPU waits for it. At 512x1024 pixels this
-    takes about 0.05 seconds per image on one core. The host waits for the device four times per call. Besides the upsampled
-    logits and their gradient, the loss needs four tensors of the size of one image's logits.
+    SciPy computes the distances on the CPU with one transform per image, and a GPU waits for it. At 512x1024 pixels
+    this takes about 0.05 seconds per image on one core. The host waits for the device four times per call. Besides the
+    upsampled logits and their gradient, the loss needs four tensors of the size of one image's logits.
 
     Args:
         label_smoothing: Weight that the eight directions share, from 0 to 1.
         max_clip_dist: Distance in pixels above which the weight stays constant, positive.
-        max_N_ratio: Largest number of predicted boundary pixels in all images of the call before dilation, as a fraction of
-            the pixels of one image, above 0 and at most 1.
-        detach: Whether the neighbours' logits are treated as constants. With ``False``, published results fell from 79.6 to
-            76.0.
+        max_N_ratio: Largest number of predicted boundary pixels in all images of the call before dilation, as a
+            fraction of the pixels of one image, above 0 and at most 1.
+        detach: Whether the neighbours' logits are treated as constants. With ``False``, published results fell from
+            79.6 to 76.0.
         ignore_index: Target value of ignored pixels; any integer.
 
     Shape:
         - logits: :math:`(B, C, h, w)`, floating point
         - target: :math:`(B, H, W)`, integer, classes :math:`0..C-1` or ``ignore_index``
-        - output: scalar, float32, or float64 for float64 logits; 0 without a predicted boundary or without a true boundary
+        - output: scalar, float32, or float64 for float64 logits; 0 without a predicted boundary or without a true
+          boundary
 
     Raises:
-        ValueError: For arguments out of range, and, in the forward pass, for other shapes, dtypes or target values. Target
-            values are checked on the CPU only: on a GPU the check would force a synchronisation.
+        ValueError: For arguments out of range, and, in the forward pass, for other shapes, dtypes or target values.
+            Target values are checked on the CPU only: on a GPU the check would force a synchronisation.
 
-    Source: Wang et al., "Active Boundary Loss for Semantic Segmentation", AAAI 2022, arXiv 2102.02696. The values equal those
-    of the authors' code (wangchi95/active-boundary-loss) except for four defects of that code: it returns None without a
-    predicted boundary; it gives an image without a true boundary the distances to a point outside the image; it upsamples
-    with ``align_corners=True`` for every network; it waits for the device in each of some 70 trials of a threshold.
+    Source: Wang et al., "Active Boundary Loss for Semantic Segmentation", AAAI 2022, arXiv 2102.02696. The values equal
+    those of the authors' code (wangchi95/active-boundary-loss) except for four defects of that code: it returns None
+    without a predicted boundary; it gives an image without a true boundary the distances to a point outside the image;
+    it upsamples with ``align_corners=True`` for every network; it waits for the device in each of some 70 trials of a
+    threshold.
 
     Example:
         >>> import torch
@@ -164,10 +169,11 @@ def divergence_from_neighbours(logits: Tensor) -> Tensor:
 
 
 def predicted_boundary(divergence: Tensor, ratio: float) -> Tensor:
-    """Pixels of large divergence (B, H, W), at most ``ratio`` times the pixels of one image in all images, dilated by 3 x 3.
+    """Pixels of large divergence, dilated by 3 x 3, bool (B, H, W).
 
-    At most n pixels exceed a threshold if and only if the (n + 1)-th largest value does not exceed it. One ``topk`` thus
-    replaces trying thresholds one by one, each with a device synchronisation.
+    Before dilation, all images together have at most ``ratio`` times the pixels of one image.
+    At most n pixels exceed a threshold if and only if the (n + 1)-th largest value does not exceed it. One ``topk``
+    thus replaces trying thresholds one by one, each with a device synchronisation.
     """
     most = int(ratio * divergence[:1].numel())
     thresholds = torch.tensor(THRESHOLDS, dtype=divergence.dtype, device=divergence.device)

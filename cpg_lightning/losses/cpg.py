@@ -13,27 +13,28 @@ from .target import checked_target
 class CPGLoss(nn.Module):
     r"""Mean squared difference between the gradients of predicted and true class probabilities, at boundaries only.
 
-    Let :math:`p` be the softmax of the logits over the classes and :math:`g` the one-hot target, zero at ignored pixels. The
-    kernel :math:`K[\Delta y, \Delta x] = \Delta x / (\Delta x^2 + \Delta y^2)`, zero in its centre, is cross-correlated
-    with each class map of both, with replicate padding. The transposed kernel gives the vertical direction:
+    Let :math:`p` be the softmax of the logits over the classes and :math:`g` the one-hot target, zero at ignored
+    pixels. The kernel :math:`K[\Delta y, \Delta x] = \Delta x / (\Delta x^2 + \Delta y^2)`, zero in its centre, is
+    cross-correlated with each class map of both, with replicate padding. The transposed kernel gives the vertical
+    direction:
 
     .. math::
         P = K \star p, \qquad G = K \star g, \qquad
         \mathcal{L} = \frac{1}{|\mathcal{B}|} \sum_{\mathcal{B}} (P - G)^2
 
-    The boundary :math:`\mathcal{B}` contains the entries (image, class, direction, pixel) where the pixel is not ignored and
-    :math:`G \neq 0`. :math:`G` is computed in exact integers. The class of a line of one pixel, for example, has boundary
-    entries beside the line and none on it. The mean is over the entries of this call, thus of one process and one
-    micro-batch, as in ``F.cross_entropy``. Without boundary entries, the loss and its gradient are 0.
+    The boundary :math:`\mathcal{B}` contains the entries (image, class, direction, pixel) where the pixel is not
+    ignored and :math:`G \neq 0`. :math:`G` is computed in exact integers. The class of a line of one pixel, for
+    example, has boundary entries beside the line and none on it. The mean is over the entries of this call, thus of one
+    process and one micro-batch, as in ``F.cross_entropy``. Without boundary entries, the loss and its gradient are 0.
 
-    Half-precision logits are converted to float32. The squared response to a straight step grows with the kernel size (4,
-    17.6 and 41.4 for sizes 3, 5 and 7), so each size needs its own loss weight.
+    Half-precision logits are converted to float32. The squared response to a straight step grows with the kernel size
+    (4, 17.6 and 41.4 for sizes 3, 5 and 7), so each size needs its own loss weight.
 
     Args:
         kernel_size: Side of the kernel in pixels, odd, 3 to 15. 3 is the Sobel kernel divided by 2.
         ignore_index: Target value of ignored pixels; any integer.
-        void_borders: Whether to keep entries whose window contains an ignored pixel, as the paper's code does. No softmax
-            reaches the target's gradient there, because the one-hot target is zero at ignored pixels.
+        void_borders: Whether to keep entries whose window contains an ignored pixel, as the paper's code does. No
+            softmax reaches the target's gradient there, because the one-hot target is zero at ignored pixels.
 
     Shape:
         - logits: :math:`(B, C, H, W)`, floating point, at the size of the target
@@ -41,8 +42,8 @@ class CPGLoss(nn.Module):
         - output: scalar, float32, or float64 for float64 logits
 
     Raises:
-        ValueError: If the kernel size is even or out of range, and, in the forward pass, for other shapes, dtypes or target
-            values. Target values are checked on the CPU only: on a GPU the check would force a synchronisation.
+        ValueError: If the kernel size is even or out of range, and, in the forward pass, for other shapes, dtypes or
+            target values. Target values are checked on the CPU only: on a GPU the check would force a synchronisation.
 
     Source: Shan and Jia, "Convolution-based Probability Gradient Loss for Semantic Segmentation", arXiv 2404.06704.
 

@@ -13,25 +13,26 @@ from .with_gradient import loss_with_gradient
 class KervadecBoundaryLoss(SegmentationCriterion):
     r"""Mean of the class probability times the signed distance to the class's labelled region.
 
-    With :math:`p` the softmax of the logits, upsampled to the size of the target, and :math:`n` the number of pixels that are
-    not ignored,
+    With :math:`p` the softmax of the logits, upsampled to the size of the target, and :math:`n` the number of pixels
+    that are not ignored,
 
     .. math::
         \mathcal{L} = \frac{1}{n \, |\text{classes}|} \sum p_c \, \varphi_c
 
     where the sum is over the classes and the pixels that are not ignored. Outside the class's region in an image,
     :math:`\varphi_c` is the distance in pixels to the nearest pixel of the region, 1 or more. Inside, it is 1 minus the
-    distance to the nearest pixel outside: 0 at the edge, negative further inside. Ignored pixels are outside every region. A
-    class that is absent from an image, or that fills it, has :math:`\varphi_c = 0`. The unit is pixels, so the loss grows
-    with the image size. For good predictions it is negative.
+    distance to the nearest pixel outside: 0 at the edge, negative further inside. Ignored pixels are outside every
+    region. A class that is absent from an image, or that fills it, has :math:`\varphi_c = 0`. The unit is pixels, so
+    the loss grows with the image size. For good predictions it is negative.
 
-    Use this loss together with cross-entropy, see :class:`WeightedSum`. In a published training on Cityscapes (ConvNeXt-V2
-    with UPerNet, 3 seeds), the sum reached 81.7 mIoU against 81.3. The difference is significant by a bootstrap over images
-    (p = 0.04, corrected) but not by seeds (p = 0.36). The boundary F1 hardly changed. Users with many classes report no gain.
+    Use this loss together with cross-entropy, see :class:`WeightedSum`. In a published training on Cityscapes
+    (ConvNeXt-V2 with UPerNet, 3 seeds), the sum reached 81.7 mIoU against 81.3. The difference is significant by a
+    bootstrap over images (p = 0.04, corrected) but not by seeds (p = 0.36). The boundary F1 hardly changed. Users with
+    many classes report no gain.
 
-    SciPy computes the distances on the CPU with two transforms per class in an image, and a GPU waits for them. At 512x1024
-    pixels this takes about 0.1 seconds per class on one core. At most three tensors of the size of the upsampled logits exist
-    at a time.
+    SciPy computes the distances on the CPU with two transforms per class in an image, and a GPU waits for them. At
+    512x1024 pixels this takes about 0.1 seconds per class on one core. At most three tensors of the size of the
+    upsampled logits exist at a time.
 
     Args:
         classes: Classes to average over; all by default.
@@ -43,14 +44,14 @@ class KervadecBoundaryLoss(SegmentationCriterion):
         - output: scalar, float32, or float64 for float64 logits; 0 if all pixels are ignored
 
     Raises:
-        ValueError: If ``classes`` is empty, or has negative or repeated numbers. In the forward pass, if a class is C or
-            more, and for other shapes, dtypes or target values. Target values are checked on the CPU only: on a GPU the
-            check would force a synchronisation.
+        ValueError: If ``classes`` is empty, or has negative or repeated numbers. In the forward pass, if a class is C
+            or more, and for other shapes, dtypes or target values. Target values are checked on the CPU only: on a GPU
+            the check would force a synchronisation.
         RuntimeError: For a second derivative, because the gradient is computed in the forward pass.
 
-    Source: Kervadec et al., "Boundary loss for highly unbalanced segmentation", MIDL 2019, arXiv 1812.07032. The authors'
-    code (LIVIAETS/boundary-loss) does not support ignored pixels, truncates the distances to integers for 2-D images, and
-    gives a class that fills an image the distances to a point outside the image.
+    Source: Kervadec et al., "Boundary loss for highly unbalanced segmentation", MIDL 2019, arXiv 1812.07032. The
+    authors' code (LIVIAETS/boundary-loss) does not support ignored pixels, truncates the distances to integers for 2-D
+    images, and gives a class that fills an image the distances to a point outside the image.
 
     Example:
         >>> import torch

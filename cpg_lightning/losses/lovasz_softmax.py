@@ -11,27 +11,28 @@ from .with_gradient import loss_with_gradient
 class LovaszSoftmaxLoss(SegmentationCriterion):
     r"""The Lovász extension of one minus the IoU of each class, applied to the softmax of the logits.
 
-    Let :math:`p` be the softmax of the logits, upsampled to the size of the target :math:`t`. The errors :math:`e` of a class
-    :math:`c` are :math:`1 - p_c` where :math:`t = c`, and :math:`p_c` elsewhere. Sorted in descending order, they give
+    Let :math:`p` be the softmax of the logits, upsampled to the size of the target :math:`t`. The errors :math:`e` of a
+    class :math:`c` are :math:`1 - p_c` where :math:`t = c`, and :math:`p_c` elsewhere. Sorted in descending order, they
+    give
 
     .. math::
         \mathcal{L}_c = \sum_k e_{(k)} (J_k - J_{k-1}), \qquad
         J_k = 1 - \frac{n - \sum_{i \le k} [t_{(i)} = c]}{n + \sum_{i \le k} [t_{(i)} \ne c]}
 
-    where :math:`n` is the number of the class's pixels and :math:`J_k` is one minus the IoU if the first k pixels are wrong.
-    The loss is the mean over the classes in the labels. Use it together with cross-entropy, see :class:`WeightedSum`. In
-    published trainings, the sum gained 0.7 to 1.1 points of mIoU on Cityscapes and 0.2 on ADE20K (single runs; seeds of one
-    training differ by 0.4 to 0.7).
+    where :math:`n` is the number of the class's pixels and :math:`J_k` is one minus the IoU if the first k pixels are
+    wrong. The loss is the mean over the classes in the labels. Use it together with cross-entropy, see
+    :class:`WeightedSum`. In published trainings, the sum gained 0.7 to 1.1 points of mIoU on Cityscapes and 0.2 on
+    ADE20K (single runs; seeds of one training differ by 0.4 to 0.7).
 
     Regions and devices: the pixels are those of one call, thus of one process and one micro-batch. With few images per
     process, the loss optimises the IoU of an image instead of the dataset's IoU.
 
-    The loss sorts all pixels once per class in the labels. At most three tensors of the size of the upsampled logits exist at
-    a time. On a GPU, the host waits for the list of the classes.
+    The loss sorts all pixels once per class in the labels. At most three tensors of the size of the upsampled logits
+    exist at a time. On a GPU, the host waits for the list of the classes.
 
     Args:
-        per_image: Whether to sort the pixels and average the classes within each image. The loss is then the mean over the
-            images with a labelled pixel. By default the pixels of all images are sorted together.
+        per_image: Whether to sort the pixels and average the classes within each image. The loss is then the mean over
+            the images with a labelled pixel. By default the pixels of all images are sorted together.
         ignore_index: Target value of ignored pixels; any integer.
 
     Shape:
@@ -40,13 +41,13 @@ class LovaszSoftmaxLoss(SegmentationCriterion):
         - output: scalar, float32, or float64 for float64 logits; 0 if all pixels are ignored
 
     Raises:
-        ValueError: In the forward pass, for other shapes, dtypes or target values. Target values are checked on the CPU only:
-            on a GPU the check would force a synchronisation.
+        ValueError: In the forward pass, for other shapes, dtypes or target values. Target values are checked on the CPU
+            only: on a GPU the check would force a synchronisation.
         RuntimeError: For a second derivative, because the gradient is computed in the forward pass.
 
-    Source: Berman et al., "The Lovász-Softmax loss", CVPR 2018, arXiv 1705.08790. The values equal those of the authors' code
-    (bermanmaxim/LovaszSoftmax, ``classes="present"``), which fails on an image without a labelled pixel. Here the differences
-    :math:`J_k - J_{k-1}` are computed from counts, not by subtracting rounded numbers.
+    Source: Berman et al., "The Lovász-Softmax loss", CVPR 2018, arXiv 1705.08790. The values equal those of the
+    authors' code (bermanmaxim/LovaszSoftmax, ``classes="present"``), which fails on an image without a labelled pixel.
+    Here the differences :math:`J_k - J_{k-1}` are computed from counts, not by subtracting rounded numbers.
 
     Example:
         >>> import torch
@@ -96,7 +97,7 @@ class LovaszSoftmaxLoss(SegmentationCriterion):
 
 
 def _shares(classes: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
-    """Weight of each class of each group in the loss, (G, C), from the classes of pixels (G, N), where C means ignored."""
+    """Weight of each class of each group in the loss, (G, C), from classes of pixels (G, N), where C means ignored."""
     present = torch.zeros(len(classes), num_classes + 1, dtype=dtype, device=classes.device)
     present = present.scatter_(1, classes, 1)[:, :num_classes]
     in_group = present.sum(dim=1, keepdim=True)
@@ -104,7 +105,7 @@ def _shares(classes: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
 
 
 def _iou_steps(true: Tensor, dtype: torch.dtype) -> Tensor:
-    """Decrease of the IoU with each further wrong pixel, for sorted pixels (G, N); ``true`` marks pixels of the class."""
+    """Decrease of the IoU with each further wrong pixel of sorted pixels (G, N); ``true`` marks pixels of the class."""
     number = torch.arange(1, true.shape[1] + 1, device=true.device)
     found = true.cumsum(dim=1)
     total = found[:, -1:]

@@ -89,26 +89,26 @@ class RegionLoss(SegmentationCriterion):
 class DiceLoss(RegionLoss):
     r"""One minus the soft Dice score of each class, computed from the softmax of the logits.
 
-    With :math:`p` the softmax of the logits, upsampled to the size of the target, :math:`y` the one-hot target, and sums
-    over the pixels that are not ignored, the loss is the mean over the classes in the labels of
+    With :math:`p` the softmax of the logits, upsampled to the size of the target, :math:`y` the one-hot target, and
+    sums over the pixels that are not ignored, the loss is the mean over the classes in the labels of
 
     .. math::
         \mathcal{L}_c = 1 - \frac{\sum p_c y_c + s}{(\sum p_c + \sum y_c) / 2 + s}
 
     Large and small regions have equal weight. Use this loss together with cross-entropy, see :class:`WeightedSum`. In
-    published trainings on Cityscapes, adding it lowered the mIoU: from 80.4 to 73.6 (HRNet, 3 runs each) and from 81.3 to
-    81.1 (UPerNet, 3 seeds each).
+    published trainings on Cityscapes, adding it lowered the mIoU: from 80.4 to 73.6 (HRNet, 3 runs each) and from 81.3
+    to 81.1 (UPerNet, 3 seeds each).
 
     Region losses and devices: "batch" and "class" average over the images of one call, thus of one process and one
     micro-batch. With few images per process, they optimise the score of an image instead of the dataset's score.
 
-    The loss takes the softmax and three more passes over the upsampled logits. At most three tensors of their size exist at a
-    time.
+    The loss takes the softmax and three more passes over the upsampled logits. At most three tensors of their size
+    exist at a time.
 
     Args:
-        over: Order of sums and means. "batch": sum over the images of the call, then mean over classes. "image": sum over
-            each image, mean over its classes, then mean over images. "class": sum over each image, mean over the images with
-            the class, then mean over classes. Images without a labelled pixel are left out.
+        over: Order of sums and means. "batch": sum over the images of the call, then mean over classes. "image": sum
+            over each image, mean over its classes, then mean over images. "class": sum over each image, mean over the
+            images with the class, then mean over classes. Images without a labelled pixel are left out.
         smooth: The :math:`s` of the formula, in pixels, positive. With 1, a class of few pixels has less weight.
         ignore_index: Target value of ignored pixels; any integer.
 
@@ -118,12 +118,12 @@ class DiceLoss(RegionLoss):
         - output: scalar, float32, or float64 for float64 logits; 0 if all pixels are ignored
 
     Raises:
-        ValueError: For arguments out of range, and, in the forward pass, for other shapes, dtypes or target values. Target
-            values are checked on the CPU only: on a GPU the check would force a synchronisation.
+        ValueError: For arguments out of range, and, in the forward pass, for other shapes, dtypes or target values.
+            Target values are checked on the CPU only: on a GPU the check would force a synchronisation.
         RuntimeError: For a second derivative, because the gradient is computed in the forward pass.
 
-    Source: Wang et al., "Jaccard Metric Losses", NeurIPS 2023, arXiv 2302.05666. Their code (zifuwanggg/JDTLosses) has both
-    losses with these means. segmentation_models_pytorch divides by the number of all classes instead.
+    Source: Wang et al., "Jaccard Metric Losses", NeurIPS 2023, arXiv 2302.05666. Their code (zifuwanggg/JDTLosses) has
+    both losses with these means. segmentation_models_pytorch divides by the number of all classes instead.
 
     Example:
         >>> import torch
@@ -146,8 +146,9 @@ class JaccardLoss(RegionLoss):
     .. math::
         \mathcal{L}_c = 1 - \frac{\sum p_c y_c + s}{\sum p_c + \sum y_c - \sum p_c y_c + s}
 
-    See :class:`DiceLoss` for symbols, arguments, means, costs and errors. The authors train with 0.25 cross-entropy + 0.75
-    Jaccard loss and ``smooth=1``. They report gains for 15 networks on 12 datasets, without paired seeds or boundary scores.
+    See :class:`DiceLoss` for symbols, arguments, means, costs and errors. The authors train with 0.25 cross-entropy +
+    0.75 Jaccard loss and ``smooth=1``. They report gains for 15 networks on 12 datasets, without paired seeds or
+    boundary scores.
 
     Source: Wang et al., "Jaccard Metric Losses", NeurIPS 2023, arXiv 2302.05666. Soft labels are not supported here.
 

@@ -21,54 +21,56 @@ CHUNK = 2**23
 
 
 class RMILoss(SegmentationCriterion):
-    r"""Mean of the binary cross-entropy and of a negative lower bound of the mutual information of label and prediction.
+    r"""Mean of binary cross-entropy and a negative lower bound of the mutual information of label and prediction.
 
-    With :math:`s` the sigmoid of the logits, upsampled to the size of the target, :math:`y` the one-hot target and :math:`n`
-    the number of pixels that are not ignored,
+    With :math:`s` the sigmoid of the logits, upsampled to the size of the target, :math:`y` the one-hot target and
+    :math:`n` the number of pixels that are not ignored,
 
     .. math::
         \mathcal{L} = \frac{1}{2} \mathrm{BCE} + \frac{1}{2} \mathrm{RMI}, \qquad
         \mathrm{BCE} = \frac{1}{n + 1} \sum \left[ -y \log s - (1 - y) \log (1 - s) \right]
 
-    where the sum is over the classes and the pixels that are not ignored. For RMI, each class map of each image is pooled.
-    The 3 x 3 neighbourhoods of the pooled maps are vectors, Y for the label and P for the prediction. With :math:`\Sigma`
-    their covariances times the number of neighbourhoods,
+    where the sum is over the classes and the pixels that are not ignored. For RMI, each class map of each image is
+    pooled. The 3 x 3 neighbourhoods of the pooled maps are vectors, Y for the label and P for the prediction. With
+    :math:`\Sigma` their covariances times the number of neighbourhoods,
 
     .. math::
         \mathrm{RMI} = \sum_c \operatorname*{mean}_{\text{images}} \frac{1}{18} \log \det \left(
         \Sigma_Y - \Sigma_{YP} (\Sigma_P + \alpha I)^{-1} \Sigma_{YP}^T + \alpha I \right), \qquad \alpha = 0.0005
 
-    The loss can be negative. It depends on the number of classes and on the image size. A class that is absent from an image
-    adds the constant :math:`\log(\alpha) / 2 = -3.8`. Training uses one sigmoid per class; predictions remain the argmax of
-    the logits. After a forward pass, ``terms`` has "bce" and "rmi".
+    The loss can be negative. It depends on the number of classes and on the image size. A class that is absent from an
+    image adds the constant :math:`\log(\alpha) / 2 = -3.8`. Training uses one sigmoid per class; predictions remain the
+    argmax of the logits. After a forward pass, ``terms`` has "bce" and "rmi".
 
-    In published trainings on Cityscapes, the loss gained over cross-entropy 0.5 (HRNet) and 0.7 (OCR, RMI for the main output
-    only) points of mIoU with three runs each, and 0.8 (DeepLabV3+) in a single run. Seeds of one training differ by 0.4 to
-    0.7.
+    In published trainings on Cityscapes, the loss gained over cross-entropy 0.5 (HRNet) and 0.7 (OCR, RMI for the main
+    output only) points of mIoU with three runs each, and 0.8 (DeepLabV3+) in a single run. Seeds of one training differ
+    by 0.4 to 0.7.
 
-    Covariances are computed in float64, which Apple's devices do not support, for some classes of one image at a time. They
-    need at most 0.5 GiB besides the upsampled logits and their gradient. The host does not wait for the device.
+    Covariances are computed in float64, which Apple's devices do not support, for some classes of one image at a time.
+    They need at most 0.5 GiB besides the upsampled logits and their gradient. The host does not wait for the device.
 
     Args:
         pooling: "max", as in the authors' class, or "average", which includes the zeros of the padding.
-        kernel_size: Side of the pooling window in pixels, 1 or more. The authors' training script uses average pooling of 4.
+        kernel_size: Side of the pooling window in pixels, 1 or more. The authors' training script uses average pooling
+            of 4.
         stride: Stride of the pooling window in pixels, 1 or more.
         ignore_index: Target value of ignored pixels; any integer.
 
     Shape:
         - logits: :math:`(B, C, h, w)`, floating point
-        - target: :math:`(B, H, W)`, integer, classes :math:`0..C-1` or ``ignore_index``, large enough for 3 x 3 pooled pixels
+        - target: :math:`(B, H, W)`, integer, classes :math:`0..C-1` or ``ignore_index``, large enough for 3 x 3 pooled
+          pixels
         - output: scalar, float32, or float64 for float64 logits
 
     Raises:
-        ValueError: For arguments out of range, and, in the forward pass, for other shapes, dtypes or target values. Target
-            values are checked on the CPU only: on a GPU the check would force a synchronisation.
+        ValueError: For arguments out of range, and, in the forward pass, for other shapes, dtypes or target values.
+            Target values are checked on the CPU only: on a GPU the check would force a synchronisation.
         RuntimeError: For a second derivative, because the gradient is computed in the forward pass.
 
-    Source: Zhao et al., "Region Mutual Information Loss for Semantic Segmentation", NeurIPS 2019, arXiv 1910.12037. The values
-    equal those of the authors' code (ZJULearning/RMI), which inverts :math:`\Sigma_P + \alpha I` and then takes a Cholesky
-    factor of the remaining matrix. Here one Cholesky factor of the covariance of (P, Y) contains that factor as its last
-    block, and the matrix is never singular.
+    Source: Zhao et al., "Region Mutual Information Loss for Semantic Segmentation", NeurIPS 2019, arXiv 1910.12037. The
+    values equal those of the authors' code (ZJULearning/RMI), which inverts :math:`\Sigma_P + \alpha I` and then takes
+    a Cholesky factor of the remaining matrix. Here one Cholesky factor of the covariance of (P, Y) contains that factor
+    as its last block, and the matrix is never singular.
 
     Example:
         >>> import torch

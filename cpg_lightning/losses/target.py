@@ -16,8 +16,8 @@ def checked_target(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
         The target, int64: in uint8, a comparison with -100 would match 156.
 
     Raises:
-        ValueError: For other shapes, dtypes or target values. Target values are checked on the CPU only: on a GPU the check
-            would force a synchronisation.
+        ValueError: For other shapes, dtypes or target values. Target values are checked on the CPU only: on a GPU the
+            check would force a synchronisation.
     """
     if logits.ndim != 4:
         raise ValueError(f"expected logits of shape (B, C, H, W), got {tuple(logits.shape)}")

@@ -13,11 +13,11 @@ from .criterion import SegmentationCriterion
 class WeightedSum(SegmentationCriterion):
     """The weighted sum of criteria, such as cross-entropy plus Lovász-softmax.
 
-    After a forward pass, ``terms`` holds the terms of all criteria, detached and unweighted. A name that two criteria share
-    is prefixed with the class name, and with a number for two criteria of one class: ``DiceLoss1/dice``, ``DiceLoss2/dice``.
-    The auxiliary output gets cross-entropy, with the class weights of the first criterion that has class weights. Each
-    criterion upsamples the logits itself. Criteria that compute their gradient in the forward pass thus hold their tensors
-    one after another.
+    After a forward pass, ``terms`` holds the terms of all criteria, detached and unweighted. A name that two criteria
+    share is prefixed with the class name, and with a number for two criteria of one class: ``DiceLoss1/dice``,
+    ``DiceLoss2/dice``. The auxiliary output gets cross-entropy, with the class weights of the first criterion that has
+    class weights. Each criterion upsamples the logits itself. Criteria that compute their gradient in the forward pass
+    thus hold their tensors one after another.
 
     Args:
         losses: The criteria, 1 or more.
@@ -29,8 +29,8 @@ class WeightedSum(SegmentationCriterion):
         - output: scalar
 
     Raises:
-        ValueError: If there is no loss, if the numbers of weights and losses differ, if a weight is negative or infinite, if
-            all weights are 0, or if the losses differ in ``ignore_index``.
+        ValueError: If there is no loss, if the numbers of weights and losses differ, if a weight is negative or
+            infinite, if all weights are 0, or if the losses differ in ``ignore_index``.
 
     Example:
         >>> import torch

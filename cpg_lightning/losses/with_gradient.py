@@ -27,8 +27,8 @@ def loss_with_gradient(
 ) -> Tensor:
     """A loss on activated logits at target size, computed outside autocast.
 
-    The gradient with respect to the logits is computed in the forward pass. Autograd therefore saves no tensor at target size,
-    and at most three tensors of shape (B, C, H, W) exist at a time: the activations and two gradients.
+    The gradient with respect to the logits is computed in the forward pass. Autograd therefore saves no tensor at
+    target size, and at most three tensors of shape (B, C, H, W) exist at a time: the activations and two gradients.
 
     Args:
         logits: Floating point, (B, C, h, w).

@@ -18,9 +18,9 @@ from torch import Tensor
 #    A A A A B B B   . . . A . . .        A . . A B . B    . . A A B B .
 #    A A A A B B B   . . . A . . .        A A A A B B B    . . A A B B .
 #
-# A pixel of one_pixel_contours is on the contours of both A and B. In the two bands, a pixel belongs to its own label only.
-# Two more definitions exist: pictures.boundary_band selects the pixels to draw, and losses.cpg.boundary_entries selects
-# entries (pixel, class, direction).
+# A pixel of one_pixel_contours is on the contours of both A and B. In the two bands, a pixel belongs to its own label
+# only. Two more definitions exist: pictures.boundary_band selects the pixels to draw, and losses.cpg.boundary_entries
+# selects entries (pixel, class, direction).
 
 VOID = 255  # value of ignored pixels in these label maps
 
@@ -56,8 +56,8 @@ def one_pixel_contours(labels: Tensor) -> tuple[Tensor, Tensor]:
         labels: Classes or ``VOID``, uint8 (N, H, W).
 
     Returns:
-        The flat index of each contour pixel, in ascending order, int64 (P). The classes whose contours contain the pixel, at
-        most four, padded with ``VOID``, uint8 (4, P).
+        The flat index of each contour pixel, in ascending order, int64 (P). The classes whose contours contain the
+        pixel, at most four, padded with ``VOID``, uint8 (4, P).
     """
     mixed, corners = mixed_blocks(labels)
     pixels = mixed.view(-1).nonzero().squeeze(1)
@@ -69,10 +69,10 @@ def one_pixel_contours(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def inner_bands(labels: Tensor, width: int) -> Tensor:
-    """The inner band of each segment: its pixels within ``width`` of another label or the image border, Chebyshev distance.
+    """The inner band of each segment: its pixels within ``width`` of another label or of the image border.
 
-    For each label, the band is the part of its mask that erosion with a box of ``2 * width + 1`` pixels and zero padding
-    removes.
+    Distances are Chebyshev distances. For each label, the band is the part of its mask that erosion with a box of ``2 * width + 1`` pixels and zero
+    padding removes.
 
     Args:
         labels: uint8 (N, H, W)

@@ -24,15 +24,17 @@ class BoundaryF1Score(CurveMetric):
 
     The precision P is the fraction of the predicted contour pixels with a target contour pixel within the distance. The
     recall R is the fraction of the target's contour pixels with a predicted one within the distance. A pixel is on the
-    contour of a class if the class's mask changes towards its east, south or south-east neighbour. The image border is not
-    a contour. Ignored pixels are removed from both masks, so the borders of ignored regions are contours in both.
+    contour of a class if the class's mask changes towards its east, south or south-east neighbour. The image border is
+    not a contour. Ignored pixels are removed from both masks, so the borders of ignored regions are contours in both.
 
     Args:
         num_classes: Number of classes C.
-        thresholds: Euclidean distances in pixels. A value below 1 is a fraction of the image's diagonal, rounded up to pixels.
+        thresholds: Euclidean distances in pixels. A value below 1 is a fraction of the image's diagonal, rounded up to
+            pixels.
         mode: ``"pooled"``: contour pixels are counted over all images; the mean is over the classes with contours.
             ``"present"``: mean over the images where the prediction or the target has a contour of the class, then over
-            classes. ``"gscnn"``: mean over all images, then over all classes; a class without contours in an image scores
+            classes. ``"gscnn"``: mean over all images, then over all classes; a class without contours in an image
+            scores
             1. GSCNN and later papers use it; it inflates the scores of rare classes.
         ignore_index: Target value of ignored pixels.
         kwargs: Keyword arguments of ``torchmetrics.Metric``.
@@ -45,8 +47,8 @@ class BoundaryF1Score(CurveMetric):
     Raises:
         ValueError: For numbers out of range.
 
-    Source: Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation" (DAVIS), 2016;
-    Takikawa et al., "Gated-SCNN", 2019.
+    Source: Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation" (DAVIS),
+    2016; Takikawa et al., "Gated-SCNN", 2019.
 
     Example:
         >>> target = torch.zeros(1, 8, 8, dtype=torch.int64)
@@ -142,8 +144,8 @@ def contour_counts(pair: Tensor, distances: Sequence[float], num_classes: int) -
         num_classes: Number of classes C.
 
     Returns:
-        int64 (T, C, 4): for each distance and class, the predicted contour pixels that match, all predicted ones, the target's
-        contour pixels that match, and all of the target's.
+        int64 (T, C, 4): for each distance and class, the predicted contour pixels that match, all predicted ones, the
+        target's contour pixels that match, and all of the target's.
     """
     distances = [min(distance, sum(pair.shape[1:])) for distance in distances]  # the largest possible distance
     pixels, classes = one_pixel_contours(pair)
@@ -172,8 +174,9 @@ def squared_distances(
 ) -> Tensor:
     """Squared distance of each contour entry to the nearest one of its class in the other label map.
 
-    It is a Euclidean distance transform in two separable passes. The first writes the squared distance along the row to the
-    cells around each contour pixel. The second takes the minimum over the rows above and below, at contour pixels only.
+    It is a Euclidean distance transform in two separable passes. The first writes the squared distance along the row to
+    the cells around each contour pixel. The second takes the minimum over the rows above and below, at contour pixels
+    only.
 
     Args:
         pixels: Flat index of each entry in its label map, int64 (E).

@@ -17,9 +17,10 @@ class BoundaryIoU(Metric):
     .. math::
         \mathrm{BIoU}_c = \frac{\sum_n |G^d_{n,c} \cap P^d_{n,c}|}{\sum_n |G^d_{n,c} \cup P^d_{n,c}|}
 
-    The band of a class is the part of its mask that erosion with a box of :math:`2d + 1` pixels removes. The image border
-    counts as a boundary. The width d is a fraction of the image's diagonal, rounded, at least 1. In the target, ignored
-    pixels form a segment of their own. In the prediction they keep their predicted class. Ignored pixels are not counted.
+    The band of a class is the part of its mask that erosion with a box of :math:`2d + 1` pixels removes. The image
+    border counts as a boundary. The width d is a fraction of the image's diagonal, rounded, at least 1. In the target,
+    ignored pixels form a segment of their own. In the prediction they keep their predicted class. Ignored pixels are
+    not counted.
 
     Args:
         num_classes: Number of classes C.
@@ -29,8 +30,8 @@ class BoundaryIoU(Metric):
         kwargs: Keyword arguments of ``torchmetrics.Metric``.
 
     Attributes:
-        last_counts: Counts of the last batch: for each class, the pixels in both bands, in the predicted band and in the
-            target's band, int64 (3, C); zeros before the first batch.
+        last_counts: Counts of the last batch: for each class, the pixels in both bands, in the predicted band and in
+            the target's band, int64 (3, C); zeros before the first batch.
         last_size: Height and width of the images of the last batch; None before the first batch.
 
     Shape:
@@ -41,9 +42,9 @@ class BoundaryIoU(Metric):
     Raises:
         ValueError: For numbers out of range.
 
-    Source: Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation", 2021. The paper evaluates
-    objects; here classes are evaluated, with counts over the dataset. Ignored pixels are treated as in the paper's panoptic
-    evaluation.
+    Source: Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation", 2021. The paper
+    evaluates objects; here classes are evaluated, with counts over the dataset. Ignored pixels are treated as in the
+    paper's panoptic evaluation.
 
     Example:
         >>> target = torch.zeros(1, 8, 8, dtype=torch.int64)

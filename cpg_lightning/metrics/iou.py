@@ -17,8 +17,8 @@ class ClassIoU(MulticlassJaccardIndex):
     .. math::
         \mathrm{IoU}_c = \frac{\mathrm{TP}_c}{\mathrm{TP}_c + \mathrm{FP}_c + \mathrm{FN}_c}
 
-    Pixels whose target is ``ignore_index`` are not counted. ``compute().nanmean()`` is the mIoU. Benchmarks differ in the
-    score of a class that is absent from the labels:
+    Pixels whose target is ``ignore_index`` are not counted. ``compute().nanmean()`` is the mIoU. Benchmarks differ in
+    the score of a class that is absent from the labels:
 
     ================= ======================= =====================
     ``absent``        never predicted         predicted
@@ -28,12 +28,12 @@ class ClassIoU(MulticlassJaccardIndex):
     ``"zero"``        0                       0
     ================= ======================= =====================
 
-    The three rules are those of the official evaluations of Cityscapes (also mmsegmentation), COCO-Stuff and ADE20K (also
-    HRNet), in this order.
+    The three rules are those of the official evaluations of Cityscapes (also mmsegmentation), COCO-Stuff and ADE20K
+    (also HRNet), in this order.
 
-    The class differs from torchmetrics' ``MulticlassJaccardIndex`` in counting and division. Counting does not synchronise
-    with the device. Under ``Trainer(deterministic=True)`` its memory does not grow with classes times pixels. Division is
-    in float64.
+    The class differs from torchmetrics' ``MulticlassJaccardIndex`` in counting and division. Counting does not
+    synchronise with the device. Under ``Trainer(deterministic=True)`` its memory does not grow with classes times
+    pixels. Division is in float64.
 
     Args:
         num_classes: Number of classes C.
@@ -82,11 +82,11 @@ class ClassIoU(MulticlassJaccardIndex):
         self.confmat += self.last_confusion
 
     def compute(self) -> Tensor:
-        """The IoU of each class; NaN for a class that is left out, and for the class ``ignore_index``, if there is one."""
+        """The IoU of each class; NaN for a class that is left out and for the class ``ignore_index``, if any."""
         return intersection_over_union(self.confmat, self.absent, self.void)
 
     def confusion_matrix(self) -> Tensor:
-        """The confusion matrix of all processes, int64 (C, C): rows are target classes, columns are predicted classes."""
+        """The confusion matrix over all processes, int64 (C, C): rows are targets, columns are predictions."""
         with self.sync_context():
             return self.confmat.clone()
 
@@ -124,8 +124,9 @@ def intersection_over_union(confmat: Tensor, absent: AbsentClasses = "skip", ign
 def accuracies(confmat: Tensor) -> dict[str, Tensor]:
     """Pixel accuracy, mean class accuracy and frequency-weighted IoU of a confusion matrix (C, C), float64 scalars.
 
-    ``pixel_accuracy`` is the fraction of correctly predicted pixels. ``class_accuracy`` is the mean of this fraction over
-    the classes in the labels. ``fwIoU`` is the sum of the IoUs, weighted by each class's fraction of the labelled pixels.
+    ``pixel_accuracy`` is the fraction of correctly predicted pixels. ``class_accuracy`` is the mean of this fraction
+    over the classes in the labels. ``fwIoU`` is the sum of the IoUs, weighted by each class's fraction of the labelled
+    pixels.
     """
     labelled, right = confmat.sum(dim=1), confmat.diagonal()
     return {

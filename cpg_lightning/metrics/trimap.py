@@ -15,11 +15,11 @@ from cpg_lightning.metrics.iou import intersection_over_union
 class TrimapJaccardIndex(CurveMetric):
     """Mean intersection over union in bands around the target's boundaries, for each of several widths.
 
-    A boundary pixel is a pixel with one of its 4 neighbours in another class. The band of width w contains all pixels within
-    a Chebyshev distance of w from a boundary pixel. Boundary pixels lie on both sides of a boundary, so the band of a
-    straight boundary has w + 1 pixels on each side. Borders of ignored regions are not boundaries, and ignored pixels are
-    not counted. Each width has one confusion matrix over the dataset. A class that is absent from both predictions and
-    targets in the band is left out of the mean.
+    A boundary pixel is a pixel with one of its 4 neighbours in another class. The band of width w contains all pixels
+    within a Chebyshev distance of w from a boundary pixel. Boundary pixels lie on both sides of a boundary, so the band
+    of a straight boundary has w + 1 pixels on each side. Borders of ignored regions are not boundaries, and ignored
+    pixels are not counted. Each width has one confusion matrix over the dataset. A class that is absent from both
+    predictions and targets in the band is left out of the mean.
 
     Args:
         num_classes: Number of classes C.
