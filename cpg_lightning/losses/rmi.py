@@ -158,9 +158,7 @@ class RMILoss(SegmentationCriterion):
 def _information(predicted: Tensor, true: Tensor) -> Tensor:
     """The sum over classes of log det(...) / 18 of an image's pooled maps (1, C, h, w), see :class:`RMILoss`."""
     classes, area = true.shape[1], SIDE * SIDE
-    maps = (
-        torch.stack([predicted, true], dim=2).flatten(1, 2).double()
-    )  # (1, 2C, h, w), the two maps of a class adjacent
+    maps = torch.stack([predicted, true], dim=2).flatten(1, 2).double()  # (1, 2C, h, w), both maps of a class adjacent
     vectors = F.unfold(maps, SIDE).view(classes, 2 * area, -1)  # (C, 18, N)
     mean = vectors.mean(dim=2, keepdim=True)
     scatter = vectors @ vectors.mT - vectors.shape[2] * mean @ mean.mT

@@ -58,7 +58,8 @@ def easy_or_ignored(likelihood: Tensor, ignored: Tensor, threshold: float, min_k
         likelihood: Probability of the true class, (B, H, W).
         ignored: Pixels that are ignored, bool, (B, H, W).
         threshold: Pixels below this probability are kept.
-        min_kept: Smallest number of pixels to keep: the threshold is raised to the likelihood of this rank.
+        min_kept: Rank, from 0 for the lowest likelihood; the threshold is raised to at least the likelihood of this
+            rank.
     """
     ordered = likelihood.masked_fill(ignored, math.inf).flatten().sort().values
     last = (ignored.numel() - 1 - ignored.sum()).clamp_(min=0, max=min_kept)
