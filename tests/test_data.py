@@ -336,7 +336,7 @@ class TestErrors:
 
     def test_two_images_of_one_name_are_refused(self, camvid):
         Image.new("RGB", (48, 36)).save(camvid / "val" / "val_001.jpg")
-        with pytest.raises(ValueError, match=r"one file a name, got both .*val_001"):
+        with pytest.raises(ValueError, match=r"one file per name, got both .*val_001"):
             module_of(camvid).setup("validate")
 
     def test_a_loader_before_setup_says_what_is_missing(self, camvid):
