@@ -124,7 +124,7 @@ class TestFullDisk:
             OnFullDisk(0).save_checkpoint(checkpoint_of(2), path)
         assert re.sub(r"needs 0\.1 MB; 0\.0 MB", "needs N; M", str(error.value)) == (
             f"[Errno 28] expected to write the checkpoint last.ckpt in {path.parent}, which needs N; M are free, got: No space "
-            "left on device. The file of this name from before is whole, if there was one. Make room, or choose a folder on "
+            "left on device. A previous file of this name is unchanged. Make room, or choose a folder on "
             "another disk"
         )
 
