@@ -249,7 +249,7 @@ FILES = [
     BadInput("an image in two lists", listed(b"train0\nval0\n"), "expected each image in one split, got 1 both in train.txt and in val.txt of mine, e.g. val0"),
     BadInput("a listed image that is missing", listed(b"train0\ntrain9\n"), "for each of the 2 names in mine/train.txt, got none for 1, e.g. 'train9'; names are without a suffix"),
     BadInput("an image that is listed twice for validation", listed(b"train0\n", b"val0\nval0\n"), "expected each name once in mine/val.txt, as an evaluation counts each image once, got 1 more than once, e.g. val0"),
-    BadInput("a list that is not UTF-8", listed("train0\nfrüh\n".encode("latin-1")), "expected a list in UTF-8, got another encoding: mine/train.txt; save it anew"),
+    BadInput("a list that is not UTF-8", listed("train0\nfrüh\n".encode("latin-1")), "expected a list in UTF-8, got another encoding: mine/train.txt; save it again"),
     BadInput("an empty list", listed(b"\n"), "expected one name per line, got an empty list: mine/train.txt"),
     BadInput("a list of COCO-Stuff 10k that is missing", lambda: (write_coco_stuff_10k(Path("coco")) / "imageLists/train.txt").unlink(), "expected the list coco/imageLists/train.txt, got ...", f"cpg check-data --data COCOStuff10kDataModule --data.root coco {CROP}"),
     BadInput("a part of a published dataset", lambda: write_ade20k(Path("ade20k")), "expected the 20210 images of the train split as published, got 4", f"cpg check-data --data ADE20KDataModule --data.root ade20k {CROP}"),
@@ -304,12 +304,12 @@ MODELS = [
     BadInput("a negative weight", folder(), "expected aux_weight to be 0 or more and finite, got -1.0", f"{FIT} --model.aux_weight -1"),
     BadInput("a function in place of an optimizer", folder(), "expected model.optimizer to be a torch optimizer, got os.system", f'{FIT} --model.optimizer "{{class_path: os.system, init_args: {{command: ls}}}}"'),
     BadInput("weights that are not there", folder(), "expected a file of weights, found none at none.pth", f"{FIT} --model.weights none.pth"),
-    BadInput("weights with other objects", folder(lambda root: Path("evil.pth").write_bytes(pickle.dumps(Path("x")))), "expected tensors and plain values alone, got other objects in evil.pth, which could run code and are not read", f"{FIT} --model.weights evil.pth"),
+    BadInput("weights with other objects", folder(lambda root: Path("evil.pth").write_bytes(pickle.dumps(Path("x")))), "expected only tensors and plain values, got other objects in evil.pth, which could run code and are not read", f"{FIT} --model.weights evil.pth"),
     BadInput("weights of another network", folder(lambda root: torch.save({"a": torch.zeros(1)}, "a.pth")), "missing", f"{FIT} --model.weights a.pth"),
     BadInput("a checkpoint that is not there", folder(), "expected a checkpoint file, got none: none.ckpt", f"{FIT} --ckpt_path none.ckpt"),
     BadInput("a text file as a checkpoint", folder(lambda root: Path("a.ckpt").write_text("text")), "expected a file of weights, could not read a.ckpt", f"{FIT} --ckpt_path a.ckpt"),
     BadInput("weights as a checkpoint to train on", folder(lambda root: torch.save({"pytorch-lightning_version": "2", "state_dict": {}}, "a.ckpt")), "got one without callbacks, epoch, global_step, loops, lr_schedulers, optimizer_states: a.ckpt; a file that holds weights alone can start another training by --model.weights", f"{FIT} --ckpt_path a.ckpt"),
-    BadInput("a prediction over a file of somebody else's", folder(lambda root: other_file(Path("out/labels/val0.png"))), "expected to write over predictions of this command alone, got out/labels/val0.png, which it did not write; choose another --output, or give --overwrite true", "cpg predict $MINE $MODEL --trainer.callbacks PredictionWriter --data.predict_images mine/images/val --output out"),
+    BadInput("a prediction over a file of somebody else's", folder(lambda root: other_file(Path("out/labels/val0.png"))), "expected to overwrite only predictions of this command, got out/labels/val0.png, which it did not write; choose another --output, or give --overwrite true", "cpg predict $MINE $MODEL --trainer.callbacks PredictionWriter --data.predict_images mine/images/val --output out"),
 ]  # fmt: skip
 
 RUNS = [

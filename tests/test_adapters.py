@@ -148,7 +148,7 @@ class TestUnusedParameters:
             warnings.simplefilter("error")
             unknown = Adapter(2, Flat(20))
         assert unknown.network.unused.weight.requires_grad
-        assert unknown.unprobed.startswith("Flat took no image of up to 512x512 pixels: mat1 and mat2 shapes")
+        assert unknown.unprobed.startswith("Flat accepted no image of up to 512x512 pixels: mat1 and mat2 shapes")
         with pytest.warns(UserWarning, match="network.unused.weight"):
             told = Adapter(2, Flat(20), fixed_size=(20, 20))
         with pytest.warns(UserWarning, match="network.unused.weight"):
@@ -350,7 +350,7 @@ class TestSMP:
 
     @pytest.mark.parametrize("encoder", ["tu-hf-hub:timm/resnet18", "tu-local-dir:/tmp", "tu-timm/resnet18"])
     def test_an_encoder_must_not_be_a_path(self, encoder):
-        with pytest.raises(ValueError, match=f"expected an encoder by its name alone, got '{encoder}'"):
+        with pytest.raises(ValueError, match=f"expected the name of an encoder, got '{encoder}'"):
             SMP(3, "unet", encoder)
 
     def test_options_must_not_repeat_arguments_or_name_files(self):
@@ -421,7 +421,8 @@ class TestHuggingFace:
         torch.testing.assert_close(again(images), network(images))
         assert (again.mean, again.std) == ((0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
         with pytest.warns(
-            UserWarning, match=r"decode_head.classifier.bias, decode_head.classifier.weight: they start anew"
+            UserWarning,
+            match=r"decode_head.classifier.bias, decode_head.classifier.weight: they are initialised randomly",
         ):
             assert HuggingFace(6, folder=str(tmp_path))(images)["out"].shape == (1, 6, 17, 25)
 

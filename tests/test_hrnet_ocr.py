@@ -137,7 +137,9 @@ class TestOfficialFiles:
             ValueError, match=r"4 of another shape: aux_head.3.bias \(4,\) instead of \(9,\).*new_classifier"
         ):
             other.load_weights(official)
-        with pytest.warns(UserWarning, match=r"4 classes instead of 9: aux_head.3.bias.*cls_head.weight start anew"):
+        with pytest.warns(
+            UserWarning, match=r"4 classes instead of 9: aux_head.3.bias.*cls_head.weight are reinitialised"
+        ):
             other.load_weights(official, new_classifier=True)
         torch.testing.assert_close(other.trunk.conv1.weight, official["conv1.weight"], rtol=0, atol=0)
 

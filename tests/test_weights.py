@@ -56,7 +56,7 @@ def test_weights_in_the_hub_cache_are_read_safely(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     torch.save(Malicious(written), tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2])
-    with pytest.raises(ValueError, match="expected tensors alone in the file of MobileNet_V3_Large_Weights"):
+    with pytest.raises(ValueError, match="expected only tensors in the file of MobileNet_V3_Large_Weights"):
         LRASPP(3, weights_backbone="IMAGENET1K_V1")
     assert not written.exists()
 
@@ -142,7 +142,7 @@ def test_a_file_with_a_cycle_is_read(layer, tmp_path):
     state = dict(layer.state_dict())
     state["model"] = state
     torch.save(state, tmp_path / "loop.pth")
-    with pytest.warns(UserWarning, match=r"expected weights alone in .*loop.pth; left out: model"):
+    with pytest.warns(UserWarning, match=r"expected only weights in .*loop.pth; left out: model"):
         torch.testing.assert_close(read_weights(tmp_path / "loop.pth"), dict(layer.state_dict()))
 
 
@@ -252,9 +252,9 @@ def test_a_checkpoint_of_any_network_is_loaded_without_warnings(pair, tmp_path):
 def test_a_checkpoint_of_any_network_can_be_loaded_for_other_classes(pair):
     network, build = pair
     other = build(3)
-    with pytest.raises(ValueError, match=r"of another shape.*new_classifier=True starts the last layers anew"):
+    with pytest.raises(ValueError, match=r"of another shape.*new_classifier=True reinitialises the last layers"):
         other.load_weights(checkpoint(network))
-    with pytest.warns(UserWarning, match="5 classes instead of 3: .* start anew"):
+    with pytest.warns(UserWarning, match="5 classes instead of 3: .* are reinitialised"):
         other.load_weights(checkpoint(network), new_classifier=True)
     ours, theirs = other.state_dict(), network.state_dict()
     same = [name for name in ours if ours[name].shape == theirs[name].shape]
@@ -323,7 +323,7 @@ def test_other_entries_are_left_out_and_named_once():
     with pytest.warns(UserWarning) as caught:
         other.load_weights(weights)
     assert [str(warning.message) for warning in caught] == [
-        "expected weights alone; left out: note",
+        "expected only weights; left out: note",
         "the weights hold more than this Own has; left out: loss_fn.weight, module.aux.weight, n_averaged and 1 more",
     ]
     torch.testing.assert_close(other.state_dict(), network.state_dict(), rtol=0, atol=0)

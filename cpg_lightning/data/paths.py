@@ -76,7 +76,7 @@ def lines_of(content: bytes, path: Path) -> list[str]:
     try:
         lines = [line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"expected a list in UTF-8, got another encoding: {path}; save it anew") from error
+        raise ValueError(f"expected a list in UTF-8, got another encoding: {path}; save it again") from error
     if not lines or any("\0" in line for line in lines):
         raise ValueError(f"expected one name per line, got {'no text' if lines else 'an empty list'}: {path}")
     return lines

@@ -117,7 +117,7 @@ class PredictionRecord:
         taken = next((path for path in (self.path(kind, name) for kind in self.kinds) if os.path.lexists(path)), None)
         if taken is not None:
             raise ValueError(
-                f"expected to write over predictions of this command alone, got {taken}, which it did not write; choose "
+                f"expected to overwrite only predictions of this command, got {taken}, which it did not write; choose "
                 "another --output, or give --overwrite true"
             )
 

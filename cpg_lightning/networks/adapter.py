@@ -164,7 +164,7 @@ class Adapter(SegmentationNetwork):
             if refusal(self, size) is None:
                 return None
         self.fixed_size = None
-        return f"{type(self.network).__name__} took no image of up to {SIDES[-1]}x{SIDES[-1]} pixels: {reason}"
+        return f"{type(self.network).__name__} accepted no image of up to {SIDES[-1]}x{SIDES[-1]} pixels: {reason}"
 
     def _freeze_unused(self) -> str | None:
         """Freeze the parameters that do not contribute to the logits. Returns the reason if that fails, else None."""

@@ -120,9 +120,12 @@ def _loaded(transformers: Any, num_classes: int, folder: Path) -> Any:
         trust_remote_code=False,
         output_loading_info=True,
     )
-    anew = sorted({*found["missing_keys"], *(entry[0] for entry in found["mismatched_keys"])})
-    if anew:
-        warnings.warn(f"{folder} has no weights of this shape for {', '.join(anew)}: they start anew", stacklevel=3)
+    missing = sorted({*found["missing_keys"], *(entry[0] for entry in found["mismatched_keys"])})
+    if missing:
+        warnings.warn(
+            f"{folder} has no weights of this shape for {', '.join(missing)}: they are initialised randomly",
+            stacklevel=3,
+        )
     return network
 
 

@@ -129,9 +129,7 @@ def _check_names(encoder: str, options: dict[str, Any]) -> None:
             f"expected options beside num_classes, architecture, encoder and encoder_weights, got {', '.join(ours)}"
         )
     if any(sign in encoder for sign in "/\\:"):
-        raise ValueError(
-            f"expected an encoder by its name alone, got {encoder!r}; give weights of a file by --model.weights"
-        )
+        raise ValueError(f"expected the name of an encoder, got {encoder!r}; give weights of a file by --model.weights")
     reading = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "weights"}
     named = sorted(reading & options.keys())
     if named:

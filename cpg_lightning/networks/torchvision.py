@@ -163,7 +163,7 @@ def _downloaded(weights: WeightsEnum) -> dict[str, Tensor]:
         ) from error
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"expected tensors alone in the file of {weights} in {torch.hub.get_dir()}/checkpoints"
+            f"expected only tensors in the file of {weights} in {torch.hub.get_dir()}/checkpoints"
         ) from error
     return state
 

@@ -90,8 +90,8 @@ def read_file(path: str | Path) -> Any:
         if not _is_pickle(path) and not zipfile.is_zipfile(path):
             raise ValueError(f"expected a file of weights, could not read {path}: {reason}") from error
         raise ValueError(
-            f"expected tensors and plain values alone, got other objects in {path}, which could run code and are not "
-            f"read ({reason}); where the file is to be trusted, save its state_dict() anew"
+            f"expected only tensors and plain values, got other objects in {path}, which could run code and are not "
+            f"read ({reason}); if you trust the file, save its state_dict() again"
         ) from error
     except Exception as error:  # a damaged file can raise any error, even MemoryError for a wrong size
         reason = (str(error) or type(error).__name__).partition("\n")[0]
@@ -118,7 +118,7 @@ def read_weights(source: Source) -> dict[str, Tensor]:
         raise ValueError(f"expected weights by name{place}, got {_described(content)}")
     others = [str(name) for name, value in found.items() if not _is_weight(value)]
     if others:
-        warnings.warn(f"expected weights alone{place}; left out: {_listed(others)}", stacklevel=2)
+        warnings.warn(f"expected only weights{place}; left out: {_listed(others)}", stacklevel=2)
     return weights
 
 
@@ -177,7 +177,7 @@ def load_into(network: nn.Module, weights: Mapping[str, Tensor], new_classifier:
             f"expected the {len(own)} weights of this {type(network).__name__}, got others: "
             + "; ".join(f"{len(names)} {problem}: {_listed(names)}" for problem, names in problems if names)
             + (
-                "; for another number of classes, new_classifier=True starts the last layers anew"
+                "; for another number of classes, new_classifier=True reinitialises the last layers"
                 if only_classes and not missing
                 else ""
             )
@@ -188,10 +188,10 @@ def load_into(network: nn.Module, weights: Mapping[str, Tensor], new_classifier:
             f"the weights hold more than this {type(network).__name__} has; left out: {_listed(rest)}", stacklevel=2
         )
     if reshaped:
-        _start_anew(network, reshaped)
+        _reinitialise(network, reshaped)
         ((old, *_), (new, *_)), *_ = counts
         names = _listed(reshaped, most=len(reshaped))
-        warnings.warn(f"the weights are of {old} classes instead of {new}: {names} start anew", stacklevel=2)
+        warnings.warn(f"the weights are of {old} classes instead of {new}: {names} are reinitialised", stacklevel=2)
     network.load_state_dict({name: w for name, w in found.items() if name not in reshaped}, strict=False)
 
 
@@ -201,7 +201,7 @@ def _is_plain_archive(path: Path) -> bool:
         return False
     with zipfile.ZipFile(path) as archive:
         if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
-            raise ValueError("expected an archive of torch.save, got one with compressed records; save it anew")
+            raise ValueError("expected an archive of torch.save, got one with compressed records; save it again")
     return True
 
 
@@ -249,7 +249,7 @@ def _common_prefix(names: list[str]) -> str:
     return "".join(f"{part}." for part, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
 
 
-def _start_anew(network: nn.Module, weights: list[str]) -> None:
+def _reinitialise(network: nn.Module, weights: list[str]) -> None:
     """Reinitialise the layers of these weights."""
     for layer in {name.rpartition(".")[0] for name in weights}:
         reset: Any = getattr(network.get_submodule(layer), "reset_parameters", None)

@@ -83,7 +83,9 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILES", help="W&B sweep files, run in this order")
     parser.add_argument("--list", action="store_true", help="show the cells and their states, and run nothing")
-    parser.add_argument("--cell", type=int, metavar="N", help="the cell of this number in --list alone, counted from 1")
+    parser.add_argument(
+        "--cell", type=int, metavar="N", help="run only the cell of this number in --list, counted from 1"
+    )
     parser.add_argument(
         "--jobs", type=_positive, default=1, metavar="N", help="cells at a time; divides GPUs and cores (default: 1)"
     )

@@ -13,11 +13,11 @@ BY_SEED_METHOD = (
 )
 OTHER_SCORES = (
     "Decide before the runs which score is the decisive one. Of many scores, some differ by chance: Holm's correction is for the "
-    "comparisons of one score alone."
+    "comparisons of a single score."
 )
 BY_IMAGE = "Do these trained networks differ on such images?"
 BY_IMAGE_METHOD = (
-    "The second question: the trained networks stay as they are, and the images are drawn anew. The interval is a bootstrap "
+    "The second question: the trained networks are fixed, and the images are resampled. The interval is a bootstrap "
     "over images of the dataset's score, averaged over seeds. It is not corrected for the number of comparisons, and it says "
     "nothing about new trainings."
 )
@@ -83,7 +83,7 @@ def agreement(by_seed: SeedComparison, by_image: ImageComparison) -> str:
         )
     if trainings:
         return "The answers agree. The difference holds for new trainings, and for other images of this kind"
-    return "The answers agree. Neither shows a difference, which does not show that there is none"
+    return "The answers agree. Neither shows a difference, but a difference may still exist"
 
 
 def seeds_of(comparison: SeedComparison) -> str:
