@@ -196,8 +196,8 @@ def decoded_file(
     if labelled and header is not None and header.orientation != 1:
         raise ValueError(
             f"expected a labelled image, and its label, to be stored as they are shown, got EXIF orientation "
-            f"{header.orientation}: {path}; whether it was labelled as stored or as shown only you know: turn the "
-            f"pixels if need be, and remove the tag by 'exiftool -Orientation= {path.name}'"
+            f"{header.orientation}: {path}; if it was labelled as shown, rotate the pixels; then remove the tag by "
+            f"'exiftool -Orientation= {path.name}'"
         )
     return decode(content, path)
 

@@ -134,7 +134,7 @@ class FileTree:
             counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
             if strays:
                 self.notes.append(
-                    f"not read in {self.root / folder}: {counts}, e.g. {strays[0]}; convert what you want used"
+                    f"not read in {self.root / folder}: {counts}, e.g. {strays[0]}; convert the files that you want to use"
                 )
         return found
 

@@ -83,7 +83,7 @@ def cpg_loss(
         raise ValueError(
             f"expected logits at the size of the target, {tuple(target.shape[-2:])} pixels, got "
             f"{tuple(logits.shape[-2:])}; upsample them with torch.nn.functional.interpolate, or use "
-            "CrossEntropyCPGLoss, which does"
+            "CrossEntropyCPGLoss, which upsamples them"
         )
     if logits.element_size() < 4:
         logits = logits.float()

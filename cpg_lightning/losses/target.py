@@ -26,7 +26,7 @@ def checked_target(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
         if target.ndim == 4 and target.shape[1] == 1:
             remedy = "; pass target[:, 0]"
         elif target.ndim == 4 and target.shape[1] == logits.shape[1]:
-            remedy = "; a one-hot target becomes one by target.argmax(dim=1)"
+            remedy = "; a one-hot target is converted by target.argmax(dim=1)"
         raise ValueError(
             f"expected a target of shape (B, H, W) with a class in each pixel, got {tuple(target.shape)}{remedy}"
         )
