@@ -12,7 +12,7 @@ __all__ = ["CPGLoss", "CrossEntropyCPGLoss", "__version__", "cpg_loss"]
 
 
 def __getattr__(name: str) -> Any:
-    """The losses, on first use: what needs no torch does not wait for it."""
+    """Import the losses on first use, so that commands without torch start fast."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module("cpg_lightning.losses"), name)

@@ -1,4 +1,4 @@
-"""The ``cpg`` command: hands over to what needs no Lightning before it is imported."""
+"""The ``cpg`` command: runs the subcommands that need no Lightning before importing it."""
 
 import io
 import os
@@ -17,8 +17,8 @@ def command() -> None:
 
 
 def without_lightning(name: str, arguments: list[str]) -> int:
-    """Run ``init``, ``study`` or ``report``; gives the exit status."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names may have characters that cannot be printed
+    """Run ``init``, ``study`` or ``report``, and return the exit status."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names may have unprintable characters
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if name == "init":
@@ -32,7 +32,7 @@ def without_lightning(name: str, arguments: list[str]) -> int:
         from cpg_lightning.studies.study import study
 
         return study(arguments)
-    except KeyboardInterrupt:  # before any cell was started
+    except KeyboardInterrupt:  # before the first cell has started
         return 130
     except (ValueError, OSError) as error:
         if os.environ.get("CPG_TRACEBACK"):

@@ -6,22 +6,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 FOLDER = "experiments"
-# What is copied; a checkout's folder holds benchmarks and results too.
+# Suffixes of the copied files. In a checkout, the folder also contains benchmarks and results.
 SUFFIXES = (".yaml", ".sh", ".sbatch")
 RESULTS = "results"
 
 
 def source() -> Path:
-    """The folder of the configurations: inside of an installed package, beside it in a checkout."""
+    """The folder of the configurations: inside an installed package, or beside the package in a checkout."""
     package = Path(__file__).parent
     return next(folder for folder in (package / FOLDER, package.parent / FOLDER) if folder.is_dir())
 
 
 def init(arguments: Sequence[str]) -> int:
-    """Write the configurations to a folder: ``cpg init [FOLDER]``. A file that is there is never written over.
+    """Write the configurations to a folder: ``cpg init [FOLDER]``. Existing files are never overwritten.
 
     Args:
-        arguments: The command's arguments after its name.
+        arguments: The arguments after the command's name.
 
     Returns:
         The exit status, 0.
@@ -31,7 +31,7 @@ def init(arguments: Sequence[str]) -> int:
     """
     parser = ArgumentParser(
         "cpg init",
-        description=f"Writes the configurations that come with the package to FOLDER/{FOLDER}. Files that are there stay.",
+        description=f"Writes the configurations that come with the package to FOLDER/{FOLDER}. Existing files stay unchanged.",
     )
     parser.add_argument("folder", nargs="?", type=Path, default=Path(), metavar="FOLDER", help="default: this folder")
     target = parser.parse_args(arguments).folder / FOLDER
@@ -45,14 +45,14 @@ def init(arguments: Sequence[str]) -> int:
 
 
 def copy(origin: Path, target: Path) -> tuple[int, list[Path]]:
-    """Copy the configurations that a folder does not have yet.
+    """Copy the configurations that are missing in a folder.
 
     Args:
         origin: The folder of the configurations.
-        target: The folder that they are copied to.
+        target: The destination folder.
 
     Returns:
-        The number of files that were written, and those that were there with another content.
+        The number of written files, and the existing files with different content.
     """
     written, kept = 0, []
     for path in sorted(origin.rglob("*")):
@@ -70,7 +70,7 @@ def copy(origin: Path, target: Path) -> tuple[int, list[Path]]:
 
 
 def hint(path: str) -> str:
-    """What to do about a missing file: for one of ``experiments/`` in a folder that has none, ``cpg init``."""
+    """Remedy for a missing file of ``experiments/``, appended to its error message; empty if the folder exists."""
     if Path(path).parts[:1] != (FOLDER,) or Path(FOLDER).is_dir():
         return ""
     return f"; cpg init writes the configurations that come with the package to {FOLDER}/"

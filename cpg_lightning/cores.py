@@ -1,4 +1,4 @@
-"""The cores that this process may use."""
+"""The number of cores that this process may use."""
 
 import os
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ SHARE = "CPG_CORES"  # environment variable by which `cpg study --jobs` divides 
 
 
 def available_cores(root: Path = Path("/")) -> int:
-    """The cores that this process may use: by its affinity, and by the CPU quotas of its cgroup and of those above it.
+    """The number of cores that this process may use.
 
-    Containers and cluster schedulers set these limits; ``os.cpu_count()`` knows neither. The environment variable
-    ``CPG_CORES`` is one more limit.
+    The limits are the CPU affinity, the CPU quotas of the process's cgroup and its parents, and the environment
+    variable ``CPG_CORES``. Containers and cluster schedulers set affinity and quotas, which ``os.cpu_count()`` ignores.
 
     Args:
-        root: Folder that has ``proc`` and ``sys``.
+        root: Folder that contains ``proc`` and ``sys``.
     """
     # macOS and Windows have no affinity.
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -24,7 +24,7 @@ def available_cores(root: Path = Path("/")) -> int:
 
 
 def _quotas(root: Path) -> Iterator[float]:
-    """The quotas in cores, of cgroups of version 2 and of version 1."""
+    """The CPU quotas in cores, for version 2 and version 1 of cgroups."""
     listing, mounted = root / "proc/self/cgroup", root / "sys/fs/cgroup"
     if not listing.is_file():
         return
@@ -44,12 +44,12 @@ def _quotas(root: Path) -> Iterator[float]:
 
 
 def _upwards(top: Path, path: str) -> list[Path]:
-    """The folder of a cgroup and those above it; in a container the path may be the host's, of which only the top is there."""
+    """The folder of a cgroup and its parents. In a container the path may be the host's, where only the top exists."""
     folder = top / path.lstrip("/")
     return [folder, *(above for above in folder.parents if above.is_relative_to(top))]
 
 
 def _numbers(file: Path) -> list[int]:
-    """The numbers in a file; "max" is none, and -1 is no limit in version 1."""
+    """The integers in a file. No limit is "max" in version 2, which is skipped, and -1 in version 1."""
     words = file.read_text().split() if file.is_file() else []
     return [int(word) for word in words if word.lstrip("-").isdigit()]

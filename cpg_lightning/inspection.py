@@ -1,4 +1,4 @@
-"""What is in the images of a dataset, and what is wrong with them."""
+"""Statistics and problems of the images of a dataset."""
 
 import os
 import sys
@@ -18,29 +18,29 @@ from cpg_lightning.data.dataset import FileDataset, SegmentationDataset
 from cpg_lightning.data.header import GREY, PALETTE, WITH_ALPHA, read_header
 from cpg_lightning.pictures import boundary_band
 
-MOST_PROBLEMS = 20  # shown of a split; all are counted
-MODES = {GREY: "L", PALETTE: "P", WITH_ALPHA[GREY]: "LA", WITH_ALPHA[PALETTE]: "PA"}  # as Pillow calls them
-# The first words of libjpeg's messages about damage; its other messages are about harmless things.
+MOST_PROBLEMS = 20  # largest number of messages per split; all problems are counted
+MODES = {GREY: "L", PALETTE: "P", WITH_ALPHA[GREY]: "LA", WITH_ALPHA[PALETTE]: "PA"}  # Pillow's names
+# First words of libjpeg's messages about damage. Its other messages are harmless.
 DAMAGE = ("Corrupt JPEG data", "Premature end of JPEG", "Inconsistent progression", "Invalid SOS")
 
 
 @dataclass
 class Findings:
-    """What is in some images, and what is wrong with them.
+    """Statistics and problems of some images.
 
     Attributes:
         images: Number of images.
-        pixels: Pixels of each label value, int64 (256).
-        images_with: Images that have each label value, int64 (256).
-        pixels_beside: Labelled pixels of the images that have each label value, int64 (256).
-        boundary: Pixels of each label value next to another class, int64 (256).
+        pixels: Number of pixels of each label value, int64 (256).
+        images_with: Number of images with each label value, int64 (256).
+        pixels_beside: Number of labelled pixels in the images with each label value, int64 (256).
+        boundary: Number of pixels of each label value next to another class, int64 (256).
         heights: Smallest and largest height in pixels.
         widths: Smallest and largest width in pixels.
         modes: Number of files of each mode.
-        problems: How often something is wrong.
-        messages: The first of the problems.
-        suspicions: What looks wrong over all images together; these are problems too.
-        notes: What is worth knowing, and not wrong.
+        problems: Number of problems.
+        messages: Messages of the first problems.
+        suspicions: Messages about statistics that look wrong over all images; they count as problems.
+        notes: Remarks that are not problems.
     """
 
     images: int = 0
@@ -57,7 +57,7 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
     def add(self, other: "Findings") -> None:
-        """Add what is in other images."""
+        """Add the findings of other images."""
         self.images += other.images
         self.pixels += other.pixels
         self.images_with += other.images_with
@@ -72,16 +72,16 @@ class Findings:
         self.notes = self.notes + other.notes
 
     def wrong(self, message: str) -> None:
-        """Add something that is wrong."""
+        """Add a problem."""
         self.add(Findings(problems=1, messages=[message]))
 
     def suspicious(self, message: str) -> None:
-        """Add something that looks wrong."""
+        """Add a suspicion."""
         self.add(Findings(problems=1, suspicions=[message]))
 
 
 class Inspection(Dataset[Findings]):
-    """What is in each image of a dataset."""
+    """The findings of each image of a dataset."""
 
     def __init__(self, dataset: SegmentationDataset) -> None:
         self.dataset = dataset
@@ -92,15 +92,15 @@ class Inspection(Dataset[Findings]):
     def __getitem__(self, index: int) -> Findings:
         findings = Findings(images=1)
         try:
-            with decoder_warnings() as said:
+            with decoder_warnings() as damage:
                 image, label, _ = self.dataset.read(index)
             findings.modes = self._modes(index)
         except (OSError, ValueError) as error:
             findings.wrong(str(error))
             return findings
-        if said:
+        if damage:
             findings.wrong(
-                f"expected a JPEG without damage, got one whose decoder says {said[0]!r}: {self._image(index)}; replace it"
+                f"expected a JPEG without damage, got one whose decoder says {damage[0]!r}: {self._image(index)}; replace it"
             )
         findings.heights, findings.widths = (image.shape[0],) * 2, (image.shape[1],) * 2
         if label is None:
@@ -125,38 +125,38 @@ class Inspection(Dataset[Findings]):
         modes: Counter[str] = Counter()
         for what, path in zip(("image", "label"), self.dataset.files[index], strict=True):
             header = None if path is None else read_header(self.dataset.tree.read(path))
-            if header is not None:  # a .mat has none
+            if header is not None:  # a .mat file has no header
                 modes[f"{what} {MODES.get(header.layout, header.layout)}"] += 1
         return modes
 
 
 @contextmanager
 def decoder_warnings() -> Iterator[list[str]]:
-    """Collects the messages of libjpeg about damage, which it writes to the standard error stream alone, without a file's name.
+    """Collect libjpeg's messages about damage, which it writes to the standard error stream without a file name.
 
-    All else that is written there goes on to it afterwards.
+    Other lines are written to the standard error stream afterwards.
     """
-    said: list[str] = []
+    damage: list[str] = []
     sys.stderr.flush()
     stream = os.dup(2)
     with tempfile.TemporaryFile() as file:
         os.dup2(file.fileno(), 2)
         try:
-            yield said
+            yield damage
         finally:
             sys.stderr.flush()
             os.dup2(stream, 2)
             os.close(stream)
             file.seek(0)
             lines = file.read().decode(errors="replace").splitlines()
-            said += [line for line in lines if line.startswith(DAMAGE)]
+            damage += [line for line in lines if line.startswith(DAMAGE)]
             for line in lines:
-                if line not in said:
+                if line not in damage:
                     print(line, file=sys.stderr)
 
 
 def summed(findings: list[Findings]) -> Findings:
-    """All findings as one."""
+    """The sum of several findings."""
     total = Findings()
     for each in findings:
         total.add(each)

@@ -1,4 +1,4 @@
-"""Where a run writes predictions, and which of them are there already."""
+"""The output folder of predictions, and the images that are already predicted in it."""
 
 import json
 from collections.abc import Mapping
@@ -17,10 +17,11 @@ from cpg_lightning.parsing import configured
 
 
 def check_output(subcommand: str | None, config: Namespace) -> None:
-    """Let ``--output`` of ``predict`` be the folder of the predictions, and refuse it where it has no meaning.
+    """Set the folder of the predictions to ``--output`` of ``predict``, and refuse the option for other commands.
 
     Raises:
-        ValueError: If a command does not take ``--output`` or ``--overwrite``, or there is not one PredictionWriter.
+        ValueError: If the command has no option ``--output`` or ``--overwrite``, or there is not exactly one
+            PredictionWriter.
     """
     if config.overwrite and subcommand != "predict":
         raise ValueError(f"expected --overwrite with predict, got it with {subcommand}")
@@ -39,7 +40,7 @@ def check_output(subcommand: str | None, config: Namespace) -> None:
 def leave_out_predicted(
     config: Mapping[str, Any], trainer: L.Trainer, module: SegmentationModule, data: SegmentationDataModule
 ) -> None:
-    """Let the images that are predicted in ``--output`` already be left out."""
+    """Skip the images that are already predicted in ``--output``."""
     (writer,) = (each for each in trainer.callbacks if isinstance(each, PredictionWriter))  # type: ignore[attr-defined]
     kinds = [*writer.kinds, *(["probabilities"] if module.predict_probabilities else [])]
     settings = prediction_settings(config, module, data, kinds)
@@ -49,7 +50,7 @@ def leave_out_predicted(
 def prediction_settings(
     config: Mapping[str, Any], module: SegmentationModule, data: SegmentationDataModule, kinds: list[str]
 ) -> str:
-    """A digest of all that decides a prediction besides the image."""
+    """A digest of everything but the image that determines a prediction."""
     path = config.get("ckpt_path")
     weights = weights_digest(module.network.state_dict()) if path is None else file_digest(path)
     model = {name: config["model"].get(name) for name in ("network", "inference")}

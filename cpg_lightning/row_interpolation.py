@@ -1,4 +1,4 @@
-"""Some rows of a bilinearly resized map, computed without the others."""
+"""Bilinear resizing of a map, for some rows only."""
 
 import math
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 
 def source_rows(height: int, new_height: int, top: int, bottom: int, align_corners: bool) -> tuple[int, int]:
-    """First and last row that rows ``top`` to ``bottom`` are interpolated from.
+    """First and last source row for the interpolation of rows ``top`` to ``bottom``.
 
-    A row more on each side makes up for rounding, as the positions themselves are computed on the device.
+    One extra row on each side allows for rounding, because the positions are computed on the device.
     """
     if align_corners:
         places = [row * (height - 1) / max(1, new_height - 1) for row in (top, bottom - 1)]
@@ -26,12 +26,12 @@ def upsampled_rows(
     """Rows ``top`` to ``bottom`` of a bilinearly resized map.
 
     Args:
-        values: The map from its row ``first`` on, (B, C, rows, w).
-        first: See ``values``.
+        values: Rows of the map, starting with row ``first``, (B, C, rows, w).
+        first: Index of the first row in ``values``.
         height: Height of the whole map.
-        size: Height and width that the map is resized to.
+        size: Height and width of the resized map.
         top: First row of the result.
-        bottom: The row after the last.
+        bottom: The row after the last row of the result.
         align_corners: As in ``torch.nn.functional.interpolate``.
 
     Returns:

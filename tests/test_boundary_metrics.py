@@ -194,7 +194,7 @@ class TestGoldenValues:
         assert np.array_equal(metric.confmat, golden["trimap_confusion"])
         np.testing.assert_allclose(metric.compute(), golden["trimap_miou"], rtol=0, atol=1e-9)
 
-    def test_widths_are_rounded_as_by_the_official_codes(self, real_data):
+    def test_widths_are_rounded_as_in_the_official_code(self, real_data):
         arrays = np.load(real_data / "golden" / "boundary_metrics.npz")
         for size, f1, iou in zip(arrays["ratio_sizes"], arrays["ratio_px_f1"], arrays["ratio_px_biou"], strict=True):
             for ratio, f1_px, iou_px in zip(arrays["ratio_values"].tolist(), f1, iou, strict=True):
@@ -202,7 +202,7 @@ class TestGoldenValues:
                 assert BoundaryIoU(2, ratio).width(*size.tolist()) == iou_px
 
 
-def test_the_drawing_of_the_boundaries_is_what_the_functions_give():
+def test_the_drawing_in_bands_matches_the_functions():
     lines = Path(bands.__file__).read_text().split("label map   ")[1].splitlines()[2:9]
     drawn = [np.array([line.split()[1:][7 * index : 7 * index + 7] for line in lines]) for index in range(4)]
     labels = torch.as_tensor(drawn[0] == "B")[None].to(torch.uint8)
@@ -217,7 +217,7 @@ class TestByHand:
         target[:, 10:30, 10:30] = 1
         return target.roll(shift, dims=2), target
 
-    def test_a_shifted_square(self):
+    def test_boundary_iou_of_a_shifted_square(self):
         metric = BoundaryIoU(2, 2 / math.hypot(40, 40), average="none")
         assert metric.width(40, 40) == 2
         metric.update(*self.squares(2))
@@ -238,18 +238,18 @@ class TestByHand:
         assert torch.equal(result, torch.ones_like(result))
 
     @pytest.mark.parametrize("name", metrics())
-    def test_all_ignored_is_no_score(self, name):
+    def test_the_score_is_nan_if_all_pixels_are_ignored(self, name):
         target = torch.full((1, 8, 8), 255)
         result = metrics()[name](torch.zeros_like(target), target)
         assert result.isnan().all() or (name == "f1_gscnn" and (result == 1).all())
 
-    def test_the_frame_is_a_boundary_of_boundary_iou_alone(self):
+    def test_the_image_border_is_a_boundary_only_in_boundary_iou(self):
         same = torch.zeros(1, 20, 20, dtype=torch.int64)
         assert BoundaryIoU(2, 0.05, average="none")(same, same).nan_to_num(-1).tolist() == [1, -1]
         assert BoundaryF1Score(2)(same, same).isnan().all()
         assert TrimapJaccardIndex(2)(same, same).isnan().all()
 
-    def test_borders_of_ignored_regions_are_no_trimap(self):
+    def test_borders_of_ignored_regions_are_not_in_the_trimap(self):
         target = torch.zeros(1, 20, 20, dtype=torch.int64)
         target[:, :, 10:] = 255
         metric = TrimapJaccardIndex(2)
@@ -257,7 +257,7 @@ class TestByHand:
         assert metric.confmat.sum() == 0
 
     @pytest.mark.parametrize("name", metrics())
-    def test_an_ignored_class_does_not_count(self, name):
+    def test_an_ignored_class_is_left_out(self, name):
         preds, target = self.squares(3)
         kept = {"boundary_iou": BoundaryIoU(3, 0.1, 0), "trimap": TrimapJaccardIndex(3, (2, 0, 5), 0)}
         metric = kept.get(name) or BoundaryF1Score(3, (1, 2, 0.2), name.removeprefix("f1_"), 0)
@@ -271,7 +271,7 @@ class TestInvariance:
     @pytest.mark.parametrize("name", metrics())
     @settings(max_examples=25, deadline=None)
     @given(both=maps(), seed=st.integers(0, 99))
-    def test_neither_order_nor_batches_matter(self, name, both, seed):
+    def test_scores_depend_neither_on_order_nor_on_batches(self, name, both, seed):
         rng = np.random.default_rng(seed)
         preds, target = (np.concatenate([each, each[::-1, ::-1], each[:, :, ::-1]]) for each in both)
         whole, parts = updated(metrics()[name], preds, target), metrics()[name]
@@ -290,7 +290,7 @@ class TestInvariance:
 
     @pytest.mark.parametrize("dtype", [torch.uint8, torch.int32, torch.int64])
     @pytest.mark.parametrize("name", metrics())
-    def test_any_integers_will_do(self, name, dtype):
+    def test_any_integer_type_is_accepted(self, name, dtype):
         rng = torch.Generator().manual_seed(0)
         preds, target = (torch.randint(0, C, (1, 20, 20), generator=rng) for _ in range(2))
         assert torch.equal(metrics()[name](preds.to(dtype), target.to(dtype)), metrics()[name](preds, target))

@@ -81,7 +81,7 @@ def path(tmp_path, monkeypatch):
     return path
 
 
-def test_a_checkpoint_takes_the_place_of_the_one_before(path):
+def test_a_checkpoint_replaces_the_previous_one(path):
     AtomicCheckpointIO().save_checkpoint(checkpoint_of(2), path)
     assert step_of(path) == 2
     assert AtomicCheckpointIO().load_checkpoint(path)["global_step"] == 2
@@ -89,7 +89,7 @@ def test_a_checkpoint_takes_the_place_of_the_one_before(path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads names of open files from Linux")
-def test_it_is_on_the_disk_before_it_takes_the_name_and_the_name_after(path, monkeypatch):
+def test_the_file_is_flushed_before_renaming_and_the_folder_after(path, monkeypatch):
     events, fsync, replace = [], os.fsync, Path.replace
 
     def synchronised(number):
@@ -108,7 +108,7 @@ def test_it_is_on_the_disk_before_it_takes_the_name_and_the_name_after(path, mon
 
 
 class TestFullDisk:
-    def test_the_checkpoint_before_stays_wherever_the_room_ends(self, path):
+    def test_the_previous_checkpoint_stays_wherever_the_disk_is_full(self, path):
         size = path.stat().st_size
         for room in [*range(0, size, 10_000), 1, 10_001, size - 1]:
             with pytest.raises(OSError, match="No space left on device") as error:
@@ -118,23 +118,23 @@ class TestFullDisk:
             assert os.listdir(path.parent) == ["last.ckpt"]
         OnFullDisk(size).save_checkpoint(checkpoint_of(1), path)  # it ends no earlier than it has to
 
-    def test_it_says_what_where_how_much_and_how_much_is_free(self, path, monkeypatch):
+    def test_the_error_names_the_file_its_size_and_the_free_space(self, path, monkeypatch):
         monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=45_000))
         with pytest.raises(OSError) as error:
             OnFullDisk(0).save_checkpoint(checkpoint_of(2), path)
         assert re.sub(r"needs 0\.1 MB; 0\.0 MB", "needs N; M", str(error.value)) == (
             f"[Errno 28] expected to write the checkpoint last.ckpt in {path.parent}, which needs N; M are free, got: No space "
-            "left on device. The file of this name from before is whole, if there was one. Make room, or choose a folder on "
+            "left on device. A previous file of this name is unchanged. Make room, or choose a folder on "
             "another disk"
         )
 
-    def test_an_interruption_leaves_nothing_either(self, path):
+    def test_an_interruption_leaves_no_partial_file(self, path):
         with pytest.raises(KeyboardInterrupt):
             OnFullDisk(15_000, KeyboardInterrupt()).save_checkpoint(checkpoint_of(2), path)
         assert step_of(path) == 1
         assert os.listdir(path.parent) == ["last.ckpt"]
 
-    def test_a_folder_that_is_a_file_is_said(self, path):
+    def test_a_file_in_place_of_the_folder_is_named(self, path):
         with pytest.raises(OSError, match=r"expected to write the checkpoint a\.ckpt in .*last\.ckpt"):
             AtomicCheckpointIO().save_checkpoint(checkpoint_of(2), path / "a.ckpt")
 
@@ -192,7 +192,7 @@ def is_readable_after_a_kill(path, moment):
     assert set(os.listdir(path.parent)) <= {"last.ckpt", ".last.ckpt.partial"}
 
 
-def test_a_kill_leaves_a_whole_checkpoint_and_its_rest_is_written_over(path):
+def test_a_kill_leaves_a_whole_checkpoint_and_its_partial_file_is_overwritten(path):
     is_readable_after_a_kill(path, 0.02)
     path.with_name(".last.ckpt.partial").write_bytes(b"the rest of a longer one" * 10_000)
     AtomicCheckpointIO().save_checkpoint(checkpoint_of(3), path)

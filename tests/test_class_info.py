@@ -34,12 +34,12 @@ class TestClassInfo:
     @pytest.mark.parametrize(
         "classes", [CLASSES, ClassInfo.numbered(150), ClassInfo(("a", "b"), ((0, 0, 0), (1, 2, 3)))]
     )
-    def test_plain_values_give_it_back(self, classes):
+    def test_plain_values_restore_the_classes(self, classes):
         torch.save(classes.plain(), "plain.pt")
         assert ClassInfo.from_plain(torch.load("plain.pt", weights_only=True)) == classes
 
     @pytest.mark.parametrize("number", [2, 19, 171, 254])
-    def test_colours_are_distinct_where_none_are_given(self, number):
+    def test_default_colours_are_distinct(self, number):
         assert len(set(ClassInfo.numbered(number).palette)) == number
 
     @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ class TestClassInfo:
             ({"dilation_ratio": 0.0}, "expected a dilation_ratio over 0 and up to 1, got 0.0"),
         ],
     )
-    def test_what_is_wrong_is_refused(self, options, message):
+    def test_invalid_values_are_refused(self, options, message):
         with pytest.raises(ValueError, match=message):
             ClassInfo(**{"names": ("a", "b"), **options})
 
@@ -77,12 +77,12 @@ class TestOtherClasses:
 
     @pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
     @pytest.mark.parametrize(("classes", "message"), MESSAGES, ids=["order", "name", "number"])
-    def test_a_module_is_refused_by_the_data(self, data, command, classes, message):
+    def test_the_data_module_refuses_a_module_of_other_classes(self, data, command, classes, message):
         with pytest.raises(ValueError, match=f"expected the module to have the data's classes.*{message}"):
             getattr(trainer_of(), command)(module_of(classes), datamodule=data)
 
     @pytest.mark.parametrize("command", ["fit", "validate"])
-    def test_a_checkpoint_is_refused_by_the_module(self, data, command):
+    def test_the_module_refuses_a_checkpoint_of_other_classes(self, data, command):
         trainer = trainer_of(max_steps=1, limit_val_batches=0)
         data.classes = SWAPPED
         trainer.fit(module_of(SWAPPED), datamodule=data)
@@ -92,7 +92,7 @@ class TestOtherClasses:
             getattr(trainer_of(), command)(module_of(CLASSES), datamodule=data, ckpt_path="swapped.ckpt")
         assert Predictor.from_checkpoint("swapped.ckpt", Tiny(11)).classes == SWAPPED
 
-    def test_weights_to_start_from_are_warned_of(self):
+    def test_start_weights_of_other_classes_give_a_warning(self):
         trainer = trainer_of()
         trainer.strategy.connect(module_of(SWAPPED))
         trainer.save_checkpoint("swapped.ckpt")

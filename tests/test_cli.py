@@ -248,7 +248,7 @@ class TestAfterwards:
         other = ["--data=ShapesDataModule", f"--model.weights={run.last}"]
         shown = fails(monkeypatch, capsys, "fit", *BASE, *PARTS, *other)
         assert "2 of another shape: out.bias (11,) instead of (4,)" in shown
-        assert "new_classifier=True starts the last layers anew" in shown
+        assert "new_classifier=True reinitialises the last layers" in shown
         assert not Path("runs").exists()
 
     def test_a_network_of_ones_own_is_adapted(self, camvid):

@@ -66,7 +66,7 @@ def test_a_checkout_writes_all_its_configurations(tmp_path, capsys):
     assert f"cpg fit --config {tmp_path}/experiments/quickstart.yaml" in capsys.readouterr().out
 
 
-def test_a_file_that_is_there_stays_and_is_named(tmp_path, capsys):
+def test_an_existing_file_stays_and_is_named(tmp_path, capsys):
     mine = tmp_path / "experiments" / "base.yaml"
     mine.parent.mkdir()
     mine.write_text("seed_everything: 7\n")
@@ -75,7 +75,7 @@ def test_a_file_that_is_there_stays_and_is_named(tmp_path, capsys):
     assert f"kept, and different from the one that comes with the package: {mine}" in capsys.readouterr().out
 
 
-def test_what_is_written_already_is_not_written_again(tmp_path, capsys):
+def test_existing_files_are_not_written_again(tmp_path, capsys):
     init([str(tmp_path)])
     capsys.readouterr()
     init([str(tmp_path)])
@@ -91,13 +91,13 @@ def test_what_is_written_already_is_not_written_again(tmp_path, capsys):
     ],
     ids=["a configuration", "a part", "a study"],
 )
-def test_a_configuration_that_is_missing_is_one_that_init_writes(tmp_path, monkeypatch, capsys, arguments):
+def test_the_error_for_a_missing_configuration_names_cpg_init(tmp_path, monkeypatch, capsys, arguments):
     monkeypatch.chdir(tmp_path)
     message = fails(monkeypatch, capsys, *arguments)
     assert "cpg init writes the configurations that come with the package" in message
 
 
-def test_init_is_not_named_where_the_folder_is_there(tmp_path, monkeypatch, capsys):
+def test_the_error_does_not_name_cpg_init_if_the_folder_exists(tmp_path, monkeypatch, capsys):
     (tmp_path / "experiments").mkdir()
     monkeypatch.chdir(tmp_path)
     assert "cpg init" not in fails(monkeypatch, capsys, "fit", "--config=experiments/mistyped.yaml")

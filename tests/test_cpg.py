@@ -63,7 +63,7 @@ def problems(draw):
 
 @pytest.mark.parametrize("case", range(int(GOLDEN["n"])))
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_value_and_gradient_are_those_of_the_reference(case, dtype):
+def test_value_and_gradient_equal_the_reference(case, dtype):
     expected = {
         name: GOLDEN[f"case{case}_{name}"] for name in ("loss", "grad", "kernel_size", "ignore_index", "entries")
     }
@@ -81,7 +81,7 @@ def test_value_and_gradient_are_those_of_the_reference(case, dtype):
 
 @settings(deadline=None, max_examples=60)
 @given(problems(), st.sampled_from([3, 5, 7]), st.booleans())
-def test_value_is_that_of_the_definition(problem, kernel_size, void_borders):
+def test_value_equals_the_definition(problem, kernel_size, void_borders):
     logits, target = problem
     loss = cpg_loss(torch.tensor(logits), torch.tensor(target), kernel_size, void_borders=void_borders)
     assert loss.item() == pytest.approx(oracle(logits, target, kernel_size, 255, void_borders), rel=1e-10, abs=1e-12)
@@ -96,7 +96,7 @@ def test_gradient_is_the_derivative_of_the_value(kernel_size):
     assert torch.autograd.gradcheck(lambda z: cpg_loss(z, target, kernel_size), logits)
 
 
-def test_kernel_of_size_3_is_sobel_by_2():
+def test_kernel_of_size_3_is_sobel_divided_by_2():
     assert integer_kernel(3) == ([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], 2)
 
 
@@ -120,7 +120,7 @@ def test_a_straight_step_has_the_published_response(kernel_size, response):
 
 
 @pytest.mark.parametrize("kernel_size", [3, 5, 7, 9, 15])
-def test_interiors_of_regions_are_no_boundary(kernel_size):
+def test_interiors_of_regions_are_not_boundary(kernel_size):
     target = torch.zeros(1, 40, 40, dtype=torch.long)
     target[..., 20:] = 1
     _, boundary = boundary_entries(target, 2, kernel_size)
@@ -131,7 +131,7 @@ def test_interiors_of_regions_are_no_boundary(kernel_size):
 
 
 @pytest.mark.parametrize("kernel_size", [3, 5, 7])
-def test_a_one_pixel_line_is_no_boundary_on_itself(kernel_size):
+def test_a_one_pixel_line_has_boundary_entries_only_beside_it(kernel_size):
     target = torch.zeros(1, 1, 21, dtype=torch.long)
     target[..., 10] = 1
     _, boundary = boundary_entries(target, 2, kernel_size)
@@ -150,14 +150,14 @@ def test_without_a_boundary_value_and_gradient_are_zero(target, device):
     assert not logits.grad.any()
 
 
-def test_an_empty_batch_is_zero():
+def test_the_loss_of_an_empty_batch_is_zero():
     logits = torch.randn(0, 3, 8, 8, requires_grad=True)
     loss = cpg_loss(logits, torch.zeros(0, 8, 8, dtype=torch.long))
     loss.backward()
     assert loss.item() == 0
 
 
-def test_perfect_prediction_around_a_hole_costs_only_with_void_borders():
+def test_the_loss_around_an_ignored_region_is_nonzero_only_with_void_borders():
     target = torch.zeros(1, 32, 32, dtype=torch.long)
     target[:, 11:21, 11:21] = 255
     logits = torch.zeros(1, 2, 32, 32)
@@ -173,7 +173,7 @@ def test_ignore_index_may_be_one_of_the_classes():
     torch.testing.assert_close(cpg_loss(logits, target, ignore_index=0), cpg_loss(logits, elsewhere, ignore_index=255))
 
 
-def test_narrow_integers_do_not_wrap():
+def test_small_integer_types_do_not_overflow():
     logits = torch.randn(1, 200, 6, 6)
     target = torch.randint(150, 160, (1, 6, 6))
     expected = cpg_loss(logits, target, ignore_index=-100)
@@ -223,7 +223,7 @@ def test_the_kernel_is_neither_a_parameter_nor_in_the_state_dict():
 
 
 @pytest.mark.parametrize("kernel_size", [-3, 0, 1, 2, 4, 17, 3.0, "3"])
-def test_a_kernel_size_without_a_kernel_is_refused(kernel_size):
+def test_an_invalid_kernel_size_is_refused(kernel_size):
     with pytest.raises(ValueError, match="odd number of pixels from 3 to 15"):
         CPGLoss(kernel_size)
     with pytest.raises(ValueError, match="odd number of pixels from 3 to 15"):
@@ -250,12 +250,12 @@ def test_a_kernel_size_without_a_kernel_is_refused(kernel_size):
         (torch.randn(2, 3, 4, 4), torch.full((2, 4, 4), -1), r"got \[-1\]"),
     ],
 )
-def test_what_is_no_logits_or_no_target_is_refused(logits, target, message):
+def test_invalid_logits_and_targets_are_refused(logits, target, message):
     with pytest.raises(ValueError, match=message):
         cpg_loss(logits, target)
 
 
-def test_importing_the_losses_needs_torch_alone():
+def test_importing_the_losses_needs_only_torch():
     program = (
         "import sys; import cpg_lightning; cpg_lightning.CPGLoss, cpg_lightning.CrossEntropyCPGLoss;"
         "print(sorted({'lightning', 'wandb', 'torchvision', 'torchmetrics', 'albumentations'} & set(sys.modules)))"

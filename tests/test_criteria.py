@@ -57,7 +57,7 @@ def test_value_and_gradient_are_finite(on_device, loss, target):
 
 
 @ALL
-def test_logits_of_nan_give_nan(on_device, loss):
+def test_nan_logits_give_a_nan_loss(on_device, loss):
     logits = torch.full((2, 5, *SIZE), float("nan"), requires_grad=True)
     assert loss(logits, drawn_target(on_device)).isnan()
 
@@ -76,7 +76,7 @@ def test_ignored_pixels_have_no_influence(on_device, name):
 
 
 @ALL
-def test_the_target_may_be_of_any_integers_and_the_ignored_value_any(on_device, loss):
+def test_the_target_may_have_any_integer_type_and_any_ignored_value(on_device, loss):
     logits, target = torch.randn(2, 5, *SIZE), drawn_target(on_device)
     expected = loss(logits, target)
     torch.testing.assert_close(loss(logits, target.to(torch.uint8)), expected)
@@ -94,7 +94,7 @@ def test_logits_are_upsampled_to_the_target(on_device, loss, align_corners):
 
 
 @ALL
-def test_the_gradient_is_that_of_finite_differences(on_device, loss):
+def test_the_gradient_equals_finite_differences(on_device, loss):
     torch.manual_seed(0)
     logits = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
     target = patches(torch.Generator().manual_seed(1), 2, 3, 8, 9, patch=3, void=0.1).to(on_device)
@@ -121,7 +121,7 @@ def test_small_gradients_survive_half_precision_where_the_loss_is_scaled(on_devi
 
 
 @ALL
-def test_it_can_be_used_without_a_gradient(on_device, loss):
+def test_the_value_can_be_computed_without_a_gradient(on_device, loss):
     logits, target = torch.randn(2, 5, 4, 5), drawn_target(on_device)
     expected = loss(logits.clone().requires_grad_(), target).detach()
     with torch.no_grad():
@@ -130,21 +130,21 @@ def test_it_can_be_used_without_a_gradient(on_device, loss):
 
 
 @ALL
-def test_nothing_of_it_is_trained_or_saved(on_device, loss):
+def test_a_criterion_has_no_parameters_and_no_state(on_device, loss):
     assert not list(loss.parameters())
     assert not loss.state_dict()
     assert loss.ignore_index == 255
 
 
 @ALL
-def test_the_auxiliary_output_gets_cross_entropy_alone(on_device, loss):
+def test_the_auxiliary_output_gets_only_cross_entropy(on_device, loss):
     logits, target = torch.randn(2, 5, 4, 5), drawn_target(on_device)
     expected = CrossEntropyCPGLoss(cpg_weight=0)(logits, target)
     torch.testing.assert_close(loss.auxiliary(logits, target), expected, rtol=0, atol=0)
 
 
 @ALL
-def test_bad_input_is_one_clear_error(loss):
+def test_bad_input_gives_one_clear_error(loss):
     target = drawn_target()  # on the CPU, where the values are checked
     with pytest.raises(ValueError, match=r"0\.\.4 or ignore_index=255, got \[7\]"):
         loss(torch.randn(2, 5, *SIZE), torch.full_like(target, 7))

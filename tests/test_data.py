@@ -110,7 +110,7 @@ class TestBatches:
         assert item["image"].shape == (3, 36, 48)
         assert np.array_equal(item["mask"], np.where(values == 11, 255, values))
 
-    def test_each_stage_touches_its_own_split_alone(self, camvid):
+    def test_each_stage_reads_only_its_own_split(self, camvid):
         for stage, split in (("validate", "val"), ("test", "test"), ("predict", "test")):
             others = {"train", "val", "test"} - {split}
             for other in others:
@@ -119,7 +119,7 @@ class TestBatches:
             for other in others:
                 (camvid / f"hidden {other}").rename(camvid / other)
 
-    def test_predict_takes_the_split_it_is_told(self, camvid):
+    def test_predict_uses_the_requested_split(self, camvid):
         data = module_of(camvid, predict_split="val")
         data.setup("predict")
         assert [batch["name"][0] for batch in data.predict_dataloader()] == ["val_000", "val_001", "val_002"]
@@ -252,7 +252,7 @@ class TestRandomness:
 
 
 class TestShapes:
-    def test_images_follow_from_the_index_alone(self):
+    def test_images_depend_only_on_the_index(self):
         items = []
         for seed in (0, 1):
             L.seed_everything(seed)
@@ -262,7 +262,7 @@ class TestShapes:
         assert items[0] == items[1]
         assert len({image for _, image, _ in items[0]}) == 64
 
-    def test_splits_have_images_of_their_own(self):
+    def test_splits_have_different_images(self):
         data = ShapesDataModule(num_workers=0)
         data.setup("fit"), data.setup("test")
         images = {data.datasets[split].read(0)[0].tobytes() for split in ("train", "val", "test")}
@@ -285,11 +285,11 @@ class TestShapes:
 
 
 class TestErrors:
-    def test_a_missing_root_shows_the_layout_and_what_there_is(self, camvid):
+    def test_the_error_for_a_missing_root_shows_the_layout_and_the_existing_folders(self, camvid):
         with pytest.raises(FileNotFoundError, match=r"(?s)got .*camvid in it.*root/.*trainannot/"):
             module_of(camvid.parent / "nowhere").setup("fit")
 
-    def test_a_file_as_root_is_said_to_be_in_the_way(self, camvid):
+    def test_the_error_for_a_file_as_root_names_the_file(self, camvid):
         with pytest.raises(FileNotFoundError, match=r"a file in its way: .*train_000\.png"):
             module_of(camvid / "train" / "train_000.png").setup("fit")
 
@@ -324,7 +324,7 @@ class TestErrors:
         ],
         ids=["size", "value", "RGB", "16 bit"],
     )
-    def test_a_label_that_is_none_is_named(self, camvid, label, message):
+    def test_an_invalid_label_file_is_named(self, camvid, label, message):
         label.save(camvid / "trainannot" / "train_003.png")
         data = module_of(camvid)
         data.setup("fit")
@@ -340,10 +340,10 @@ class TestErrors:
 
     def test_two_images_of_one_name_are_refused(self, camvid):
         Image.new("RGB", (48, 36)).save(camvid / "val" / "val_001.jpg")
-        with pytest.raises(ValueError, match=r"one file a name, got both .*val_001"):
+        with pytest.raises(ValueError, match=r"one file per name, got both .*val_001"):
             module_of(camvid).setup("validate")
 
-    def test_a_loader_before_setup_says_what_is_missing(self, camvid):
+    def test_a_loader_before_setup_asks_for_setup(self, camvid):
         with pytest.raises(ValueError, match=r"expected setup\('validate'\) before the val loader"):
             module_of(camvid).val_dataloader()
 

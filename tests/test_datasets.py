@@ -127,12 +127,12 @@ class TestLayouts:
         assert "mask" not in batch
         assert batch["size"].tolist() == [[36, 48]]
 
-    def test_test_takes_labels_that_are_public(self, tmp_path):
+    def test_test_uses_public_labels(self, tmp_path):
         data = written("cityscapes", tmp_path)
         data.setup("test")
         assert "lindau_000000_000019_leftImg8bit" in {batch["name"][0] for batch in data.test_dataloader()}
 
-    def test_training_takes_the_validation_images_too_if_told(self, tmp_path):
+    def test_training_uses_the_validation_images_on_request(self, tmp_path):
         data = written("cityscapes", tmp_path, train_with_val=True)
         data.setup("fit")
         assert (len(data.datasets["train"]), len(data.datasets["val"])) == (6, 2)
@@ -186,7 +186,7 @@ class TestLayouts:
         assert (data.label_values, data.void_values) == ((3, 7), (255,))
 
     @every_dataset
-    def test_other_datasets_of_the_process_keep_their_facts(self, name, tmp_path):
+    def test_other_datasets_in_the_process_keep_their_classes(self, name, tmp_path):
         data = written(name, tmp_path)
         assert data.num_classes == len(data.classes.names) == len(data.classes.palette) == len(data.label_values)
         assert (CamVidDataModule.classes.num_classes, CityscapesDataModule.classes.num_classes) == (11, 19)
@@ -240,7 +240,7 @@ class TestZipFiles:
         assert len(samples_of(data.val_dataloader())) == 2
 
     @pytest.mark.parametrize("place", [".", "images"])
-    def test_zip_files_may_be_where_they_would_be_unpacked(self, place, tmp_path):
+    def test_zip_files_may_be_in_the_folder_of_their_unpacked_files(self, place, tmp_path):
         root = write_coco_stuff(tmp_path / "coco")
         zipped(root / "images" / "val2017", root / place / "val2017.zip", "val2017")
         assert len(built(COCOStuffDataModule, root).files("val")) == 2
@@ -297,7 +297,7 @@ class TestZipFiles:
 class TestLabelTables:
     @pytest.mark.parametrize("module", OFFICIAL)
     @given(st.data())
-    def test_label_values_come_back(self, module, data):
+    def test_label_values_are_restored(self, module, data):
         built_module = built(module, "nowhere")
         values = np.array(data.draw(st.lists(st.sampled_from(module.label_values), min_size=1)), dtype=np.uint8)
         classes = built_module.label_table()[values]
@@ -315,7 +315,7 @@ class TestLabelTables:
         assert built(CityscapesDataModule, "nowhere").to_label_values(np.array([0, 255])).tolist() == [7, 0]
 
     @pytest.mark.parametrize("module", OFFICIAL)
-    def test_what_is_no_class_is_not_written(self, module):
+    def test_an_invalid_class_is_not_written(self, module):
         for wrong in (module.classes.num_classes, -1):
             with pytest.raises(ValueError, match=rf"expected classes from 0 to .* or 255, got \[{wrong}\]"):
                 built(module, "nowhere").to_label_values(np.array([[0, wrong]]))
@@ -431,7 +431,7 @@ class TestRecipes:
 
 class TestErrors:
     @every_dataset
-    def test_the_wrong_folder_is_told_the_layout_as_a_tree_and_what_is_there(self, name, tmp_path):
+    def test_the_error_for_a_wrong_root_shows_the_layout_and_the_existing_folders(self, name, tmp_path):
         kind, write, _ = DATASETS[name]
         root = write(tmp_path / name)
         if name == "folder":
@@ -444,7 +444,7 @@ class TestErrors:
         assert root.is_dir()
 
     @pytest.mark.parametrize("name", ["cityscapes", "coco_stuff", "coco_stuff_10k", "ade20k"])
-    def test_zip_files_that_would_do_are_named(self, name, tmp_path):
+    def test_the_error_for_a_missing_folder_names_the_official_zip_file(self, name, tmp_path):
         (tmp_path / "empty").mkdir()
         with pytest.raises(FileNotFoundError, match=r"expected the folder .* or .*\.zip with it"):
             built(DATASETS[name][0], tmp_path / "empty").setup("fit")
@@ -460,7 +460,7 @@ class TestErrors:
         ],
     )
     @pytest.mark.parametrize("stage", ["fit", "validate"])
-    def test_a_value_that_is_no_label_is_an_error(self, name, value, message, stage, tmp_path):
+    def test_an_unknown_label_value_is_an_error(self, name, value, message, stage, tmp_path):
         kind, write, _ = DATASETS[name]
         data = built(kind, write(tmp_path / name), augmentation=Augmentation((36, 48), scale=(1, 1)))
         data.setup(stage)
@@ -483,7 +483,7 @@ class TestErrors:
             data.datasets["val"][0]
 
     @pytest.mark.parametrize("content", [b"", b"no mat", b"MATLAB 5.0 MAT-file" + bytes(200)])
-    def test_a_mat_file_that_is_none_is_named(self, content, tmp_path):
+    def test_an_invalid_mat_file_is_named(self, content, tmp_path):
         data = built(COCOStuff10kDataModule, write_coco_stuff_10k(tmp_path))
         data.setup("validate")
         data.datasets["val"].files[0][1].write_bytes(content)
@@ -520,12 +520,12 @@ class TestErrors:
         with pytest.raises(ValueError, match=rf"got none for 1, e\.g\. .*{label.name}"):
             data.setup("validate")
 
-    def test_labels_that_are_not_public_are_not_evaluated_on(self, tmp_path):
+    def test_evaluation_on_labels_that_are_not_public_is_refused(self, tmp_path):
         data = written("cityscapes", tmp_path, test_split="test")
         with pytest.raises(ValueError, match=r"labels to test with, got the test split of CityscapesDataModule"):
             data.setup("test")
 
-    def test_a_folder_without_classes_is_shown_an_example(self, tmp_path):
+    def test_the_error_for_missing_classes_shows_an_example(self, tmp_path):
         with pytest.raises(
             FileNotFoundError,
             match=r"(?s)file of classes .*classes\.csv, got .* nothing in it\. .*labels/train.*0,background,#464650",
@@ -557,7 +557,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=r"comma-separated values in UTF-8, got .*classes\.csv"):
             built(FolderDataModule, tmp_path)
 
-    def test_a_split_that_there_is_not_is_named(self, tmp_path):
+    def test_an_unknown_split_is_named(self, tmp_path):
         for name in ("ade20k", "coco_stuff", "coco_stuff_10k", "folder"):
             with pytest.raises(ValueError, match="expected a split out of train, val, got 'test'"):
                 written(name, tmp_path).dataset("test", training=False)
@@ -589,7 +589,7 @@ class TestErrors:
             ("train0".encode("utf-16"), "a list in UTF-8, got another encoding: .*train.txt"),
         ],
     )
-    def test_a_list_that_is_none_is_named(self, content, message, tmp_path):
+    def test_an_invalid_list_is_named(self, content, message, tmp_path):
         root = write_folder(tmp_path)
         (root / "train.txt").write_bytes(content)
         with pytest.raises(ValueError, match=message):
@@ -615,7 +615,7 @@ class TestErrors:
             module.predict_step(batch, 0)
 
     @given(st.data())
-    def test_no_flipped_bit_of_a_label_goes_unseen(self, data):
+    def test_every_flipped_bit_of_a_label_is_detected(self, data):
         pixels = np.random.default_rng(0).integers(0, 19, (24, 32), dtype=np.uint8)
         file = io.BytesIO()
         Image.fromarray(pixels).save(file, "PNG")
@@ -664,7 +664,7 @@ class TestRealSamples:
     @pytest.mark.parametrize(
         ("folder", "split"), [(folder, split) for folder in HISTOGRAMS for split in HISTOGRAMS[folder]]
     )
-    def test_histograms_are_those_that_were_counted_once(self, folder, split, real_data):
+    def test_histograms_equal_the_recorded_counts(self, folder, split, real_data):
         dataset = built(SAMPLES[folder], real_data / "samples" / folder).dataset(split, training=False)
         counts = sum(torch.bincount(dataset[index]["mask"].flatten(), minlength=256) for index in range(len(dataset)))
         got = {str(label): int(counts[label]) for label in counts.nonzero().flatten().tolist()}

@@ -57,7 +57,7 @@ class TestExports:
         assert np.array_equal(data.datasets["val"][0]["mask"], np.array(Image.open(data.datasets["val"].files[0][1])))
 
     @pytest.mark.parametrize(("write", "options"), [(write_cvat, CVAT), (write_roboflow, ROBOFLOW)])
-    def test_nothing_is_wrong_with_them(self, write, options, tmp_path, capsys):
+    def test_check_data_finds_no_problems(self, write, options, tmp_path, capsys):
         arguments = [f"--data.{option}={value}" for option, value in options.items()]
         root = [
             "--data",
@@ -85,7 +85,7 @@ def test_the_commands_of_the_readme_work(number, write, tmp_path, monkeypatch, c
 
 
 class TestPatterns:
-    def test_what_fits_the_labels_is_no_image(self, tmp_path):
+    def test_files_that_match_the_label_pattern_are_not_images(self, tmp_path):
         root = write_roboflow(tmp_path)
         assert len(built(root, **{**ROBOFLOW, "images": "{split}/{name}.*"}).files("train")) == 4
 
@@ -165,7 +165,7 @@ class TestPatterns:
             ({"split_names": {"val": []}}, "split_names to give train, val or test a list of names"),
         ],
     )
-    def test_patterns_that_are_none_are_refused(self, options, message, tmp_path):
+    def test_invalid_patterns_are_refused(self, options, message, tmp_path):
         with pytest.raises(ValueError, match=f"expected {message}"):
             built(write_folder(tmp_path), **options)
 
@@ -177,7 +177,7 @@ class TestPatterns:
 
 
 class TestClasses:
-    def test_colours_of_what_is_ignored_may_be_given(self, tmp_path):
+    def test_ignored_values_may_have_colours(self, tmp_path):
         (tmp_path / "classes.csv").write_text("value,name,color\n0,a,#000000\n1,b,#ff0000\n255,,#ffffff\n254,,\n")
         table = read_classes(tmp_path / "classes.csv", colours=True)
         assert (table.void, table.void_palette) == ((255, 254), ((255, 255, 255), None))
@@ -226,12 +226,12 @@ class TestClasses:
             ("labelmap.txt", "a:0,0,0::\nb:1,0,0::\n", False, "a file without values: .* --data.label_colors true"),
         ],
     )
-    def test_a_wrong_line_is_said(self, name, content, colours, message, tmp_path):
+    def test_a_wrong_line_is_named(self, name, content, colours, message, tmp_path):
         (tmp_path / name).write_text(content)
         with pytest.raises(ValueError, match=f"(?s)expected .*{message}"):
             read_classes(tmp_path / name, colours)
 
-    def test_utf_16_is_said(self, tmp_path):
+    def test_utf_16_is_named(self, tmp_path):
         for encoding in ("utf-16", "utf-16-le"):
             (tmp_path / "classes.csv").write_bytes("value,name,color\n0,a,#000000\n".encode(encoding))
             with pytest.raises(ValueError, match="comma-separated values in UTF-8, got UTF-16"):
@@ -248,7 +248,7 @@ class TestColours:
 
     @pytest.mark.parametrize("size", [(1, 1), (3, 5), (64, 7), (130, 129)])
     @pytest.mark.parametrize("mode", ["RGB", "RGBA", "P"])
-    def test_each_pixel_is_the_value_of_its_colour(self, mode, size, colours, tmp_path):
+    def test_each_pixel_gets_the_value_of_its_colour(self, mode, size, colours, tmp_path):
         number = np.random.default_rng(1).integers(0, 21, size)
         palette = np.array([colour for _, colour, _ in colours.colours], np.uint8)
         shown = Image.fromarray(palette[number]).convert(mode)
@@ -260,11 +260,11 @@ class TestColours:
         for decode in (colours, pickle.loads(pickle.dumps(colours))):
             assert np.array_equal(decode((tmp_path / "label.png").read_bytes(), Path("x")), expected)
 
-    def test_a_grey_png_is_the_colour_that_it_shows(self, colours, tmp_path):
+    def test_a_grey_png_is_matched_by_its_rgb_colour(self, colours, tmp_path):
         Image.new("L", (4, 4), 0).save(tmp_path / "black.png")
         assert (colours((tmp_path / "black.png").read_bytes(), Path("x")) == 255).all()
 
-    def test_a_colour_that_is_none_is_named_with_the_nearest(self, colours, tmp_path):
+    def test_an_unknown_colour_is_named_with_the_nearest_known_colour(self, colours, tmp_path):
         name, colour, _ = colours.colours[7]
         pixels = np.full((6, 6, 3), colour, np.uint8)
         pixels[2, 3:5, 0] ^= 1

@@ -24,7 +24,7 @@ def golden(real_data):
 
 
 @pytest.mark.parametrize("checkpoint_activations", [False, True])
-def test_it_is_the_official_network(golden, checkpoint_activations, device):
+def test_logits_equal_those_of_the_official_network(golden, checkpoint_activations, device):
     recipe, weights, outputs = golden
     network = HRNetOCR(19, checkpoint_activations=checkpoint_activations).eval()
     network.load_weights(weights)
@@ -38,7 +38,7 @@ def test_it_is_the_official_network(golden, checkpoint_activations, device):
     ("width", "num_classes", "parameters"),
     [(48, 19, 70372678), (48, 150, 70534332), (48, 171, 70560246), (32, 19, 32953894), (18, 19, 12080818)],
 )
-def test_it_has_as_many_parameters(width, num_classes, parameters):
+def test_the_number_of_parameters_is_the_official_one(width, num_classes, parameters):
     with torch.device("meta"):
         network = HRNetOCR(num_classes, width)
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
@@ -50,7 +50,7 @@ def test_another_width_is_refused():
 
 
 @pytest.mark.usefixtures("on_device")
-def test_recomputing_leaves_statistics_alone_however_often_and_whichever_batch_norm():
+def test_repeated_recomputation_never_changes_statistics_of_any_batch_norm():
     network = HRNetOCR(3, width=18, checkpoint_activations=True).train()
     layer = nn.SyncBatchNorm.convert_sync_batchnorm(network.trunk.layer1)
     assert any(isinstance(module, nn.SyncBatchNorm) for module in layer.modules())
@@ -113,7 +113,7 @@ class TestOfficialFiles:
         torch.testing.assert_close(other.cls_head.weight, official["cls_head.weight"], rtol=0, atol=0)
         torch.testing.assert_close(other.trunk.conv1.weight, official["conv1.weight"], rtol=0, atol=0)
 
-    def test_the_scales_of_inplace_abn_count_by_their_size(self, official):
+    def test_the_absolute_values_of_inplace_abn_scales_are_used(self, official):
         weights = {name: -w for name, w in official.items() if not name.endswith("num_batches_tracked")}
         other = HRNetOCR(4, width=18)
         other.load_weights(weights)
@@ -121,7 +121,7 @@ class TestOfficialFiles:
         torch.testing.assert_close(other.trunk.bn1.bias, weights["bn1.bias"])
         torch.testing.assert_close(other.cls_head.weight, weights["cls_head.weight"])
 
-    def test_imagenet_files_fill_the_trunk_alone(self, official):
+    def test_imagenet_files_are_loaded_into_the_trunk_only(self, official):
         theirs = ("aux_head", "cls_head", "conv3x3_ocr", "ocr_distri_head")
         weights = {name: weight for name, weight in official.items() if not name.startswith(theirs)}
         weights |= {"classifier.weight": torch.ones(1000, 2048), "incre_modules.0.0.conv1.weight": torch.ones(1)}
@@ -131,24 +131,26 @@ class TestOfficialFiles:
         torch.testing.assert_close(other.trunk.conv1.weight, official["conv1.weight"], rtol=0, atol=0)
         torch.testing.assert_close(other.cls_head.weight, before, rtol=0, atol=0)
 
-    def test_another_number_of_classes_starts_the_classifiers_anew_when_asked(self, official):
+    def test_another_number_of_classes_reinitialises_the_classifiers_on_request(self, official):
         other = HRNetOCR(9, width=18)
         with pytest.raises(
             ValueError, match=r"4 of another shape: aux_head.3.bias \(4,\) instead of \(9,\).*new_classifier"
         ):
             other.load_weights(official)
-        with pytest.warns(UserWarning, match=r"4 classes instead of 9: aux_head.3.bias.*cls_head.weight start anew"):
+        with pytest.warns(
+            UserWarning, match=r"4 classes instead of 9: aux_head.3.bias.*cls_head.weight are reinitialised"
+        ):
             other.load_weights(official, new_classifier=True)
         torch.testing.assert_close(other.trunk.conv1.weight, official["conv1.weight"], rtol=0, atol=0)
 
-    def test_all_that_is_wrong_is_named_in_one_error(self, official):
+    def test_one_error_names_all_problems(self, official):
         weights = {name: w for name, w in official.items() if name != "bn1.bias"} | {"more": torch.ones(1)}
         weights["conv1.weight"] = torch.ones(64, 4, 3, 3)
         with pytest.raises(ValueError, match=r"1 missing: trunk.bn1.bias; 1 of another shape: .*; 1 unexpected: more"):
             HRNetOCR(4, width=18).load_weights(weights)
 
 
-def test_weights_that_cannot_be_downloaded_say_what_to_do(monkeypatch):
+def test_the_error_of_a_failed_download_has_a_remedy(monkeypatch):
     def refuse(*args, **options):
         raise OSError("no route to host")
 

@@ -31,7 +31,7 @@ def definition(logits, target, classes):
 
 @settings(deadline=None, max_examples=25)
 @given(problem=problems(largest=7), some=st.booleans(), align_corners=st.booleans())
-def test_value_and_gradient_are_those_of_the_definition(problem, some, align_corners):
+def test_value_and_gradient_equal_the_definition(problem, some, align_corners):
     logits, target = problem
     logits.requires_grad_()
     classes = [1, 0] if some else range(logits.shape[1])
@@ -44,7 +44,7 @@ def test_value_and_gradient_are_those_of_the_definition(problem, some, align_cor
 
 @pytest.mark.parametrize("case", "abcdefgi")
 @pytest.mark.parametrize("of", ["all", "nobg"])
-def test_values_are_those_of_the_reference(real_data, of, case):
+def test_values_equal_those_of_the_reference(real_data, of, case):
     expected = references(real_data, "loss_boundary")
     logits, labels = expected[f"{case}_logits"], expected[f"{case}_labels"]
     key = f"{case}_bl_masked_exact_{of}"

@@ -32,7 +32,7 @@ print(criterion.terms["cpg"].item(), bool(logits.grad.any()))
 """
 
 
-def test_the_folder_works_alone(tmp_path):
+def test_a_copy_of_the_losses_folder_works_alone(tmp_path):
     shutil.copytree(Path(cpg_lightning.losses.__file__).parent, tmp_path / "losses")
     run = subprocess.run([sys.executable, "-c", PROGRAM], check=False, cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr

@@ -44,7 +44,7 @@ def definition(logits, target, per_image):
 
 @settings(deadline=None, max_examples=60)
 @given(problem=problems(), per_image=st.booleans(), align_corners=st.booleans())
-def test_value_and_gradient_are_those_of_the_definition(problem, per_image, align_corners):
+def test_value_and_gradient_equal_the_definition(problem, per_image, align_corners):
     logits, target = problem
     logits.requires_grad_()
     expected = definition(upsampled(logits, target, align_corners), target, per_image)
@@ -66,7 +66,7 @@ def has_ties(logits, target):
 
 @pytest.mark.parametrize("case", "abcd")
 @pytest.mark.parametrize("way", ["batch", "image"])
-def test_values_are_those_of_the_authors_code(real_data, way, case):
+def test_values_equal_those_of_the_authors_code(real_data, way, case):
     expected = references(real_data, "loss_baselines")
     if f"{case}_lovasz_{way}_value" not in expected:
         pytest.skip("the authors' code fails on an image without a labelled pixel")
@@ -75,7 +75,7 @@ def test_values_are_those_of_the_authors_code(real_data, way, case):
 
 
 @pytest.mark.parametrize("per_image", [False, True])
-def test_it_is_that_of_segmentation_models_pytorch(per_image):
+def test_values_equal_those_of_segmentation_models_pytorch(per_image):
     torch.manual_seed(0)
     logits = torch.randn(3, 6, 9, 8)
     target = torch.randint(0, 4, (3, 9, 8))
@@ -84,7 +84,7 @@ def test_it_is_that_of_segmentation_models_pytorch(per_image):
     torch.testing.assert_close(LovaszSoftmaxLoss(per_image)(logits, target), expected)
 
 
-def test_of_certain_predictions_it_is_one_minus_the_iou():
+def test_the_loss_of_certain_predictions_is_one_minus_the_iou():
     target = torch.tensor([[[0, 0, 0, 0, 1, 1, 1, 1]]])
     predicted = torch.tensor([[[0, 0, 0, 1, 1, 1, 1, 1]]])
     logits = 100.0 * torch.nn.functional.one_hot(predicted, 2).movedim(-1, 1)

@@ -51,7 +51,7 @@ def equal(one, other):
 
 
 @every_metric
-def test_it_is_the_same_after_pickle(make, device):
+def test_a_pickled_metric_gives_the_same_value(make, device):
     metric = make().to(device)
     metric.update(*(each.to(device) for each in maps()))
     again = pickle.loads(pickle.dumps(metric))
@@ -64,7 +64,7 @@ def test_it_is_the_same_after_pickle(make, device):
 
 
 @every_metric
-def test_forward_is_the_batchs_value_and_an_update(make, device):
+def test_forward_returns_the_value_of_the_batch_and_updates(make, device):
     batches = [[each.to(device) for each in maps(2, seed=seed)] for seed in range(3)]
     metric, updated = make().to(device), make().to(device)
     for batch in batches:
@@ -77,7 +77,7 @@ def test_forward_is_the_batchs_value_and_an_update(make, device):
 
 
 @every_metric
-def test_reset_forgets(make):
+def test_reset_clears_the_state(make):
     metric, fresh = make(), make()
     metric.update(*maps(seed=1))
     metric.compute()
@@ -90,14 +90,14 @@ def test_reset_forgets(make):
 
 @every_metric
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.uint8, torch.int32])
-def test_predicted_classes_may_be_of_any_type(make, dtype):
+def test_predictions_may_have_any_integer_type(make, dtype):
     preds, target = maps()
     equal(make()(preds.to(dtype), target), make()(preds, target))
 
 
 @every_metric
 @pytest.mark.parametrize("precision", ["half", "double"])
-def test_a_module_of_another_precision_counts_the_same(make, precision):
+def test_the_precision_of_the_module_does_not_change_the_counts(make, precision):
     (metric,) = getattr(torch.nn.ModuleList([make()]), precision)()
     equal(metric(*maps()), make()(*maps()))
 
@@ -114,7 +114,7 @@ def test_a_module_of_another_precision_counts_the_same(make, precision):
     ],
     ids=lambda options: next(iter(options)),
 )
-def test_it_takes_the_arguments_of_torchmetrics(make, options):
+def test_arguments_of_torchmetrics_are_accepted(make, options):
     metric = make(**options)
     for name, value in options.items():
         assert getattr(metric, name) == value
@@ -122,12 +122,12 @@ def test_it_takes_the_arguments_of_torchmetrics(make, options):
 
 
 @every_metric
-def test_an_argument_that_torchmetrics_does_not_have_is_refused(make):
+def test_an_unknown_argument_is_refused(make):
     with pytest.raises(ValueError, match="Unexpected keyword arguments: `threshold`"):
         make(threshold=1)
 
 
-def test_they_make_a_collection():
+def test_metrics_work_in_a_metric_collection():
     metrics = MetricCollection({name: make() for name, make in METRICS.items()})
     together = metrics(*maps())
     assert together.keys() == METRICS.keys()
@@ -138,7 +138,7 @@ def test_they_make_a_collection():
 
 
 @every_curve
-def test_one_distance_alone_has_a_value_of_one_entry(make):
+def test_a_single_distance_gives_a_tensor_with_one_entry(make):
     metric = make()
     assert metric(*maps()).shape == (1,)
     assert metric.compute().shape == (1,)
@@ -188,7 +188,7 @@ class TestOnADevice:
     @every_metric
     @pytest.mark.parametrize("limit", [1, boundary_f1.BYTES], ids=["class by class", "all classes"])
     @pytest.mark.parametrize("size", [(1, 1), (24, 30), (37, 41)], ids=str)
-    def test_it_counts_as_on_the_cpu(self, make, limit, size, counted, monkeypatch):
+    def test_counts_equal_those_on_the_cpu(self, make, limit, size, counted, monkeypatch):
         monkeypatch.setattr(boundary_f1, "BYTES", limit)
         on_cpu, on_device = make(), make().to(counted.device)
         for seed in range(2):
@@ -198,7 +198,7 @@ class TestOnADevice:
         equal({name: state.cpu() for name, state in states_of(on_device).items()}, states_of(on_cpu))
         equal(on_device.compute().cpu(), on_cpu.compute())
 
-    def test_all_metrics_take_at_most_300_launches_and_4_waits_an_image(self, counted):
+    def test_all_metrics_take_at_most_300_launches_and_4_waits_per_image(self, counted):
         metrics = [ClassIoU(19), BoundaryIoU(19, 0.005), BoundaryF1Score(19), TrimapJaccardIndex(19)]
         metrics = [metric.to(counted.device) for metric in metrics]
         image = [each.to(counted.device) for each in maps(1, (1024, 2048), classes=19)]

@@ -15,7 +15,7 @@ def iou_of(*pairs, num_classes=4):
     return metric.compute()
 
 
-def test_it_is_intersection_over_union_of_the_whole_dataset():
+def test_iou_is_computed_over_the_whole_dataset():
     rng = np.random.default_rng(0)
     pairs = [(rng.integers(0, 4, shape), rng.choice([0, 1, 2, 3, 255], shape)) for shape in ((1, 5, 6), (1, 9, 2))]
     preds, target = (np.concatenate([pair[i].ravel() for pair in pairs]) for i in range(2))
@@ -25,7 +25,7 @@ def test_it_is_intersection_over_union_of_the_whole_dataset():
     np.testing.assert_allclose(iou_of(*reversed(pairs)), expected, rtol=1e-6)
 
 
-def test_a_class_absent_from_both_does_not_count():
+def test_a_class_absent_from_predictions_and_targets_is_left_out():
     perfect = [[[0, 1]]]
     iou = iou_of((perfect, perfect))
     assert iou.isnan().tolist() == [False, False, True, True]
@@ -36,7 +36,7 @@ def test_a_class_that_is_only_predicted_counts_as_zero():
     assert iou_of(([[[0, 2]]], [[[0, 0]]])).nan_to_num(-1).tolist() == [0.5, -1, 0, -1]
 
 
-def test_ignored_pixels_do_not_count():
+def test_ignored_pixels_are_not_counted():
     assert iou_of(([[[0, 1]]], [[[0, 255]]])).nan_to_num(-1).tolist() == [1, -1, -1, -1]
 
 
@@ -51,13 +51,13 @@ def test_the_mean_is_torchmetrics_macro_average():
     )
 
 
-def test_a_class_that_is_ignored_does_not_count():
+def test_an_ignored_class_is_left_out():
     metric = ClassIoU(3, ignore_index=0)
     metric.update(torch.tensor([[[0, 1, 2]]]), torch.tensor([[[1, 1, 2]]]))
     assert metric.compute().nan_to_num(-1).tolist() == [-1, 0.5, 1]
 
 
-def test_narrow_integers_do_not_overflow():
+def test_small_integer_types_do_not_overflow():
     classes = torch.arange(20, dtype=torch.uint8).view(1, 4, 5)
     metric = ClassIoU(20)
     metric.update(classes, classes)
@@ -90,7 +90,7 @@ def test_accuracies_follow_from_the_confusion_matrix():
 @pytest.mark.parametrize(
     ("preds", "target", "name"), [(3, 0, "predictions"), (0, 3, "targets"), (-1, 0, "predictions")]
 )
-def test_a_class_that_there_is_not_is_refused(preds, target, name):
+def test_an_unknown_class_is_refused(preds, target, name):
     with pytest.raises(ValueError, match=rf"expected {name} to be classes 0\.\.2, got"):
         ClassIoU(3).update(torch.tensor([[[preds]]]), torch.tensor([[[target]]]))
 

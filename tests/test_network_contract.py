@@ -99,7 +99,7 @@ def test_every_parameter_gets_a_gradient(network):
     assert not [name for name, parameter in network.named_parameters() if parameter.grad is None]
 
 
-def test_in_evaluation_it_gives_the_same_again(network):
+def test_evaluation_is_deterministic(network):
     network.eval()
     with torch.no_grad():
         torch.testing.assert_close(network(images()), network(images()), rtol=0, atol=0)
@@ -113,7 +113,7 @@ def test_channels_last_changes_only_rounding(network):
     assert (found["out"] - expected).norm() < 1e-4 * expected.norm()
 
 
-def test_bfloat16_is_roughly_the_same(network, device):
+def test_bfloat16_logits_are_close_to_float32(network, device):
     network.eval()
     with torch.no_grad():
         expected = network(images())["out"]
@@ -123,7 +123,7 @@ def test_bfloat16_is_roughly_the_same(network, device):
     assert (found.float() - expected).norm() < 0.1 * expected.norm()
 
 
-def test_its_weights_make_another_one_the_same(case, request):
+def test_loading_the_weights_gives_an_equal_network(case, request):
     network, _, _ = case
     other = NETWORKS[request.node.callspec.params["case"]][0](7)
     other.load_weights(network.state_dict())
@@ -133,7 +133,7 @@ def test_its_weights_make_another_one_the_same(case, request):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.slow
-def test_it_compiles(network):
+def test_the_network_compiles(network):
     network.eval()
     with torch.no_grad():
         expected = network(images())
@@ -152,7 +152,7 @@ def test_ddp_finds_no_unused_parameters(network, tmp_path):
         torch.distributed.destroy_process_group()
 
 
-def test_the_number_of_classes_comes_first(network):
+def test_the_number_of_classes_is_the_first_argument(network):
     assert isinstance(network, SegmentationNetwork)
     assert next(iter(inspect.signature(type(network)).parameters)) == "num_classes"
     assert all(name in inspect.signature(type(network)).parameters for name in network.without_pretrained())

@@ -30,7 +30,7 @@ def network_and_reference(request, device):
 
 
 @pytest.mark.parametrize("size", [(64, 96), (67, 93)])
-def test_upsampled_logits_are_torchvisions_output(network_and_reference, size):
+def test_upsampled_logits_equal_torchvisions_output(network_and_reference, size):
     network, reference = network_and_reference
     images = torch.randn(2, 3, *size)
     with torch.no_grad():
@@ -42,7 +42,7 @@ def test_upsampled_logits_are_torchvisions_output(network_and_reference, size):
         torch.testing.assert_close(large, expected[name])
 
 
-def test_the_auxiliary_head_is_there_only_when_asked_for():
+def test_the_auxiliary_head_exists_only_on_request():
     assert not any(name.startswith("aux") for name in DeepLabV3(3).state_dict())
 
 
@@ -75,7 +75,7 @@ def test_deeplabv3_takes_the_weights_of_the_whole_network(hub, aux_loss):
 
 
 @pytest.mark.parametrize("build", [DeepLabV3, LRASPP])
-def test_another_number_of_classes_renews_the_last_layers_alone(hub, build):
+def test_another_number_of_classes_reinitialises_only_the_last_layers(hub, build):
     network = build(5, weights="COCO_WITH_VOC_LABELS_V1")
     assert network(torch.randn(2, 3, 64, 64))["out"].shape[1] == 5
     renewed = {name for name, parameter in network.named_parameters() if not (parameter == 0.5).all()}
@@ -99,7 +99,7 @@ def test_weights_of_the_network_and_of_its_backbone_exclude_each_other():
 
 
 @pytest.mark.parametrize("build", [DeepLabV3, LRASPP])
-def test_weights_that_cannot_be_downloaded_say_where_the_file_belongs(build, monkeypatch):
+def test_the_error_of_a_failed_download_names_the_place_of_the_file(build, monkeypatch):
     def refuse(*args, **kwargs):
         raise URLError("no route to host")
 

@@ -45,7 +45,7 @@ def value_and_gradient(loss, logits):
     smoothing=st.sampled_from([0.0, 0.1]),
     weights=st.sampled_from([None, [0.0, 1.0, 2.0, 3.0]]),
 )
-def test_cross_entropy_is_torchs(device, problem, strip, align_corners, smoothing, weights):
+def test_cross_entropy_equals_torchs(device, problem, strip, align_corners, smoothing, weights):
     logits, target = (each.to(device) for each in problem)
     if (target == 255).all():
         target.view(-1)[0] = 1
@@ -65,7 +65,7 @@ def test_cross_entropy_is_torchs(device, problem, strip, align_corners, smoothin
 
 @settings(deadline=None, max_examples=150)
 @given(problem=problems(), strip=STRIPS, align_corners=st.booleans(), kernel_size=st.sampled_from([3, 5]))
-def test_with_cpg_they_are_those_of_the_definition_or_nan_in_the_windows(
+def test_value_and_gradient_with_cpg_equal_the_definition_or_are_nan_in_the_windows(
     device, problem, strip, align_corners, kernel_size
 ):
     logits, target = (each.to(device) for each in problem)
@@ -85,7 +85,7 @@ def test_with_cpg_they_are_those_of_the_definition_or_nan_in_the_windows(
 
 
 @pytest.mark.parametrize("stride", [1, 4])
-def test_hard_examples_of_nan_have_the_loss_nan(stride):
+def test_nan_logits_give_a_nan_loss_with_hard_example_mining(stride):
     logits = torch.zeros(1, 2, 8 // stride, 8 // stride)
     logits[0, 0, 0, 0] = NAN
     target = torch.zeros(1, 8, 8, dtype=torch.long)

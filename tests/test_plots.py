@@ -63,7 +63,7 @@ def test_a_criterion_looks_the_same_in_each_panel():
     assert first.lines[1].get_color() == second.lines[0].get_color() != first.lines[0].get_color()
 
 
-def test_distances_are_places_on_the_axis():
+def test_distances_are_the_labels_of_the_axis():
     figure = boundary_distance({"network": [curve("ce", epochs=3), curve("ce+cpg1", epochs=3)]}, ["1", "10", "all"])
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == ["1", "10", "all"]
 
@@ -73,7 +73,7 @@ def differences(classes):
     return by_image * [1, 1.5, 1.5], by_image
 
 
-def test_the_largest_gain_is_above_and_a_class_without_a_value_is_not_there():
+def test_the_largest_gain_is_at_the_top_and_classes_without_a_value_are_left_out():
     by_seed, by_image = differences(5)
     by_image[2] = np.nan
     figure = class_differences("ce+cpg1 against ce", list("abcde"), by_seed, by_image, seeds=3)
@@ -82,7 +82,7 @@ def test_the_largest_gain_is_above_and_a_class_without_a_value_is_not_there():
     assert {"95 % interval over images", "95 % interval over 3 seeds"} <= set(texts(figure))
 
 
-def test_of_many_classes_those_with_the_largest_differences_are_drawn_and_it_is_said():
+def test_of_many_classes_the_largest_differences_are_drawn_with_a_note():
     figure = class_differences("title", [f"class {index}" for index in range(171)], *differences(171), seeds=3)
     assert len(figure.axes[0].patches) == 25
     assert any("25 of 171 classes, the largest differences" in text for text in texts(figure))

@@ -99,7 +99,7 @@ class TestOrientation:
 
     @pytest.mark.parametrize("part", [0, 1], ids=["image", "label"])
     @pytest.mark.parametrize("container", ["jpg", "png", "tif"])
-    def test_a_labelled_image_or_a_label_that_is_turned_is_an_error(self, container, part, tmp_path):
+    def test_a_rotated_label_or_labelled_image_is_an_error(self, container, part, tmp_path):
         data = ADE20KDataModule(write_ade20k(tmp_path), Augmentation((20, 28)), num_workers=0)
         path = data.files("val")[0][part]
         container = "png" if part else container
@@ -111,7 +111,7 @@ class TestOrientation:
         ):
             data.datasets["val"][0]
 
-    def test_what_imagemagick_writes_into_a_png_counts(self):
+    def test_the_exif_of_imagemagick_in_a_png_is_read(self):
         exif = Image.Exif()
         exif[0x0112] = 6
         block = exif.tobytes()
@@ -122,7 +122,7 @@ class TestOrientation:
         assert np.array_equal(read_image(Image.open(io.BytesIO(content))), decode_image(content, Path("x")))
 
     @pytest.mark.parametrize("exif", [b"", b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0" + bytes(40)])
-    def test_exif_that_is_none_turns_nothing(self, exif):
+    def test_invalid_exif_does_not_rotate_the_image(self, exif):
         content = encoded(Image.fromarray(BLOCKS), exif, format="JPEG")
         assert read_header(content).orientation == 1
 
@@ -151,7 +151,7 @@ class TestChannels:
             ("LAB", "tiff", "got 3 channels( .LAB.)? of 8 bits"),
         ],
     )
-    def test_all_else_is_an_error_with_its_bits_and_channels(self, mode, suffix, message, tmp_path):
+    def test_other_formats_are_an_error_with_bits_and_channels(self, mode, suffix, message, tmp_path):
         content = encoded(Image.new(mode, (8, 6)), format=suffix.upper())
         path = tmp_path / f"deep.{suffix}"
         path.write_bytes(content)
@@ -176,7 +176,7 @@ class TestChannels:
         assert read_image(tmp_path / "dark.ppm").tolist() == [[[255, 0, 0]]]
 
     @pytest.mark.parametrize(("suffix", "bits"), [("jp2", 16), ("avif", 10), ("avif", 12)])
-    def test_so_are_jpeg_2000_and_avif(self, suffix, bits, tmp_path):
+    def test_jpeg_2000_and_avif_of_more_than_8_bits_are_seen(self, suffix, bits, tmp_path):
         path = tmp_path / f"deep.{suffix}"
         options = [cv2.IMWRITE_AVIF_DEPTH, bits] if suffix == "avif" else []
         if not cv2.haveImageWriter(str(path)) or not cv2.imwrite(str(path), np.zeros((64, 64, 3), np.uint16), options):
@@ -188,14 +188,14 @@ class TestChannels:
         for given in (tmp_path / f"plain.{suffix}", Image.open(tmp_path / f"plain.{suffix}")):
             assert read_image(given).shape == BLOCKS.shape
 
-    def test_the_number_of_an_open_file_is_no_depth(self, tmp_path):
+    def test_the_number_of_an_open_file_is_not_read_as_a_depth(self, tmp_path):
         Image.fromarray(BLOCKS).save(tmp_path / "plain.jp2")
         with Image.open(tmp_path / "plain.jp2") as picture:
             (tile,) = picture.tile
             picture.tile = [tile._replace(args=("jp2", 0, 0, 16, 1600))]
             assert channels_of(picture)[0] == 8
 
-    def test_that_alpha_is_dropped_is_said_once(self):
+    def test_dropping_alpha_is_noted_once(self):
         content = encoded(Image.fromarray(BLOCKS).convert("RGBA"), format="PNG")
         with warnings.catch_warnings(record=True) as said:
             warnings.simplefilter("default")
@@ -221,14 +221,14 @@ class TestDamage:
         with pytest.raises(ValueError, match=r"readable image file, got .*: street\.jpg"):
             decode_image(content[:kept] + bytes(len(content) - kept), Path("street.jpg"))
 
-    def test_what_follows_the_end_of_a_jpeg_is_no_damage(self):
+    def test_data_after_the_end_of_a_jpeg_is_not_damage(self):
         content = encoded(Image.fromarray(BLOCKS), format="JPEG", quality=95)
         assert np.array_equal(decode_image(content + bytes(99), Path("x")), decode_image(content, Path("x")))
 
     @pytest.mark.parametrize(
         "content", [b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", b"", b"GIF89a", b"BM", b"II*\0"]
     )
-    def test_what_is_no_image_is_not_given_to_other_programs(self, content):
+    def test_a_file_that_is_not_an_image_is_not_passed_to_other_programs(self, content):
         with pytest.raises(ValueError, match=r"expected a readable image file, got .*x\.png"):
             decode_image(content, Path("x.png"))
 
@@ -246,7 +246,7 @@ class TestDamage:
         with pytest.raises(ValueError, match=r"expected a readable image file, got .*x\.png"):
             decode_image(content, Path("x.png"))
 
-    def test_of_pictures_too(self, tmp_path):
+    def test_a_damaged_pillow_image_is_named(self, tmp_path):
         noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
         (tmp_path / "x.jpg").write_bytes(encoded(Image.fromarray(noise), format="JPEG")[:-500])
         with pytest.raises(ValueError, match=r"expected a readable image file, got .*x\.jpg"):
@@ -356,7 +356,7 @@ class TestNames:
             (root / kind / "val" / f"val0.{suffix}").rename(root / kind / "val" / f"{name}.{suffix}")
         assert len(folder_of(root).files("val")) == 2
 
-    def test_a_list_may_be_written_in_the_other_form(self, tmp_path):
+    def test_a_list_may_use_decomposed_characters(self, tmp_path):
         root = write_folder(tmp_path)
         for kind in ("images", "labels"):
             for path in [*(root / kind).rglob("*.*")]:
@@ -380,7 +380,7 @@ class TestNames:
         assert len(predicted(tmp_path, root / "images" / "val")) == 2
 
     @pytest.mark.parametrize("what", ["link", "pipe", "folder"])
-    def test_what_is_no_file_is_one_broken_image_among_others(self, what, tmp_path):
+    def test_a_path_that_is_not_a_file_is_one_broken_image_among_others(self, what, tmp_path):
         root = write_folder(tmp_path)
         path = root / "images" / "val" / "val0.jpg"
         path.unlink()
@@ -462,7 +462,7 @@ def test_numbers_out_of_range_are_refused(option, wrong, tmp_path):
         CamVidDataModule(tmp_path, **{"augmentation": Augmentation((20, 20)), option: wrong})
 
 
-def test_a_member_that_says_to_be_huge_is_not_read(tmp_path):
+def test_an_entry_that_claims_to_be_huge_is_not_read(tmp_path):
     """The index of a zip file is believed in so far as it is a limit."""
     root = tmp_path / "zips"
     root.mkdir()

@@ -41,7 +41,7 @@ def definition(name, logits, target, over, smooth):
     smooth=st.sampled_from([1e-3, 1.0]),
     align_corners=st.booleans(),
 )
-def test_value_and_gradient_are_those_of_the_definition(problem, name, over, smooth, align_corners):
+def test_value_and_gradient_equal_the_definition(problem, name, over, smooth, align_corners):
     logits, target = problem
     logits.requires_grad_()
     expected = definition(name, upsampled(logits, target, align_corners), target, over, smooth)
@@ -54,7 +54,7 @@ def test_value_and_gradient_are_those_of_the_definition(problem, name, over, smo
 @pytest.mark.parametrize("case", "abcd")
 @pytest.mark.parametrize("way", ["batch_smooth1", "batch_smooth1e-3", "image_smooth1", "class_smooth1"])
 @pytest.mark.parametrize("name", LOSSES)
-def test_values_are_those_of_the_authors_code(real_data, name, way, case):
+def test_values_equal_those_of_the_authors_code(real_data, name, way, case):
     key = f"{case}_{name}_{way}"
     expected, inputs = references(real_data, "loss_region"), references(real_data, "loss_baselines")
     if f"{key}_value" not in expected:
@@ -65,7 +65,7 @@ def test_values_are_those_of_the_authors_code(real_data, name, way, case):
     check_reference(loss, *arrays, expected[f"{key}_value"], expected[f"{key}_grad"])
 
 
-def test_they_are_those_of_segmentation_models_pytorch_but_for_the_mean():
+def test_values_equal_those_of_segmentation_models_pytorch_except_for_the_mean():
     torch.manual_seed(0)
     logits, target = torch.randn(3, 6, 9, 8), torch.randint(0, 4, (3, 9, 8))
     share = 4 / 6  # four of the six classes are in the labels; its sum is divided by six
@@ -77,7 +77,7 @@ def test_they_are_those_of_segmentation_models_pytorch_but_for_the_mean():
     torch.testing.assert_close(share * DiceLoss(smooth=1e-6)(logits, target), dice)
 
 
-def test_a_perfect_prediction_costs_nothing_and_the_opposite_almost_one():
+def test_the_loss_of_a_perfect_prediction_is_0_and_of_the_opposite_almost_1():
     target = torch.zeros(1, 20, 20, dtype=torch.long)
     target[:, 10:] = 1
     right = 100.0 * torch.nn.functional.one_hot(target, 2).movedim(-1, 1)

@@ -256,14 +256,14 @@ def test_any_group_can_be_the_baseline(study):
         analyse([study], baseline="ce-dice", draws=10)
 
 
-def test_without_plain_cross_entropy_the_remedy_is_said(tmp_path, reported):
+def test_without_plain_cross_entropy_the_report_names_the_remedy(tmp_path, reported):
     for criterion in ("ce+cpg1", "ce+dice"):
         write_run(tmp_path / "runs" / criterion, criterion=criterion)
     _, printed, _ = reported(tmp_path / "runs")
     assert "no group is plain cross-entropy (criterion ce); --baseline names another one" in printed
 
 
-def test_groups_of_one_name_are_told_apart_by_their_key(tmp_path, reported):
+def test_groups_of_one_name_are_distinguished_by_their_key(tmp_path, reported):
     for key in ("aaaaaaaaaaaa", "bbbbbbbbbbbb"):
         write_run(tmp_path / "runs" / key, key=key)
     _, printed, folder = reported(tmp_path / "runs")
@@ -274,7 +274,7 @@ def test_groups_of_one_name_are_told_apart_by_their_key(tmp_path, reported):
     assert "but another key: it was run by another version" in printed
 
 
-def test_families_of_one_name_have_pictures_of_their_own(tmp_path):
+def test_families_of_one_name_have_separate_pictures(tmp_path):
     for key, digest in (("aaaaaaaaaaaa", "1"), ("bbbbbbbbbbbb", "2")):
         write_run(tmp_path / key, key=key)
         path = tmp_path / key / "experiment.json"
@@ -288,7 +288,7 @@ def test_families_of_one_name_have_pictures_of_their_own(tmp_path):
     )
 
 
-def test_a_second_run_of_one_seed_is_not_averaged_in(study, reported):
+def test_a_second_run_of_one_seed_is_not_used(study, reported):
     write_run(study / "zzz", 0, noise=77, criterion="ce")
     analysis = analyse([study], draws=10)
     assert len(analysis.finished) == 9
@@ -314,7 +314,7 @@ def test_groups_of_different_data_are_compared_with_a_warning(study):
     assert [note.split(":")[0] for note in warned] == ["camvid-small against camvid (ce)"]
 
 
-def test_networks_of_other_images_are_compared_by_seed_alone(study):
+def test_networks_evaluated_on_other_images_are_compared_only_by_seed(study):
     for seed in range(3):
         write_counts(study / f"ce+dice-{seed}" / "tables", *(2 * [counts_of(labels(30), 0.6, seed)]))
         region = np.load(study / f"ce+dice-{seed}" / "tables" / "val-counts.npz")["region"]
@@ -376,7 +376,7 @@ def test_counts_of_another_epoch_are_not_used(tmp_path):
     assert "is not used: its counts give an mIoU of" in run.notes[0]
 
 
-def test_absent_classes_count_as_the_data_set_has_it(tmp_path):
+def test_absent_classes_follow_the_rule_of_the_dataset(tmp_path):
     region = counts_of(labels(), 0.7, 1)
     region[:, 2] = 0  # a class that no image has
     write_identity(tmp_path / "run")
@@ -387,7 +387,7 @@ def test_absent_classes_count_as_the_data_set_has_it(tmp_path):
     assert run.counts.absent == "zero"
 
 
-def test_names_do_nothing_to_the_terminal_or_to_markdown(tmp_path, reported):
+def test_names_are_escaped_in_terminal_and_markdown(tmp_path, reported):
     for criterion in ("ce", "[bold]|x\x1b[31m\n"):
         write_run(tmp_path / "runs" / str(len(criterion)), criterion=criterion, name=f"../{criterion}")
     _, printed, folder = reported(tmp_path / "runs")

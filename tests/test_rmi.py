@@ -53,7 +53,7 @@ def definition(logits, target, pooling):
 
 @settings(deadline=None, max_examples=25)
 @given(problem=problems(smallest=8), pooling=st.sampled_from(list(POOLINGS.values())), align_corners=st.booleans())
-def test_value_and_gradient_are_those_of_the_definition(problem, pooling, align_corners):
+def test_value_and_gradient_equal_the_definition(problem, pooling, align_corners):
     logits, target = problem
     logits.requires_grad_()
     bce, rmi = definition(upsampled(logits, target, align_corners), target, pooling)
@@ -68,7 +68,7 @@ def test_value_and_gradient_are_those_of_the_definition(problem, pooling, align_
 
 @pytest.mark.parametrize("case", "abcd")
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_values_are_those_of_the_authors_code(real_data, pooling, case):
+def test_values_equal_those_of_the_authors_code(real_data, pooling, case):
     expected = references(real_data, "loss_baselines")
     of = {name: expected[f"{case}_{name}"] for name in ("logits", "labels", f"combined_{pooling}_value", "bce_value")}
     gradient = expected[f"{case}_combined_max3_grad"].astype(np.float64)
@@ -92,14 +92,14 @@ def test_classes_may_be_computed_one_at_a_time(monkeypatch):
     torch.testing.assert_close(value_and_gradient(RMILoss()(logits, target), logits), expected)
 
 
-def test_classes_that_an_image_does_not_have_add_a_constant():
+def test_absent_classes_add_a_constant():
     criterion = RMILoss()
     criterion(torch.randn(2, 5, 30, 30), torch.full((2, 30, 30), 255))
     assert criterion.terms["bce"].item() == 0
     assert criterion.terms["rmi"].item() == pytest.approx(5 * math.log(5e-4) / 2, rel=1e-5)
 
 
-def test_certain_predictions_have_a_covariance_that_is_not_singular():
+def test_the_covariance_of_certain_predictions_is_not_singular():
     target = torch.zeros(1, 60, 60, dtype=torch.long)
     target[:, 30:] = 1
     logits = (2e4 * torch.nn.functional.one_hot(target, 3).movedim(-1, 1) - 1e4).requires_grad_()

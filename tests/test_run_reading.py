@@ -26,7 +26,7 @@ def test_runs_are_found_at_any_depth_and_once(tmp_path):
     assert problems == []
 
 
-def test_nothing_below_a_run_is_a_run(tmp_path):
+def test_subfolders_of_a_run_are_not_runs(tmp_path):
     write_run(tmp_path / "run")
     write_run(tmp_path / "run" / "wandb" / "copy")
     assert len(read_runs([tmp_path])[0]) == 1
@@ -39,7 +39,7 @@ def test_links_to_folders_are_not_followed(tmp_path):
 
 
 @pytest.mark.parametrize(("make", "what"), [(lambda path: None, "not there"), (lambda path: path.touch(), "no folder")])
-def test_what_is_no_folder_is_refused(tmp_path, make, what):
+def test_a_path_that_is_not_a_folder_is_refused(tmp_path, make, what):
     make(tmp_path / "runs")
     with pytest.raises(FileNotFoundError, match=f"expected a folder of runs, got .*runs, which is {what}"):
         report([str(tmp_path / "runs")])
@@ -61,7 +61,7 @@ def test_an_empty_folder_beside_runs_is_named(tmp_path):
     assert notes == [f"{tmp_path / 'empty'}: no runs; a run is a folder with an experiment.json, as cpg fit writes it"]
 
 
-def test_a_study_of_which_nothing_has_finished_says_how_far_it_is(tmp_path, capsys):
+def test_a_study_without_finished_runs_shows_its_progress(tmp_path, capsys):
     write_identity(tmp_path / "a", 0)
     write_metrics(tmp_path / "a", {0: {"val/mIoU": 0.1}, 1: {"val/mIoU": 0.2}})
     write_identity(tmp_path / "b", 1)
@@ -128,7 +128,7 @@ def test_a_damaged_run_is_named_and_the_others_are_read(tmp_path, damage):
 
 
 @pytest.mark.parametrize("lost", [1, 2, 8])
-def test_a_last_line_that_is_broken_off_is_left_out(tmp_path, lost):
+def test_an_incomplete_last_line_is_left_out(tmp_path, lost):
     write_metrics(tmp_path, {0: {"val/mIoU": 0.25}, 1: {"val/mIoU": 0.5125}})
     path = tmp_path / "metrics.csv"
     path.write_text(path.read_text()[:-lost])

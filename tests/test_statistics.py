@@ -51,7 +51,7 @@ def test_corrected_p_values_are_those_of_the_public_study(score):
     assert corrected == pytest.approx([each["p_holm"] for each in comparisons], abs=1e-9)
 
 
-def test_by_seeds_one_comparison_of_the_public_study_holds_and_it_is_not_one_with_plain_cross_entropy():
+def test_by_seed_only_one_comparison_of_the_public_study_is_significant_and_it_is_not_with_plain_cross_entropy():
     comparisons = [each for each in STUDY["comparisons"] if each["score"] == "mIoU"]
     held = [
         each["a"] + each["b"]
@@ -89,7 +89,7 @@ def test_a_difference_that_is_the_same_for_each_seed_has_a_p_value_of_zero():
 
 
 @pytest.mark.parametrize("b", [[0.5], [], [[0.5, 0.6]]])
-def test_scores_that_are_no_pairs_are_refused(b):
+def test_unpaired_scores_are_refused(b):
     with pytest.raises(ValueError, match="expected two sequences with a score for each of the same seeds"):
         paired_by_seed([0.5, 0.6] if b else [], b)
 
@@ -136,7 +136,7 @@ def test_the_boundary_iou_of_counts_is_the_metrics():
     np.testing.assert_allclose(class_iou(np.stack(counts)), metric.compute().numpy(), rtol=1e-12)
 
 
-def test_fine_grained_scores_are_the_reference_implementations():
+def test_fine_grained_scores_equal_the_reference_implementation():
     scores = fine_grained(np.load(GOLDEN / "fine_grained.npz")["counts"])
     assert scores["mIoU^I"] == pytest.approx(0.7180448150634766, abs=1e-7)
     assert scores["mIoU^C"] == pytest.approx(0.7094676208496093, abs=1e-7)
@@ -166,11 +166,11 @@ def test_fine_grained_scores_equal_a_literal_loop():
     )
 
 
-def test_fine_grained_scores_of_nothing_are_nan():
+def test_fine_grained_scores_without_labels_are_nan():
     assert np.isnan(list(fine_grained(np.zeros((2, 3, 3), np.int64)).values())).all()
 
 
-def test_a_class_that_an_image_does_not_have_is_not_scored_in_it():
+def test_a_class_absent_from_an_image_is_not_scored_in_it():
     assert np.isnan(image_iou(np.array([[[0, 5, 0], [1, 2, 1]]]))).tolist() == [[True, False]]
 
 
@@ -200,7 +200,7 @@ def test_the_bootstrap_equals_a_literal_loop_over_the_same_draws(absent):
     np.testing.assert_allclose(result.classes, np.stack([observed, low, high], axis=1)[1:], rtol=1e-9, atol=1e-12)
 
 
-def test_the_bootstrap_is_the_same_each_time_and_another_with_another_seed():
+def test_the_bootstrap_depends_only_on_its_seed():
     a, b = drawn_counts(np.random.default_rng(5), networks=2, images=60)[:, None]
     first, again = (bootstrap_over_images(a, b, draws=200) for _ in range(2))
     assert (first.low, first.high) == (again.low, again.high)

@@ -77,7 +77,7 @@ def wait_for(condition, seconds=20):
         time.sleep(0.02)
 
 
-def test_all_cells_are_run_and_then_left_alone(sweep, capsys):
+def test_all_cells_are_run_once(sweep, capsys):
     file = sweep({"key": ["a", "b"], "seed": [0, 1]})
     assert listed(capsys, file)[0] == dict.fromkeys(["a-0", "a-1", "b-0", "b-1"], "missing")
     assert study([file]) == 0
@@ -106,7 +106,7 @@ def test_a_run_that_ends_without_a_summary_has_failed(sweep, capsys):
     assert "ended without summary.json" in capsys.readouterr().out
 
 
-def test_one_cell_is_run_by_its_number(sweep):
+def test_a_single_cell_is_run_by_its_number(sweep):
     file = sweep({"seed": [0, 1, 2]})
     assert study([file, "--cell", "2"]) == 0
     assert [len(starts(cell)) for cell in "012"] == [0, 1, 0]
@@ -138,7 +138,7 @@ def test_each_run_writes_its_output_into_its_folder(sweep):
     assert said == "training"
 
 
-def test_a_change_of_the_command_is_shown_and_never_mixed(sweep, capsys):
+def test_a_changed_command_is_shown_and_results_are_never_mixed(sweep, capsys):
     assert study([sweep({"seed": [0]}, options=["--key=a"])]) == 0
     file = sweep({"seed": [0]}, options=["--key=b"])
     assert listed(capsys, file)[0]["0"] == "finished 3 epochs 0.6000 changed since: command"
@@ -151,7 +151,7 @@ def test_a_change_of_the_command_is_shown_and_never_mixed(sweep, capsys):
     assert len(starts("0")) == 1
 
 
-def test_a_change_that_is_none_to_the_results_is_found_to_be_none_by_fit(sweep, capsys):
+def test_fit_accepts_a_change_that_does_not_affect_results(sweep, capsys):
     assert study([sweep({"seed": [0]})]) == 0
     file = sweep({"seed": [0]}, options=["--workers=4"])
     assert "changed since" in listed(capsys, file)[0]["0"]
@@ -171,7 +171,7 @@ def test_a_change_in_a_file_that_the_command_names_is_shown(sweep, capsys):
     assert listed(capsys, file)[0]["network"].endswith("changed since: parts/inner.yaml")
 
 
-def test_a_run_that_never_began_is_started_as_it_is_now(sweep, capsys):
+def test_a_run_that_never_started_uses_the_current_configuration(sweep, capsys):
     run("0").mkdir(parents=True)
     (run("0") / "cell.json").write_text('{"version": 1, "command": ["old"], "files": {}}')
     file = sweep({"seed": [0]})
@@ -183,7 +183,7 @@ def test_a_run_that_never_began_is_started_as_it_is_now(sweep, capsys):
 @pytest.mark.parametrize(
     ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
 )
-def test_a_stopped_study_stops_its_runs_and_goes_on_later(sweep, capsys, number, status):
+def test_a_stopped_study_stops_its_runs_and_can_be_continued(sweep, capsys, number, status):
     file = sweep({"seed": [0, 1, 2]}, options=["--seconds=0.2"])
     process = in_background(file, "--jobs", "2")
     wait_for(lambda: all((run(cell) / "checkpoints/last.ckpt").exists() for cell in "01"))
@@ -230,7 +230,7 @@ def test_a_second_signal_does_not_wait(sweep):
     assert not alive(starts("yes")[0]["process"])
 
 
-def test_after_a_killed_study_its_run_is_waited_for_not_run_twice(sweep, capsys):
+def test_the_run_of_a_killed_study_is_waited_for_and_not_run_twice(sweep, capsys):
     file = sweep({"seed": [0, 1]}, options=["--seconds=0.5"])
     process = in_background(file)
     wait_for(lambda: starts("0"))
@@ -245,7 +245,7 @@ def test_after_a_killed_study_its_run_is_waited_for_not_run_twice(sweep, capsys)
     assert [len(starts(cell)) for cell in "01"] == [1, 1]
 
 
-def test_a_killed_run_goes_on_at_the_next_start(sweep, capsys):
+def test_a_killed_run_continues_at_the_next_start(sweep, capsys):
     file = sweep({"seed": [0]}, options=["--seconds=0.2"])
     process = in_background(file)
     wait_for((run("0") / "checkpoints/last.ckpt").exists)
@@ -293,7 +293,7 @@ def test_neither_torch_nor_lightning_is_imported():
     assert shown == "set()\n"
 
 
-def test_a_file_that_is_not_there_is_named_before_anything_starts(sweep):
+def test_a_missing_file_is_named_before_the_first_cell_starts(sweep):
     file = sweep({"config": ["parts/none.yaml"]})
     with pytest.raises(ValueError, match=r"expected a file at parts/none.yaml, found none \(cell none of sweep.yaml\)"):
         study([file])

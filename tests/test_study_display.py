@@ -36,7 +36,7 @@ def shown(terminal, running, total=3, waiting=1):
     return console.file.getvalue()
 
 
-def test_a_line_a_cell_has_its_progress_and_the_time_left(cell):
+def test_each_cell_has_one_line_with_progress_and_remaining_time(cell):
     line = shown(True, cell(["0,99,0.5,", "0,99,,0.31", "1,199,,0.42"]))
     assert "epoch 2/10" in line
     assert "mIoU 0.4200" in line
@@ -49,7 +49,7 @@ def test_a_name_with_brackets_is_shown_as_it_is(cell):
     assert "start lraspp-ce[1]: process 4711" in shown(False, cell([]))
 
 
-def test_before_the_first_epoch_is_over_a_cell_says_since_when_it_runs(cell):
+def test_before_the_first_epoch_a_cell_shows_its_running_time(cell):
     assert "started 2 min ago" in shown(True, cell([]))
 
 
@@ -83,7 +83,7 @@ def test_only_the_end_of_long_metrics_is_read(cell):
     assert (progress.share, progress.score) == (0.5, 0.7)
 
 
-def test_a_resumed_cell_s_time_left_counts_from_where_it_went_on(cell):
+def test_the_remaining_time_of_a_resumed_cell_starts_at_the_resumption(cell):
     running = cell(["8,899,,0.5"])  # from 80 % to 90 % in 100 seconds
     running.begin = Progress(0.8)
     assert running.seconds_left(running.job.folder.progress()) == pytest.approx(100, abs=2)
@@ -91,7 +91,7 @@ def test_a_resumed_cell_s_time_left_counts_from_where_it_went_on(cell):
     assert running.seconds_left(running.job.folder.progress()) is None
 
 
-def test_the_table_tells_states_apart():
+def test_the_table_shows_different_states():
     console = Console(file=io.StringIO(), width=120)
     progress = Progress(0.1, "epoch 3/30", 0.5)
     show_cells(

@@ -11,7 +11,7 @@ def test_one_run_at_a_time_gets_everything():
     assert shares(1) == [{}]
 
 
-def test_the_user_decides_on_threads(monkeypatch):
+def test_the_users_number_of_threads_is_kept(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     assert "OMP_NUM_THREADS" not in shares(2)[0]
 
@@ -35,6 +35,6 @@ def test_gpus_are_found_by_the_driver_s_program(monkeypatch, tmp_path):
     assert gpus() == []
 
 
-def test_several_runs_share_a_gpu_where_there_are_fewer(monkeypatch):
+def test_runs_share_gpus_if_there_are_fewer_gpus_than_runs(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,6")
     assert [share["CUDA_VISIBLE_DEVICES"] for share in shares(3)] == ["4", "6", "4"]

@@ -102,7 +102,7 @@ def test_cells_are_the_product_in_the_order_of_the_file(sweep):
     )
 
 
-def test_a_study_is_called_as_the_file_says_else_as_the_file(sweep):
+def test_the_study_has_the_name_in_the_file_or_else_of_the_file(sweep):
     assert {cell.study for cell in read_sweep(sweep(name="1_first.yaml"))} == {"1_first"}
     assert {cell.study for cell in read_sweep(sweep(study="camvid"))} == {"camvid"}
     assert {cell.study for cell in read_sweep(sweep(study="../../x"))} == {"x"}
@@ -127,7 +127,7 @@ def test_a_study_is_called_as_the_file_says_else_as_the_file(sweep):
         ({"parameters": {"x": {"values": [1, "1 "]}}, "study": "a"}, "a/1 for two different cells"),
     ],
 )
-def test_what_is_no_grid_is_refused(sweep, changes, message):
+def test_invalid_grids_are_refused(sweep, changes, message):
     keys = {key: value for key, value in changes.items() if key != "parameters"}
     with pytest.raises(ValueError, match=message):
         read_study([sweep(changes.get("parameters", PARAMETERS), **keys)])
@@ -141,7 +141,7 @@ def test_a_parameter_that_is_given_twice_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize(("content", "message"), [("a: [", "in YAML"), (None, "can be read"), ("[]", "parameters")])
-def test_what_is_no_sweep_file_is_refused(tmp_path, content, message):
+def test_other_files_than_sweeps_are_refused(tmp_path, content, message):
     file = tmp_path / "none.yaml"
     if content is not None:
         file.write_text(content)
@@ -156,7 +156,7 @@ def test_two_files_that_give_one_folder_to_different_cells_are_refused(sweep):
         read_study([first, second])
 
 
-def test_a_cell_that_two_files_have_is_there_once(sweep):
+def test_a_cell_in_two_files_is_listed_once(sweep):
     first = sweep({"seed_everything": {"values": [0, 1]}}, "first.yaml", study="camvid")
     second = sweep({"seed_everything": {"values": [1, 2]}}, "second.yaml", study="camvid")
     assert [cell.name for cell in read_study([first, second])] == ["0", "1", "2"]

@@ -14,7 +14,7 @@ def problem():
     return torch.randn(2, 4, 5, 6), patches(torch.Generator().manual_seed(0), 2, 4, 20, 24, patch=5, void=0.1)
 
 
-def test_it_is_the_weighted_sum(problem):
+def test_the_loss_is_the_weighted_sum(problem):
     first, second = CrossEntropyCPGLoss(), LovaszSoftmaxLoss()
     logits = problem[0].requires_grad_()
     loss = WeightedSum([first, second], [0.5, 2])(logits, problem[1], True)
@@ -37,13 +37,13 @@ class OtherDice(DiceLoss):
     """Another class with the same term."""
 
 
-def test_equal_terms_are_told_apart_by_their_class(problem):
+def test_equal_names_of_terms_are_prefixed_with_the_class(problem):
     criterion = WeightedSum([DiceLoss(), OtherDice(over="image"), JaccardLoss()], [1, 1, 1])
     criterion(*problem)
     assert list(criterion.terms) == ["DiceLoss/dice", "OtherDice/dice", "jaccard"]
 
 
-def test_equal_terms_of_one_class_are_told_apart_by_their_place(problem):
+def test_equal_names_of_one_class_are_numbered(problem):
     criterion = WeightedSum([CrossEntropyCPGLoss(), CrossEntropyCPGLoss(kernel_size=5), DiceLoss()], [1, 1, 1])
     criterion(*problem)
     names = [f"CrossEntropyCPGLoss{place}/{name}" for place in (1, 2) for name in ("ce", "cpg")]
@@ -86,7 +86,7 @@ init_args:
 """
 
 
-def test_it_is_set_in_yaml(tmp_path):
+def test_a_weighted_sum_is_configured_in_yaml(tmp_path):
     (tmp_path / "sum.yaml").write_text(YAML)
     parts = ["--data=ShapesDataModule", "--model.network=LRASPP", "--model.criterion=sum.yaml"]
     criterion = main([*parts, "--model.criterion.weights=[1, 0.5]"], run=False).model.criterion

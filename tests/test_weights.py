@@ -51,19 +51,19 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, state):
     assert written.exists()  # it would have
 
 
-def test_weights_in_the_cache_of_the_hub_are_read_as_safely(tmp_path, monkeypatch):
+def test_weights_in_the_hub_cache_are_read_safely(tmp_path, monkeypatch):
     written, url = tmp_path / "written", MobileNet_V3_Large_Weights.IMAGENET1K_V1.url
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     torch.save(Malicious(written), tmp_path / "hub" / "checkpoints" / url.rpartition("/")[2])
-    with pytest.raises(ValueError, match="expected tensors alone in the file of MobileNet_V3_Large_Weights"):
+    with pytest.raises(ValueError, match="expected only tensors in the file of MobileNet_V3_Large_Weights"):
         LRASPP(3, weights_backbone="IMAGENET1K_V1")
     assert not written.exists()
 
 
 @pytest.mark.parametrize("wrapped", [lambda w: w, lambda w: {"state_dict": w, "epoch": 1}, lambda w: {"model": w}])
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module.model."])
-def test_state_dicts_are_found_in_what_others_write(layer, tmp_path, wrapped, prefix):
+def test_state_dicts_are_found_in_files_of_other_libraries(layer, tmp_path, wrapped, prefix):
     torch.save(wrapped({prefix + name: w for name, w in layer.state_dict().items()}), tmp_path / "weights.pt")
     other = nn.Conv2d(3, 4, 1)
     load_into(other, read_weights(tmp_path / "weights.pt"))
@@ -79,7 +79,7 @@ def test_safetensors_and_files_of_old_torch_are_read(layer, tmp_path):
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"no weights"])
-def test_files_of_something_else_are_named(tmp_path, name, content):
+def test_files_that_are_not_weights_are_refused_by_name(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=name):
         read_weights(tmp_path / name)
@@ -123,7 +123,7 @@ class OfSize:
         return bytearray, (self.size,)
 
 
-def test_a_file_that_asks_for_more_memory_than_there_is_is_refused(layer, tmp_path):
+def test_a_file_that_requests_too_much_memory_is_refused(layer, tmp_path):
     torch.save({"weight": OfSize(1 << 60)}, tmp_path / "size.pth")
     (tmp_path / "header.safetensors").write_bytes((1 << 62).to_bytes(8, "little") + b"{}")
     torch.save(layer.state_dict(), tmp_path / "weights.pth")
@@ -138,15 +138,15 @@ def test_a_file_that_asks_for_more_memory_than_there_is_is_refused(layer, tmp_pa
             read_file(tmp_path / name)
 
 
-def test_a_file_that_holds_itself_is_read(layer, tmp_path):
+def test_a_file_with_a_cycle_is_read(layer, tmp_path):
     state = dict(layer.state_dict())
     state["model"] = state
     torch.save(state, tmp_path / "loop.pth")
-    with pytest.warns(UserWarning, match=r"expected weights alone in .*loop.pth; left out: model"):
+    with pytest.warns(UserWarning, match=r"expected only weights in .*loop.pth; left out: model"):
         torch.testing.assert_close(read_weights(tmp_path / "loop.pth"), dict(layer.state_dict()))
 
 
-def test_no_file_and_no_weights(tmp_path):
+def test_missing_files_and_missing_weights_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="found none at"):
         read_weights(tmp_path / "weights.pth")
     torch.save({"epoch": 3}, tmp_path / "weights.pth")
@@ -156,20 +156,20 @@ def test_no_file_and_no_weights(tmp_path):
         read_weights({})
 
 
-def test_nothing_is_copied_where_something_does_not_fit(layer):
+def test_nothing_is_copied_if_a_weight_does_not_fit(layer):
     before = layer.weight.clone()
     with pytest.raises(ValueError, match="1 missing: bias"):
         load_into(layer, {"weight": torch.ones_like(before)})
     torch.testing.assert_close(layer.weight, before, rtol=0, atol=0)
 
 
-def test_layers_that_differ_in_more_than_classes_are_never_renewed(layer):
+def test_layers_that_differ_in_more_than_classes_are_never_reinitialised(layer):
     with pytest.raises(ValueError, match="2 of another shape: bias") as error:
         load_into(layer, {"weight": torch.ones(5, 2, 1, 1), "bias": torch.ones(5)}, new_classifier=True)
     assert "new_classifier" not in str(error.value)
 
 
-def test_a_number_is_no_layer_of_classes():
+def test_a_scalar_weight_is_not_a_classifier():
     network = nn.Module()
     network.scale = nn.Parameter(torch.tensor(1.0))
     with pytest.raises(ValueError, match=r"1 of another shape: scale \(3,\) instead of \(\)$"):
@@ -239,7 +239,7 @@ def pair(request):
     return NETWORKS[request.param](5), NETWORKS[request.param]
 
 
-def test_a_checkpoint_of_any_network_comes_back_without_a_word(pair, tmp_path):
+def test_a_checkpoint_of_any_network_is_loaded_without_warnings(pair, tmp_path):
     network, build = pair
     torch.save(checkpoint(network), tmp_path / "last.ckpt")
     other = build(5)
@@ -249,12 +249,12 @@ def test_a_checkpoint_of_any_network_comes_back_without_a_word(pair, tmp_path):
     torch.testing.assert_close(other.state_dict(), network.state_dict(), rtol=0, atol=0)
 
 
-def test_a_checkpoint_of_any_network_serves_other_classes(pair):
+def test_a_checkpoint_of_any_network_can_be_loaded_for_other_classes(pair):
     network, build = pair
     other = build(3)
-    with pytest.raises(ValueError, match=r"of another shape.*new_classifier=True starts the last layers anew"):
+    with pytest.raises(ValueError, match=r"of another shape.*new_classifier=True reinitialises the last layers"):
         other.load_weights(checkpoint(network))
-    with pytest.warns(UserWarning, match="5 classes instead of 3: .* start anew"):
+    with pytest.warns(UserWarning, match="5 classes instead of 3: .* are reinitialised"):
         other.load_weights(checkpoint(network), new_classifier=True)
     ours, theirs = other.state_dict(), network.state_dict()
     same = [name for name in ours if ours[name].shape == theirs[name].shape]
@@ -294,7 +294,7 @@ WRITERS = {
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("build", [Own, NETWORKS["one's own, adapted"], NETWORKS["one's own, compiled"]])
 @pytest.mark.filterwarnings("ignore:the weights hold more")
-def test_weights_are_found_in_what_wrappers_write(writer, build, tmp_path):
+def test_weights_are_found_in_files_of_wrappers(writer, build, tmp_path):
     network, other = build(5), build(5)
     torch.save(WRITERS[writer](network), tmp_path / "weights.pth")
     other.load_weights(tmp_path / "weights.pth")
@@ -302,7 +302,7 @@ def test_weights_are_found_in_what_wrappers_write(writer, build, tmp_path):
 
 
 @pytest.mark.parametrize("place", ["state_dict", "model", "model_state_dict", "net", "params", "ema"])
-def test_the_usual_places_of_a_state_dict_are_known(layer, place):
+def test_state_dicts_are_found_under_the_usual_keys(layer, place):
     found = read_weights({"epoch": 3, "config": {"depth": 2}, place: layer.state_dict()})
     torch.testing.assert_close(found, dict(layer.state_dict()))
 
@@ -315,7 +315,7 @@ def test_an_adapted_network_takes_the_weights_of_the_network_itself():
         torch.testing.assert_close(other.network[1].weight, inner[1].weight + 1)
 
 
-def test_what_is_not_the_networks_is_named_once_and_left_out():
+def test_other_entries_are_left_out_and_named_once():
     network, other = Own(5), Own(5)
     weights = {f"module.{name}": weight for name, weight in network.state_dict().items()}
     weights |= {"n_averaged": torch.tensor(3), "loss_fn.weight": torch.ones(19), "module.aux.weight": torch.ones(1)}
@@ -323,13 +323,13 @@ def test_what_is_not_the_networks_is_named_once_and_left_out():
     with pytest.warns(UserWarning) as caught:
         other.load_weights(weights)
     assert [str(warning.message) for warning in caught] == [
-        "expected weights alone; left out: note",
+        "expected only weights; left out: note",
         "the weights hold more than this Own has; left out: loss_fn.weight, module.aux.weight, n_averaged and 1 more",
     ]
     torch.testing.assert_close(other.state_dict(), network.state_dict(), rtol=0, atol=0)
 
 
-def test_of_two_copies_in_one_file_the_networks_own_counts():
+def test_of_two_copies_in_one_file_the_networks_own_is_loaded():
     network, other = Own(5), Own(5)
     copy = {f"ema.{name}": torch.zeros_like(weight) for name, weight in network.state_dict().items()}
     with pytest.warns(UserWarning, match="left out: ema.criterion.bias"):
@@ -337,7 +337,7 @@ def test_of_two_copies_in_one_file_the_networks_own_counts():
     torch.testing.assert_close(other.state_dict(), network.state_dict(), rtol=0, atol=0)
 
 
-def test_what_is_missing_is_a_count_and_three_examples():
+def test_missing_weights_are_counted_and_three_are_named():
     with pytest.raises(
         ValueError, match=r"got others: \d{3} missing: [^,;]*, [^,;]*, [^,;]* and \d+ more; 2 unexpected"
     ) as error:
@@ -350,7 +350,7 @@ def test_what_is_missing_is_a_count_and_three_examples():
         Own(5).load_weights(half)
 
 
-def test_tensors_without_values_are_no_weights():
+def test_tensors_without_values_are_not_weights():
     state = {name: weight.to("meta") for name, weight in Own(5).state_dict().items()}
     with pytest.raises(ValueError, match=r"expected weights by name, got a dictionary of criterion\.bias"):
         Own(5).load_weights(state)

@@ -56,7 +56,7 @@ SEED_CONCLUSIONS = {
 
 
 @pytest.mark.parametrize("expected", SEED_CONCLUSIONS)
-def test_what_seeds_allow_to_conclude(expected):
+def test_conclusions_from_seeds(expected):
     assert seed_conclusion(SEED_CONCLUSIONS[expected]) == f"ce+cpg1 against ce: {expected}"
 
 
@@ -80,7 +80,7 @@ def test_what_seeds_allow_to_conclude(expected):
         ),
     ],
 )
-def test_what_images_allow_to_conclude(comparison, expected):
+def test_conclusions_from_images(comparison, expected):
     assert image_conclusion(comparison) == f"ce+cpg1 against ce: {expected}"
 
 
@@ -94,5 +94,5 @@ def test_what_images_allow_to_conclude(comparison, expected):
         (by_seed(-0.01, 0.02, p=0.4), by_image(-0.01, 0.02), "Neither shows a difference"),
     ],
 )
-def test_what_the_two_answers_mean_together(seeds, images, expected):
+def test_joint_conclusions(seeds, images, expected):
     assert expected in agreement(seeds, images)

@@ -1,4 +1,4 @@
-"""ADE20K of the scene parsing benchmark, as its owners publish it."""
+"""ADE20K of the scene parsing benchmark in its official layout."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,8 +21,8 @@ class ADE20KDataModule(SegmentationDataModule):
             images/{training,validation}/ADE_train_00000001.jpg
             annotations/{training,validation}/ADE_train_00000001.png, values 1..150 and 0 = other objects, ignored
 
-    Root may be ADEChallengeData2016.zip, or its folder, instead. It is not the full ADE20K dataset, whose labels are of
-    another kind. There is no test split with labels: ``test`` and ``predict`` take the validation images.
+    The root may also be ADEChallengeData2016.zip or its folder. The full ADE20K dataset has another label format and is
+    not supported. There is no test split with labels: ``test`` and ``predict`` use the validation images.
 
     Arguments as in :class:`~cpg_lightning.data.SegmentationDataModule`.
 

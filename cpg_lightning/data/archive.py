@@ -1,4 +1,4 @@
-"""Reading files, of a folder or of a zip file, in bounded memory."""
+"""Reading files from folders and zip files in bounded memory."""
 
 import os
 import stat
@@ -10,23 +10,23 @@ from typing import Any
 
 from cpg_lightning.data.decoding import unreadable
 
-LOCAL_HEADER = struct.Struct("<26x2H")  # of a zip file's entry: the lengths of its name and extra field
-BYTES_A_PIXEL, BESIDES = 4, 1 << 24  # RGB with alpha, uncompressed, and what else a file holds
+LOCAL_HEADER = struct.Struct("<26x2H")  # header of a zip entry: lengths of its name and extra field
+BYTES_A_PIXEL, BESIDES = 4, 1 << 24  # uncompressed RGB with alpha, and an allowance for other content
 
 
 class Archive:
-    """A zip file that any number of processes and threads read from: nothing is shared but where its entries are.
+    """A zip file for any number of reading processes and threads, which share only the index of its entries.
 
     Args:
         path: The zip file.
 
     Raises:
-        ValueError: If it cannot be read, is encrypted, or compressed by other means than deflate.
+        ValueError: If the file cannot be read, is encrypted, or uses another compression than deflate.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # Of each entry: offset, compressed size, size, method, checksum.
+        # By name of the entry: offset, compressed size, size, method, checksum.
         self.entries: dict[str, tuple[int, int, int, int, int]] = {}
         try:
             with zipfile.ZipFile(path) as file:
@@ -45,13 +45,13 @@ class Archive:
             self.entries[entry.filename] = (*place, entry.compress_type, entry.CRC)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Archive, (self.path,)  # a spawned process reads the index itself: quicker than sending it
+        return Archive, (self.path,)  # a spawned process reads the index itself, which is faster than sending it
 
     def read(self, name: str, max_pixels: int) -> bytes:
-        """The content of an entry, of which no more is inflated than the index states.
+        """The content of an entry. It is never inflated beyond the size in the index.
 
         Raises:
-            ValueError: If it is damaged, or larger than any image of ``max_pixels``.
+            ValueError: If the entry is damaged, or larger than any image of ``max_pixels``.
         """
         offset, compressed, size, method, checksum = self.entries[name]
         place = f"{self.path}/{name}"
@@ -61,11 +61,11 @@ class Archive:
                 file.seek(offset)
                 header = file.read(LOCAL_HEADER.size)
                 if len(header) == LOCAL_HEADER.size:
-                    file.seek(sum(LOCAL_HEADER.unpack(header)), os.SEEK_CUR)  # its name and extra field
+                    file.seek(sum(LOCAL_HEADER.unpack(header)), os.SEEK_CUR)  # skip name and extra field
                 content = file.read(compressed)
             if method == zipfile.ZIP_DEFLATED:
                 content = zlib.decompressobj(-zlib.MAX_WBITS).decompress(content, size + 1)
-        except (OSError, ValueError, zlib.error) as error:  # the first two: an offset that no file has
+        except (OSError, ValueError, zlib.error) as error:  # the first two: an invalid offset
             raise ValueError(f"expected a readable file in the zip file, got {error}: {place}") from error
         if len(content) != size or zlib.crc32(content) != checksum:
             raise ValueError(f"expected a readable file in the zip file, got one that is damaged: {place}")
@@ -76,8 +76,7 @@ def bytes_of(path: Path, max_pixels: int) -> bytes:
     """The content of a file.
 
     Raises:
-        ValueError: If there is no file, or something else in its place, such as a folder, or it is larger than any image of
-            ``max_pixels``.
+        ValueError: If the path is missing or not a file, or the file is larger than any image of ``max_pixels``.
     """
     try:
         status = path.stat()
@@ -91,10 +90,10 @@ def bytes_of(path: Path, max_pixels: int) -> bytes:
 
 
 def check_bytes(size: int, place: str, max_pixels: int) -> None:
-    """Refuse a file that is larger than any image with the largest number of pixels.
+    """Check the size of a file.
 
     Raises:
-        ValueError: If it is.
+        ValueError: If the file is larger than any image of ``max_pixels``.
     """
     most = BYTES_A_PIXEL * max_pixels + BESIDES
     if size > most:

@@ -1,4 +1,4 @@
-"""Cityscapes, as its owners publish it."""
+"""Cityscapes in its official layout."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,16 +23,16 @@ class CityscapesDataModule(SegmentationDataModule):
             leftImg8bit/{train,val,test}/<city>/<city>_000000_000019_leftImg8bit.png
             gtFine/{train,val,test}/<city>/<city>_000000_000019_gtFine_labelIds.png
 
-    Labels are read from the published labelIds, 0..33, and become the benchmark's 19 classes in memory; labelTrainIds are
-    not needed. The labels of the test images are dummies and never read: these images can be predicted, and that is
-    what ``predict`` takes by default. ``test`` takes the validation images.
+    Labels are read from the published labelIds, 0..33, and converted to the benchmark's 19 classes in memory.
+    labelTrainIds are not needed. The labels of the test images are dummies and are never read. ``predict`` uses the
+    test images by default, and ``test`` uses the validation images.
 
-    Root may be the folder of leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip instead.
+    The root may also be the folder of leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip.
 
     Arguments as in :class:`~cpg_lightning.data.SegmentationDataModule`.
 
-    Source: Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", 2016; ids, classes and colours
-    of cityscapesscripts/helpers/labels.py.
+    Source: Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", 2016; ids, classes and
+    colours of cityscapesscripts/helpers/labels.py.
     """
 
     classes = ClassInfo(TABLE.names, TABLE.palette, dilation_ratio=0.005)
@@ -50,7 +50,7 @@ root/
     official_counts: ClassVar[dict[Split, int]] = {"train": 2975, "val": 500, "test": 1525}
 
     def suspicions(self, pixels: np.ndarray) -> list[str]:
-        """See :meth:`SegmentationDataModule.suspicions`: values that are all train IDs."""
+        """See :meth:`SegmentationDataModule.suspicions`: all values look like train IDs."""
         values = pixels[:255].nonzero()[0]
         if not values.size or values.max() >= self.num_classes:
             return []
@@ -64,7 +64,7 @@ root/
     def files(self, split: Split) -> list[tuple[Path, Path | None]]:
         """See :meth:`SegmentationDataModule.files`."""
         images = self.tree.named(f"leftImg8bit/{split}", (IMAGE,))
-        if split == "test":  # never look at the dummies in gtFine/test
+        if split == "test":  # the labels in gtFine/test are dummies
             return self.tree.unpaired(images, f"leftImg8bit/{split}")
         labels = self.tree.labels(f"gtFine/{split}", (LABEL,))
         return self.tree.pairs(images, labels, f"leftImg8bit/{split}", f"gtFine/{split}")

@@ -1,4 +1,4 @@
-"""The classes of a dataset as one object: for the network, the criterion, the scores and the pictures."""
+"""The classes of a dataset as one object, shared by network, criterion, scores and pictures."""
 
 import colorsys
 from collections.abc import Mapping, Sequence
@@ -9,24 +9,26 @@ from typing import Any, Literal
 Colour = tuple[int, int, int]
 AbsentClasses = Literal["skip", "skip_always", "zero"]
 
-IGNORED = 255  # in a mask: a pixel that has no class
-MOST_CLASSES = 254  # a byte has two more values: 255 is ignored, 254 marks a label value that the dataset does not have
-MOST_SHOWN = 10  # classes in a message
+IGNORED = 255  # value of ignored pixels in masks
+MOST_CLASSES = 254  # of 256 values, 255 means ignored, and 254 marks a label value that is not in the dataset
+MOST_SHOWN = 10  # largest number of classes in a message
 
 
 @dataclass(frozen=True)
 class ClassInfo:
-    """The classes of a dataset, and how its official evaluation scores them.
+    """The classes of a dataset, and the rules of its official evaluation.
 
     Args:
         names: Name of each class, in the order of their numbers 0..C-1.
-        palette: Colour of each class, RGB in 0..255; colours that are easy to tell apart by default.
-        absent_classes: How the mIoU treats a class that no label has; see :class:`~cpg_lightning.metrics.ClassIoU`.
-        dilation_ratio: Width of the band of :class:`~cpg_lightning.metrics.BoundaryIoU`, as a fraction of the image's diagonal.
+        palette: Colour of each class, RGB in 0..255; distinct colours by default.
+        absent_classes: Rule of the mIoU for a class that is absent from the labels; see
+            :class:`~cpg_lightning.metrics.ClassIoU`.
+        dilation_ratio: Width of the band of :class:`~cpg_lightning.metrics.BoundaryIoU`, as a fraction of the image's
+            diagonal.
 
     Raises:
-        ValueError: If there are fewer than 2 classes or more than 254, a name occurs twice, there is not one colour per class,
-            or a value is out of range.
+        ValueError: If there are fewer than 2 or more than 254 classes, if a name occurs twice, if the number of colours
+            is wrong, or if a value is out of range.
 
     Example:
         >>> classes = ClassInfo(("road", "crack"))
@@ -85,10 +87,10 @@ class ClassInfo:
 
     @classmethod
     def from_plain(cls, values: Any) -> "ClassInfo":
-        """The classes of :meth:`plain` values.
+        """The classes described by the values of :meth:`plain`.
 
         Raises:
-            ValueError: If they are no such values.
+            ValueError: For other values.
         """
         if not isinstance(values, Mapping) or not isinstance(values.get("names"), list | tuple):
             raise ValueError(f"expected the names of classes, got {values!r}")
@@ -100,14 +102,14 @@ class ClassInfo:
             ) from error
 
     def check_same(self, others: Sequence[str], what: str) -> None:
-        """Refuse other class names than these, or the same in another order.
+        """Check that other class names are the same, in the same order.
 
         Args:
             others: Names of classes.
-            what: What they are the classes of, for the message.
+            what: Owner of the other classes, for the message.
 
         Raises:
-            ValueError: If they differ; it names the classes that do.
+            ValueError: If the names differ; the error shows the differences.
         """
         if tuple(others) != self.names:
             raise ValueError(
@@ -115,7 +117,7 @@ class ClassInfo:
             )
 
     def difference(self, others: Sequence[str]) -> str:
-        """How other class names differ from these, in words."""
+        """The differences between other class names and these, in words."""
         if len(others) != len(self.names):
             return f"the data has {_listed(self.names)}, and it has {_listed(others)}"
         pairs = [each for each in zip(range(len(others)), self.names, others, strict=True) if each[1] != each[2]]
@@ -127,7 +129,7 @@ class ClassInfo:
 
 
 def distinct(number: int) -> Colour:
-    """The colour of the class of a number, where a dataset has none: hues a golden angle apart, in several shades."""
+    """Default colour of a class number: hues in steps of the golden angle, in several shades."""
     saturation, value = 0.75 - 0.3 * (number % 2), 0.95 - 0.3 * (number % 3 == 2)
     red, green, blue = colorsys.hsv_to_rgb((0.6 + 0.618034 * number) % 1, saturation, value)
     return round(255 * red), round(255 * green), round(255 * blue)

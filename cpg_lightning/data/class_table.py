@@ -1,4 +1,4 @@
-"""The classes of a dataset, from a small file."""
+"""Reading the classes of a dataset from a small file."""
 
 import csv
 import io
@@ -10,21 +10,21 @@ import numpy as np
 
 from cpg_lightning.data.class_info import IGNORED, MOST_CLASSES, Colour, distinct
 
-COLUMNS = {"value": ("value", "pixel value"), "name": ("name", "class"), "color": ("color",)}  # as tools write them
-UNKNOWN = 254  # in a label table: a value that the dataset does not have
+COLUMNS = {"value": ("value", "pixel value"), "name": ("name", "class"), "color": ("color",)}  # names used by tools
+UNKNOWN = 254  # entry of a label table for a value that is not in the dataset
 
 EXAMPLE = "value,name,color\n0,background,#464650\n1,crack,#dc506e\n255,,"
 
 
 class ClassTable(NamedTuple):
-    """What a file of classes says.
+    """The content of a file of classes.
 
     Attributes:
         names: Name of each class.
         palette: Colour of each class, RGB.
-        values: The value of each class in label files.
-        void: The values in label files that are ignored.
-        void_palette: The colour of each of those, where it has one.
+        values: Value of each class in label files.
+        void: Ignored values in label files.
+        void_palette: Colour of each ignored value; None for a value without a colour.
     """
 
     names: tuple[str, ...]
@@ -35,7 +35,7 @@ class ClassTable(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A line of such a file: one without a name is a value to ignore."""
+    """A line of a file of classes. A line without a name is an ignored value."""
 
     line: int
     value: int | None
@@ -44,26 +44,26 @@ class Row(NamedTuple):
 
 
 def read_classes(path: Path, colours: bool = False) -> ClassTable:
-    """Read a file with a line for each value, or colour, that label files may have, the classes in their order.
+    """Read a file of classes: one line per value or colour in label files, in the order of the classes.
 
-    A CSV file, or the ``labelmap.txt`` of CVAT's segmentation masks::
+    The file is a CSV file, or the ``labelmap.txt`` of CVAT's segmentation masks::
 
         value,name,color            Pixel Value, Class            # label:color_rgb:parts:actions
         0,background,#464650        0, background                 background:0,0,0::
         1,crack,#dc506e             1, crack                      crack:220,80,110::
         255,,
 
-    A line without a name is a value, or a colour, to ignore. Classes without a colour get one.
+    A line without a name is an ignored value or colour. Classes without a colour get one.
 
     Args:
-        path: The file; one that ends in .txt is a labelmap.
-        colours: Whether labels have the classes' colours: then each line needs one, and values may be left out, which are
-            then numbers from 0 in the order of the lines.
+        path: The file. A file with the suffix .txt is read as a labelmap.
+        colours: Whether label files have the colours of the classes. Then each line needs a colour, and values are
+            optional: by default they are the numbers of the lines, from 0.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If a line of it is wrong, a value, a name or such a colour occurs twice, or there are fewer than 2 classes
-            or over 254.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If a line is wrong, if a value, a name or a colour of label files occurs twice, or if there are
+            fewer than 2 or more than 254 classes.
     """
     if not path.is_file():
         raise FileNotFoundError(f"expected the file of classes {path}, got none; for example:\n{EXAMPLE}")
@@ -106,12 +106,12 @@ def read_classes(path: Path, colours: bool = False) -> ClassTable:
 
 
 def official(dataset: str) -> ClassTable:
-    """The classes of a dataset that comes with the package."""
+    """The classes of a supported dataset, from the package's own file."""
     return read_classes(Path(__file__).parent / "classes" / f"{dataset}.csv")
 
 
 def label_table(values: tuple[int, ...] | range, void: tuple[int, ...]) -> np.ndarray:
-    """The class, 255 (ignored) or ``UNKNOWN`` for each of the 256 values of a label file, uint8 (256)."""
+    """Table from each of the 256 values of a label file to a class, 255 (ignored) or ``UNKNOWN``, uint8 (256)."""
     table = np.full(256, UNKNOWN, dtype=np.uint8)
     table[list(values)] = np.arange(len(values))
     table[list(void)] = IGNORED
@@ -134,7 +134,7 @@ def label_values_of(mask: np.ndarray, values: tuple[int, ...], void: tuple[int, 
 
 
 def hexadecimal(colour: Colour) -> str:
-    """A colour as it is written in a file of classes.
+    """A colour in the notation of a file of classes.
 
     Example:
         >>> hexadecimal((220, 80, 110))
@@ -144,7 +144,7 @@ def hexadecimal(colour: Colour) -> str:
 
 
 def _check_once(what: str, entries: list[tuple[str, int]], path: Path) -> None:
-    """Refuse an entry that two lines have."""
+    """Refuse an entry that occurs in several lines."""
     lines: dict[str, list[int]] = {}
     for entry, line in entries:
         lines.setdefault(entry, []).append(line)
@@ -156,7 +156,7 @@ def _check_once(what: str, entries: list[tuple[str, int]], path: Path) -> None:
 
 
 def _csv(text: str, path: Path, colours: bool) -> Iterator[Row]:
-    """The lines of a CSV file after the first, which names the columns."""
+    """The lines of a CSV file after its header."""
     reader = csv.reader(io.StringIO(text, newline=""), skipinitialspace=True, strict=True)
     header = [column.strip().lower() for column in next(reader, [])]
     place = {column: header.index(name) for column, names in COLUMNS.items() for name in names if name in header}
@@ -190,7 +190,7 @@ def _csv(text: str, path: Path, colours: bool) -> Iterator[Row]:
 
 
 def _hexadecimal(text: str, needed: bool) -> Colour | None:
-    """A colour #rrggbb, which may be left out where it is not needed."""
+    """The colour of a text #rrggbb; None for an empty text, if the colour is optional."""
     digits = text.removeprefix("#")
     try:
         red, green, blue = bytes.fromhex(digits)
@@ -202,7 +202,7 @@ def _hexadecimal(text: str, needed: bool) -> Colour | None:
 
 
 def _labelmap(text: str, path: Path) -> Iterator[Row]:
-    """The lines of a labelmap: a label, its colour as three numbers, its parts and its actions."""
+    """The lines of a labelmap: label, colour as three numbers, parts and actions."""
     for number, line in enumerate(text.splitlines(), start=1):
         if not line.strip() or line.startswith("#"):
             continue

@@ -1,4 +1,4 @@
-"""COCO-Stuff, both releases, as their owners publish them."""
+"""Both releases of COCO-Stuff in their official layouts."""
 
 import io
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ from cpg_lightning.data.decoding import MOST_PIXELS, decode_label
 from cpg_lightning.data.files import IMAGE_SUFFIXES
 
 TABLE = official("coco_stuff")
-OFFICIAL_IDS = 182  # of things and stuff, 11 of which have no masks; 0 is unlabeled
-CONVERTED = "_labelTrainIds"  # what mmsegmentation writes beside the published labels
+OFFICIAL_IDS = 182  # ids of things and stuff, 11 of which have no masks; 0 is unlabeled
+CONVERTED = "_labelTrainIds"  # suffix of labels that mmsegmentation writes beside the published ones
 
 
 class COCOStuffDataModule(SegmentationDataModule):
@@ -28,12 +28,12 @@ class COCOStuffDataModule(SegmentationDataModule):
             images/{train,val}2017/000000000009.jpg
             annotations/{train,val}2017/000000000009.png, values 0..181 (the official id - 1) and 255 = unlabeled, ignored
 
-    Labels are read from ``stuffthingmaps/`` instead of ``annotations/`` where that folder is there. Root may be the folder of
-    train2017.zip, val2017.zip and stuffthingmaps_trainval2017.zip instead. Other files in the label folder, such as JSON and
-    the labelTrainIds of mmsegmentation, are not read. There is no test split with labels: ``test`` and ``predict`` take the
-    validation images.
+    If the folder ``stuffthingmaps/`` exists, labels are read from it instead of ``annotations/``. The root may also be
+    the folder of train2017.zip, val2017.zip and stuffthingmaps_trainval2017.zip. Other files in the label folder, such
+    as JSON files and the labelTrainIds of mmsegmentation, are not read. There is no test split with labels: ``test``
+    and ``predict`` use the validation images.
 
-    The palette is this package's own, of 171 colours as far from each other in CIELAB as could be: there is no official one.
+    There is no official palette. The palette is this package's own: 171 colours with large mutual distances in CIELAB.
 
     Arguments as in :class:`~cpg_lightning.data.SegmentationDataModule`.
 
@@ -61,12 +61,12 @@ root/
     )
 
     def read_metadata(self) -> None:
-        """Look which of its two names the folder of labels has."""
+        """Find which of its two names the label folder has."""
         self.label_folder = "stuffthingmaps" if (self.root / "stuffthingmaps").is_dir() else "annotations"
         self.archives = {**self.archives, "stuffthingmaps_trainval2017.zip": ("", self.label_folder)}
 
     def suspicions(self, pixels: np.ndarray) -> list[str]:
-        """See :meth:`SegmentationDataModule.suspicions`: values of the other release."""
+        """See :meth:`SegmentationDataModule.suspicions`: the values look like those of the other release."""
         return _of_the_other(pixels, self.void_values, "10k, whose values are one more", COCOStuff10kDataModule)
 
     def files(self, split: Split) -> list[tuple[Path, Path | None]]:
@@ -87,11 +87,11 @@ class COCOStuff10kDataModule(SegmentationDataModule):
             annotations/COCO_train2014_000000000077.mat, or .png, values 0..182: the official id, 0 = unlabeled, ignored
             imageLists/train.txt, test.txt
 
-    The published test list is the validation split. Root may be cocostuff-10k-v1.1.zip, or its folder, instead.
+    The published test list is the validation split. The root may also be cocostuff-10k-v1.1.zip or its folder.
 
     Arguments as in :class:`~cpg_lightning.data.SegmentationDataModule`.
 
-    Source: as of :class:`COCOStuffDataModule`; nightrome/cocostuff10k.
+    Source: see :class:`COCOStuffDataModule`; nightrome/cocostuff10k.
     """
 
     classes = COCOStuffDataModule.classes
@@ -114,22 +114,22 @@ root/
 
     @staticmethod
     def decode_label(data: bytes, path: Path) -> np.ndarray:
-        """Label values, uint8 (H, W), of a PNG or of a .mat file of release 1.1, whose field ``S`` they are.
+        """Label values, uint8 (H, W), of a PNG, or of the field ``S`` of a .mat file of release 1.1.
 
         Raises:
-            ValueError: If it cannot be read, or is of release 1.0, whose ids are others.
+            ValueError: If the file cannot be read, or is of release 1.0, which has other ids.
         """
         if path.suffix.lower() != ".mat":
             return decode_label(data, path)
         from scipy.io import loadmat, whosmat  # only here: few labels are .mat files
 
         try:
-            for name, shape, _ in whosmat(io.BytesIO(data)):  # before what it says is inflated
+            for name, shape, _ in whosmat(io.BytesIO(data)):  # checked before the content is inflated
                 if name in ("S", "names") and prod(shape) > MOST_PIXELS:
                     raise ValueError(f"{name} of {prod(shape)} values, more than {MOST_PIXELS}")
             content = loadmat(io.BytesIO(data), variable_names=["S", "names"])
             label, names = content["S"], content["names"]
-        except Exception as error:  # SciPy lets every error of its parser through
+        except Exception as error:  # SciPy's parser raises errors of many types
             raise ValueError(
                 f"expected a .mat file with the labels S and their names, got {error!r}: {path}"
             ) from error
@@ -146,7 +146,7 @@ root/
         return np.ascontiguousarray(values, dtype=np.uint8)
 
     def suspicions(self, pixels: np.ndarray) -> list[str]:
-        """See :meth:`SegmentationDataModule.suspicions`: values of the other release."""
+        """See :meth:`SegmentationDataModule.suspicions`: the values look like those of the other release."""
         return _of_the_other(pixels, self.void_values, "164k, whose values are one less", COCOStuffDataModule)
 
     def files(self, split: Split) -> list[tuple[Path, Path | None]]:
@@ -162,7 +162,10 @@ root/
 def _of_the_other(
     pixels: np.ndarray, void: tuple[int, ...], release: str, module: type[SegmentationDataModule]
 ) -> list[str]:
-    """That values occur of the 11 things without masks, which no published label has; the first of void is unlabeled."""
+    """A message if labels have values of the 11 things without masks, which no published label has.
+
+    The first value of ``void`` is unlabeled; the others are these things.
+    """
     found = [value for value in void[1:] if pixels[value]]
     if not found:
         return []

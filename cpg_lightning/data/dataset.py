@@ -1,4 +1,4 @@
-"""What a dataset of segmentation is: images with labels, read, checked and given as samples."""
+"""Segmentation datasets: images with labels, read, checked and returned as samples."""
 
 import os
 import random
@@ -21,19 +21,19 @@ from cpg_lightning.data.files import FileTree
 from cpg_lightning.data.header import read_header
 from cpg_lightning.data.sampling import SeededIndex
 
-BETWEEN = 5  # unknown values in a label: more than a class or two that were forgotten
+BETWEEN = 5  # so many unknown values in a label point to interpolated values, not to a forgotten class
 
 
 class SegmentationDataset(Dataset[dict[str, Any]], ABC):
-    """Images with labels; a subclass knows how many there are and reads them.
+    """Images with labels; a subclass defines their number and reads them.
 
-    In training an item is augmented by the pipeline, image and label together, which also turns label values into
-    classes; in evaluation the pipeline sees the image alone and the mask keeps the label's own size.
+    In training, the pipeline augments image and label together and converts label values to classes. In evaluation, the
+    pipeline gets only the image, and the mask keeps the label's size.
 
     Args:
-        pipeline: What is done to an image.
+        pipeline: Augmentation or resizing of the images.
         training: Whether items are for training.
-        label_table: The class, 255 (ignored) or ``UNKNOWN`` for each of the 256 label values, uint8 (256).
+        label_table: Class, 255 (ignored) or ``UNKNOWN`` for each of the 256 label values, uint8 (256).
     """
 
     labelled = True  # whether every image has a label
@@ -49,22 +49,23 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
 
     @abstractmethod
     def read(self, index: int) -> tuple[np.ndarray, np.ndarray | None, str]:
-        """The image, uint8 (H, W, 3) RGB, its label values, uint8 (H, W), if it has a label, and the image's name."""
+        """The image, uint8 (H, W, 3) RGB, its label values, uint8 (H, W), or None without a label, and its name."""
 
     def where(self, index: int) -> str:
-        """Where the label is, for messages."""
+        """The place of the label, for messages."""
         return f"label {index}"
 
     def __getitem__(self, item: int | SeededIndex) -> dict[str, Any]:
-        """One image, uint8 (3, H, W), its mask, uint8 (H, W), and its name.
+        """One sample: ``image``, uint8 (3, H, W), ``mask``, uint8 (H, W), and ``name``.
 
-        In evaluation also its ``size``, int64 (2), height and width before the pipeline.
+        In evaluation also ``size``, int64 (2): height and width before the pipeline.
 
         Args:
-            item: The index; in training with the seed of its augmentation. An index alone is always augmented alike.
+            item: The index; in training with the seed of the augmentation. Without a seed, the augmentation of an index
+                is always the same.
 
         Raises:
-            ValueError: For an image without a label, and for a label value that the dataset does not have; see also
+            ValueError: For an image without a label, and for a label value that is not in the dataset; see also
                 :meth:`read`.
         """
         seeded = item if isinstance(item, SeededIndex) else SeededIndex(item, ())
@@ -99,15 +100,15 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
         self, seeded: SeededIndex, image: np.ndarray, label: np.ndarray, name: str
     ) -> tuple[dict[str, Any], np.ndarray]:
         """A training sample without its mask, and the mask."""
-        # A stream of its own for each sample: the crops depend neither on the worker nor on the number of workers.
-        # The 1 keeps it apart from the sampler's: NumPy takes a seed as if zeros followed.
+        # Each sample has its own random stream, so crops depend neither on the worker nor on the number of workers.
+        # The 1 separates the stream from the sampler's, because NumPy pads seeds with zeros.
         generator = np.random.default_rng([*seeded.seed, seeded.index, 1])
         self.pipeline.set_random_state(generator, random.Random(int(generator.integers(2**63))))
         crop = self.pipeline(image=image, mask=label)
         return {"name": name, "image": image_tensor(crop["image"])}, np.ascontiguousarray(crop["mask"])
 
     def unknown(self, index: int, label: np.ndarray) -> str:
-        """What is wrong with a label that has values which the dataset does not have."""
+        """The error message for a label with values that are not in the dataset."""
         known = np.flatnonzero(self.label_table != UNKNOWN)
         values = np.unique(label)
         wrong = values[self.label_table[values] == UNKNOWN]
@@ -124,15 +125,15 @@ class FileDataset(SegmentationDataset):
     """Image files with label files.
 
     Args:
-        tree: What reads the files.
-        files: Path of each image with that of its label, if it has one.
-        decode_image: An image, uint8 (H, W, 3) RGB, from its file's content and path.
-        decode_label: Label values, uint8 (H, W), from a label file's content and path.
-        unknown_hint: What to do about an unknown label value.
+        tree: Reads the files.
+        files: Path of each image and of its label; None for an image without a label.
+        decode_image: Decodes the content of an image file, given with its path, to uint8 (H, W, 3) RGB.
+        decode_label: Decodes the content of a label file, given with its path, to label values, uint8 (H, W).
+        unknown_hint: Remedy for an unknown label value, appended to its error message.
         pipeline: See :class:`SegmentationDataset`.
         training: See :class:`SegmentationDataset`.
         label_table: See :class:`SegmentationDataset`.
-        max_pixels: Pixels that an image or a label may have.
+        max_pixels: Largest number of pixels of an image or a label.
     """
 
     def __init__(
@@ -168,8 +169,9 @@ class FileDataset(SegmentationDataset):
         """See :meth:`SegmentationDataset.read`.
 
         Raises:
-            ValueError: For a file that cannot be read or has more than ``max_pixels``, a label that is no 8-bit image of
-                one channel or of another size than its image, and a labelled image or a label that is shown turned.
+            ValueError: For a file that cannot be read or has more than ``max_pixels`` pixels, a label that is not an
+                8-bit image of one channel or differs in size from its image, and a labelled image or a label with an
+                EXIF orientation other than 1.
         """
         image_path, label_path = self.files[index]
         name = self.names[image_path]
@@ -192,32 +194,33 @@ def decoded_file(
     max_pixels: int = MOST_PIXELS,
     labelled: bool = False,
 ) -> np.ndarray:
-    """The pixels of an image file or a label file. Its header is checked before it is decoded.
+    """The pixels of an image file or a label file. The header is checked before decoding.
 
     Args:
         tree: Reads the file.
         path: The file.
-        decode: Turns the content and the path into pixels.
+        decode: Decodes the content, given with the path, to pixels.
         max_pixels: Largest number of pixels.
-        labelled: Whether it is a label or has one. Then the pixels must be stored in the orientation in which they are shown.
+        labelled: Whether the file is a label or an image with a label. It must then be stored in its displayed
+            orientation.
 
     Raises:
-        ValueError: For a file that cannot be read, is too large, or must not be rotated and is.
+        ValueError: For a file that cannot be read, is too large, or has a forbidden EXIF orientation.
     """
     content = tree.read(path)
-    header = read_header(content)  # None for what only the decoder knows
+    header = read_header(content)  # None for formats that only the decoder reads
     check_size(header, path, max_pixels)
     if labelled and header is not None and header.orientation != 1:
         raise ValueError(
             f"expected a labelled image, and its label, to be stored as they are shown, got EXIF orientation "
-            f"{header.orientation}: {path}; whether it was labelled as stored or as shown only you know: turn the "
-            f"pixels if need be, and remove the tag by 'exiftool -Orientation= {path.name}'"
+            f"{header.orientation}: {path}; if it was labelled as shown, rotate the pixels; then remove the tag by "
+            f"'exiftool -Orientation= {path.name}'"
         )
     return decode(content, path)
 
 
 def evaluation_sample(pipeline: A.Compose, image: np.ndarray, name: str) -> dict[str, Any]:
-    """The sample of an image in evaluation: ``name``, ``size`` before the pipeline, int64 (2), and ``image``, uint8 (3, H, W).
+    """The evaluation sample of an image: ``name``, ``size`` before resizing, int64 (2), ``image``, uint8 (3, H, W).
 
     Raises:
         ValueError: If the image would be too large after resizing.
@@ -230,12 +233,12 @@ def evaluation_sample(pipeline: A.Compose, image: np.ndarray, name: str) -> dict
 
 
 def image_tensor(image: np.ndarray) -> Tensor:
-    """An image (H, W, 3) as a view of shape (3, H, W): the order in memory is that in which the networks compute."""
+    """A view of shape (3, H, W) of an image (H, W, 3), which is the channels-last order in memory."""
     return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
 
 
 def image_names(images: Iterable[Path]) -> dict[Path, str]:
-    """The name of each image file: its stem, with its folders and, if needed, its suffix where two would have the same name.
+    """The name of each image file: its stem, or a longer part of its path if two files have the same stem.
 
     Example:
         >>> list(image_names([Path("a/1.png"), Path("a/2.png")]).values())
@@ -243,7 +246,7 @@ def image_names(images: Iterable[Path]) -> dict[Path, str]:
         >>> list(image_names([Path("a/1.png"), Path("b/1.png")]).values())
         ['a/1', 'b/1']
     """
-    paths = list(dict.fromkeys(images))  # each once, though it may be several samples
+    paths = list(dict.fromkeys(images))  # an image may be several samples
     if len({path.stem for path in paths}) == len(paths):
         return {path: path.stem for path in paths}
     folder = os.path.commonpath([path.parent for path in paths])
@@ -252,7 +255,7 @@ def image_names(images: Iterable[Path]) -> dict[Path, str]:
 
 
 def format_ranges(values: np.ndarray) -> str:
-    """Numbers in ascending order as ranges.
+    """Ascending numbers, written as ranges.
 
     Example:
         >>> format_ranges(np.array([0, 1, 2, 5, 255]))

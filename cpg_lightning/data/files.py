@@ -1,4 +1,4 @@
-"""Finding the files of a dataset, in folders or in the zip files that its owners publish."""
+"""Finding the files of a dataset, in folders or in its official zip files."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -13,7 +13,7 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"),
     *(".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k", ".avif"),
 )
-# Images that are not read: they are mentioned where they are passed over.
+# Suffixes of images that are not supported. A note mentions such files.
 OTHER_SUFFIXES = (
     *(".heic", ".heif", ".jxl", ".svg", ".psd", ".tga", ".exr", ".hdr", ".ico", ".pcx", ".eps", ".pdf", ".npy", ".npz"),
     *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw", ".mp4", ".mov", ".avi"),
@@ -23,20 +23,20 @@ OTHER_SUFFIXES = (
 class FileTree:
     """The files of a dataset below its root, unpacked or in zip files.
 
-    A path is always that of the unpacked file. It is read from a zip file where the folder that it was found in is not
-    there: from one beside or in the root, or from the root itself. Worker processes may read, forked or spawned.
+    Every path is the path of the unpacked file. If its folder is missing, the file is read from a zip file beside the
+    root, in the root, or from the root itself. Forked and spawned worker processes may read files.
 
     Args:
         root: Folder of the dataset or of its zip files, or a zip file.
-        layout: The dataset's folders, drawn as a tree, for the errors.
-        archives: Name of each official zip file, with a folder in it and the folder below the root that this stands for.
-        max_pixels: Pixels of the largest image: larger files are not read.
+        layout: The dataset's folders as a tree, for error messages.
+        archives: For each name of an official zip file, a folder in it, and the folder below the root that it replaces.
+        max_pixels: Largest number of pixels of an image; larger files are not read.
 
     Attributes:
-        problems: What is wrong with the files that were found, where it is collected; None where it is raised at once.
-        notes: Remarks about the files that are no problems.
-        passed_over: The files below each folder that are none of those that were asked for.
-        with_labels: Whether labels are looked for; images that are only to be predicted need none.
+        problems: List that collects problems with the files; None if problems are raised.
+        notes: Remarks about files that are not problems.
+        passed_over: For each folder, the files in it that were not requested.
+        with_labels: Whether to search for labels. Images for prediction need none.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class FileTree:
 
     @contextmanager
     def without_labels(self) -> Iterator[None]:
-        """Within it, no labels are looked for."""
+        """Context in which no labels are searched for."""
         self.with_labels = False
         try:
             yield
@@ -67,22 +67,22 @@ class FileTree:
             self.with_labels = True
 
     def wrong(self, message: str) -> None:
-        """Raise what is wrong with the files, or collect it.
+        """Raise a problem with the files, or append it to ``problems``.
 
         Raises:
-            ValueError: Unless it is collected.
+            ValueError: If ``problems`` is None.
         """
         if self.problems is None:
             raise ValueError(message)
         self.problems.append(message)
 
     def below(self, folder: str, suffixes: Collection[str] = ()) -> list[Path]:
-        """Every file below a folder of the root, at any depth, sorted; hidden ones are left out.
+        """All files below a folder of the root, at any depth, sorted. Hidden files are left out.
 
-        A folder whose name ends in one of some suffixes counts as a file, which cannot be read.
+        A folder whose name ends in one of ``suffixes`` is listed as a file, which then cannot be read.
 
         Raises:
-            FileNotFoundError: If neither the folder nor a zip file with it is there.
+            FileNotFoundError: If neither the folder nor a zip file with it exists.
             ValueError: If a zip file cannot be read.
         """
         path = self.root / folder
@@ -99,16 +99,16 @@ class FileTree:
     def named(
         self, folder: str, suffixes: Sequence[str], prefix: str = "", besides: Collection[Path] = ()
     ) -> dict[str, Path]:
-        """The files below a folder that begin with a prefix and end in one of some suffixes, by their name.
+        """The files below a folder whose path starts with a prefix and ends in one of several suffixes, by name.
 
-        The name is the path below the folder between the two, with composed characters (Unicode's NFC), as other systems
-        may have decomposed them.
+        The name is the part of the path between prefix and suffix. Its characters are composed (Unicode's NFC), because
+        some systems decompose them.
 
         Args:
             folder: The folder, below the root.
-            suffixes: What files end in, in small or capital letters.
-            prefix: What their path below the folder begins with.
-            besides: Files that are left out.
+            suffixes: Suffixes of the files; upper and lower case are equal.
+            prefix: Prefix of the path below the folder.
+            besides: Files to leave out.
 
         Raises:
             FileNotFoundError: See :meth:`below`.
@@ -126,7 +126,7 @@ class FileTree:
                 continue
             name = composed(inside[len(prefix) : -len(suffix)])
             if name in found:
-                self.wrong(f"expected one file a name, got both {found[name]} and {path}; remove one")
+                self.wrong(f"expected one file per name, got both {found[name]} and {path}; remove one")
             found.setdefault(name, path)
         if tuple(suffixes) == IMAGE_SUFFIXES:
             strays = [path for path in others if path.suffix.lower() in OTHER_SUFFIXES]
@@ -134,23 +134,23 @@ class FileTree:
             counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
             if strays:
                 self.notes.append(
-                    f"not read in {self.root / folder}: {counts}, e.g. {strays[0]}; convert what you want used"
+                    f"not read in {self.root / folder}: {counts}, e.g. {strays[0]}; convert the files that you want to use"
                 )
         return found
 
     def labels(self, folder: str, suffixes: Sequence[str]) -> dict[str, Path]:
-        """The label files below a folder by their name, as :meth:`named`; none where labels are not looked for."""
+        """The label files below a folder by name, see :meth:`named`; none if ``with_labels`` is false."""
         return self.named(folder, suffixes) if self.with_labels else {}
 
     def stored_in(self, path: Path) -> Path | None:
-        """The zip file that a file is read from, if it is."""
+        """The zip file that contains a file; None for a file on disk."""
         return self.zipped[path][0].path if path in self.zipped else None
 
     def read(self, path: Path) -> bytes:
         """The content of a file.
 
         Raises:
-            ValueError: If it is not there, is no file or too large, or a zip file, or what it has of it, cannot be read.
+            ValueError: If the file is missing, not a file or too large, or if its zip file or its entry cannot be read.
         """
         if path not in self.zipped:
             return bytes_of(path, self.max_pixels)
@@ -166,15 +166,15 @@ class FileTree:
         names: Iterable[str] | None = None,
         looked_for: str = "",
     ) -> list[tuple[Path, Path | None]]:
-        """Images and labels of the same name, sorted by it; the images alone where labels are not looked for.
+        """Pairs of an image and the label of the same name, sorted by name; without labels if ``with_labels`` is false.
 
         Args:
-            images: Images by their name.
-            labels: Labels by their name.
-            image_folder: Where the images are, for messages.
-            label_folder: Where the labels are, for messages.
-            names: Those to take, as often as they are here; each image once by default.
-            looked_for: The pattern of the labels' paths, for messages.
+            images: Images by name.
+            labels: Labels by name.
+            image_folder: Folder of the images, for messages.
+            label_folder: Folder of the labels, for messages.
+            names: Names to use, possibly repeated; by default each image once.
+            looked_for: Pattern of the labels' paths, for messages.
 
         Raises:
             ValueError: If there are no images, images without labels, or labels without images.
@@ -198,27 +198,27 @@ class FileTree:
     def unpaired(
         self, images: Mapping[str, Path], image_folder: str, names: Iterable[str] | None = None
     ) -> list[tuple[Path, Path | None]]:
-        """Images without labels, sorted by their name, as often as they are in ``names``.
+        """Images without labels, sorted by name, repeated as in ``names``.
 
         Raises:
-            ValueError: If there are none.
+            ValueError: If there are no images.
         """
         if not images:
             self.wrong(f"expected images in {self.root / image_folder}, got none. Expected layout:\n{self.layout}")
         return [(images[name], None) for name in sorted(images if names is None else names) if name in images]
 
     def listed(self, name: str, images: Mapping[str, Path], image_folder: str, repeated: bool = False) -> list[str]:
-        """The names of images that a text file lists, a line each.
+        """The names of images in a text file, one per line.
 
         Args:
             name: The text file, below the root.
-            images: Images by their name.
-            image_folder: Where they are, for messages.
-            repeated: Whether a name may be there more than once, to be a sample as often.
+            images: Images by name.
+            image_folder: Folder of the images, for messages.
+            repeated: Whether a name may occur several times. Each occurrence is then a sample.
 
         Raises:
-            FileNotFoundError: If the text file is not there.
-            ValueError: If an image of it is not, or is there more than once and must not be.
+            FileNotFoundError: If the text file does not exist.
+            ValueError: If an image does not exist, or a name is repeated and must not be.
         """
         names = self.lines(name)
         missing = [each for each in dict.fromkeys(names) if each not in images]
@@ -239,8 +239,8 @@ class FileTree:
         """The lines of a text file below the root, in UTF-8, without those that are empty.
 
         Raises:
-            FileNotFoundError: If it is not there.
-            ValueError: If it cannot be read, or has none.
+            FileNotFoundError: If the file does not exist.
+            ValueError: If the file cannot be read, or has no lines.
         """
         path = self.root / name
         if not path.is_file() and path not in self.below(str(PurePosixPath(name).parent)):
@@ -248,7 +248,7 @@ class FileTree:
         return [composed(line) for line in lines_of(self.read(path), path)]
 
     def _instead(self, folder: Path, names: Sequence[str]) -> str:
-        """What there is in a folder, of another suffix, in place of files of some names."""
+        """End of an error message that names a file of the right name with a wrong suffix; empty if there is none."""
         wanted = set(names)
         for path in self.passed_over.get(folder, []):
             if composed(path.relative_to(folder).with_suffix("").as_posix()) in wanted:
@@ -258,7 +258,7 @@ class FileTree:
         return ""
 
     def _missing(self, folder: str) -> str:
-        """That a folder is neither there nor in a zip file."""
+        """The error message for a folder that exists neither on disk nor in a zip file."""
         of_it = {
             name: inside
             for name, (inside, there) in self.archives.items()
@@ -277,7 +277,7 @@ class FileTree:
         )
 
     def _entries(self, folder: Path) -> dict[Path, tuple[Archive, str]]:
-        """The entries of zip files that unpacked would be below a folder, by the path they would have."""
+        """The entries of zip files below a folder, by the path of the unpacked file."""
         found = {}
         for archive, inside, there in self._present():
             start = PurePosixPath(inside)
@@ -290,7 +290,7 @@ class FileTree:
         return found
 
     def _present(self) -> Iterable[tuple[Archive, str, Path]]:
-        """Each official zip file that is there, the folder in it, and the folder that this stands for."""
+        """Each official zip file that exists, the folder in it, and the folder that it replaces."""
         for name, (inside, below) in self.archives.items():
             places = [self.root] if self.root.is_file() and (self.root.name == name or len(self.archives) == 1) else []
             unpacked = self.root / below

@@ -1,4 +1,4 @@
-"""A folder of images and labels of one's own."""
+"""A folder of your own images and labels."""
 
 import re
 from collections import Counter
@@ -21,7 +21,7 @@ IMAGES, LABELS, LISTS = "images/{split}/{name}.*", "labels/{split}/{name}.png", 
 
 
 class FolderDataModule(SegmentationDataModule):
-    """Images and label PNGs of your own, with the classes given by a small file.
+    """Your own images and label PNGs, with the classes in a small file.
 
     ::
 
@@ -30,33 +30,34 @@ class FolderDataModule(SegmentationDataModule):
             images/{train,val,test}/any_name.jpg    (or PNG, BMP, TIFF, WebP)
             labels/{train,val,test}/any_name.png
 
-    ``classes.csv`` has a line for each value of the labels, the classes in their order; one without a name is ignored::
+    ``classes.csv`` has one line per label value, in the order of the classes. A value without a name is ignored::
 
         value,name,color
         0,background,#464650
         1,crack,#dc506e
         255,,
 
-    Instead of split folders, ``train.txt``, ``val.txt`` and ``test.txt`` beside it may list the names of each split, a
-    line each; a training image that is listed more than once is as many samples. There may be subfolders, the same for
-    images and labels. A test split is not needed unless it is asked for, and images to be predicted need no labels: a
-    split none of whose images has one.
+    Instead of split folders, the lists ``train.txt``, ``val.txt`` and ``test.txt`` beside ``classes.csv`` may name the
+    images of each split, one per line. A training image that is listed n times gives n samples. Images and labels may
+    have the same subfolders. The test split is needed only when it is used. A split for prediction needs no labels, but
+    then none of its images may have one.
 
-    Other layouts, as annotation tools export them, are said by patterns. ``{name}`` is what an image and its label have
-    in common, and may have subfolders in it; all else is taken as it is, but for ``.*`` at the end: any suffix of an
-    image. What the pattern of the labels fits is no image.
+    Patterns describe other layouts, such as those of annotation tools. ``{name}`` is the common part of the paths of an
+    image and its label, and may contain subfolders. ``.*`` at the end stands for any image suffix. All other characters
+    are literal. A file that matches the pattern of the labels is not an image.
 
     Args:
         root: See :class:`~cpg_lightning.data.SegmentationDataModule`.
         augmentation: See there.
         images: Pattern of the images' paths below the root.
         labels: Pattern of the labels' paths, e.g. ``{split}/{name}_mask.png``.
-        split_names: What a split is called in folders and lists where it is not by its own name, e.g.
-            ``{"val": ["val", "valid", "validation"]}``: the one that is there.
-        lists: Pattern of the lists' paths. Where the list of a split is there, ``{split}/`` is left out of the two others.
-        classes: The file of classes, below the root or anywhere: see
-            :func:`~cpg_lightning.data.class_table.read_classes`, also for how tools write it.
-        label_colors: Whether labels are RGB PNGs in the colours of the classes, rather than their values.
+        split_names: Possible names of each split in folders and lists, e.g. ``{"val": ["val", "valid",
+            "validation"]}``; the name that exists is used. By default a split has its own name.
+        lists: Pattern of the lists' paths. If the list of a split exists, ``{split}/`` is removed from ``images`` and
+            ``labels``.
+        classes: The file of classes, relative to the root or absolute. See
+            :func:`~cpg_lightning.data.class_table.read_classes` for its formats.
+        label_colors: Whether labels are RGB PNGs with the colours of the classes instead of their values.
         image_size: See :class:`~cpg_lightning.data.SegmentationDataModule`.
         train_with_val: See there.
         batch_size: See there.
@@ -68,8 +69,8 @@ class FolderDataModule(SegmentationDataModule):
         max_pixels: See there.
 
     Raises:
-        FileNotFoundError: If there is no file of classes.
-        ValueError: If it is wrong, or a pattern is.
+        FileNotFoundError: If the file of classes does not exist.
+        ValueError: If the file of classes or a pattern is wrong.
     """
 
     layout = """\
@@ -138,7 +139,7 @@ root/
         )
 
     def read_metadata(self) -> None:
-        """Read the classes, and look which splits there are."""
+        """Read the classes, and find the existing splits."""
         if (self.images, self.labels, self.lists) != (IMAGES, LABELS, LISTS):
             self.layout = f"root/\n    {self.images}\n    {self.labels}\n    (or with a list of names {self.lists})"
         path = self.root / expanded(self.class_file)
@@ -188,14 +189,14 @@ root/
         return f"{looked}{folder} has {counts + ' files' if counts else 'no files of these names'}{reason}. "
 
     def _matching(self, pattern: str, besides: Collection[Path] = ()) -> Mapping[str, Path]:
-        """The files that a pattern fits, by their name."""
+        """The files that match a pattern, by name."""
         return self.tree.named(_folder(pattern), _suffixes(pattern), _prefix(pattern), besides)
 
     def _patterns(self, split: Split) -> tuple[str, str]:
         """The patterns of the images and the labels of a split.
 
         Raises:
-            FileNotFoundError: If they are the same for each split, and there is no list of its names.
+            FileNotFoundError: If the patterns are the same for all splits, and the split has no list.
         """
         called = self._called(split) or self.split_names.get(split, [split])[0]
         if self._list(split):
@@ -208,10 +209,10 @@ root/
         return self.images.replace("{split}", called), self.labels.replace("{split}", called)
 
     def _called(self, split: Split) -> str | None:
-        """Which of its names a split has here; None if none.
+        """The name of a split in folders and lists; None if the split does not exist.
 
         Raises:
-            ValueError: If it is two of them.
+            ValueError: If several of its possible names exist.
         """
         names = self.split_names.get(split, [split])
         there = [name for name in names if self._is_list(name) or self._has_images(name)]
@@ -222,7 +223,7 @@ root/
         return there[0] if there else None
 
     def _list(self, split: Split) -> str:
-        """The path below the root of the list of a split; empty if there is none."""
+        """The path of a split's list below the root; empty if there is no list."""
         called = self._called(split)
         return self.lists.replace("{split}", called) if called and self._is_list(called) else ""
 
@@ -230,7 +231,7 @@ root/
         return (self.root / self.lists.replace("{split}", name)).is_file()
 
     def _has_images(self, name: str) -> bool:
-        """Whether the folder of a split is there; where all splits are in one, whether an image of the split is."""
+        """Whether the folder of a split exists, or, if all splits share one folder, an image of the split."""
         pattern = self.images.replace("{split}", name)
         folder = self.root / _folder(pattern)
         if "{split}" not in self.images or "{split}" in _folder(self.images) or not folder.is_dir():
@@ -253,16 +254,16 @@ root/
 
 
 def _folder(pattern: str) -> str:
-    """The folder in which the files that a pattern fits are looked for."""
+    """The folder that is searched for a pattern."""
     return pattern.split("{name}")[0].rpartition("/")[0] or "."
 
 
 def _prefix(pattern: str) -> str:
-    """What the names of the files that a pattern fits begin with."""
+    """The prefix of file names that match a pattern."""
     return pattern.split("{name}")[0].rpartition("/")[2]
 
 
 def _suffixes(pattern: str) -> Sequence[str]:
-    """What the files that a pattern fits may end in."""
+    """The possible suffixes of files that match a pattern."""
     after = pattern.split("{name}")[1]
     return [after.removesuffix(".*") + suffix for suffix in IMAGE_SUFFIXES] if after.endswith(".*") else [after]

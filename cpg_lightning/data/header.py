@@ -18,8 +18,8 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 PNG, JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
 TIFF = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}  # the last two: BigTIFF
-# Of what Pillow reads, the formats that are read here: some of the others run programs. Not Image.open, which also has a
-# limit of its own, for the whole process.
+# Supported formats of Pillow. Some other formats of Pillow run programs. Image.open is not used, because its size limit
+# applies to the whole process.
 OTHERS: dict[str, tuple[tuple[bytes, ...], type[ImageFile]]] = {
     "TIFF": (tuple(TIFF), TiffImageFile),
     "BMP": ((b"BM",), BmpImageFile),
@@ -32,7 +32,7 @@ OTHERS: dict[str, tuple[tuple[bytes, ...], type[ImageFile]]] = {
 
 GREY, RGB, PALETTE, CMYK = "grey", "RGB", "palette", "CMYK"
 WITH_ALPHA = {GREY: "grey and alpha", RGB: "RGBA", PALETTE: "palette and alpha"}
-LAYOUTS = {  # of Pillow's modes; those that there are not, such as RGBX, cannot be shown as RGB without a guess
+LAYOUTS = {  # channels of Pillow's modes; other modes, such as RGBX, have no defined conversion to RGB
     "1": GREY,
     "L": GREY,
     "LA": WITH_ALPHA[GREY],
@@ -47,20 +47,20 @@ DEPTHS = {"1": 1, "I": 32, "F": 32} | {mode: 16 for mode in ("I;16", "I;16L", "I
 
 _PNG_LAYOUTS = {0: GREY, 2: RGB, 3: PALETTE, 4: WITH_ALPHA[GREY], 6: WITH_ALPHA[RGB]}
 _ORIENTATION = 0x0112
-RAW_PROFILE = "Raw profile type exif"  # what ImageMagick writes in place of a PNG's eXIf
-_MOST_TEXT = 1 << 20  # bytes that such a text may inflate to
+RAW_PROFILE = "Raw profile type exif"  # text chunk that ImageMagick writes instead of a PNG's eXIf
+_MOST_TEXT = 1 << 20  # largest inflated size of this text in bytes
 
 
 class Header(NamedTuple):
     """The header of an image file.
 
     Attributes:
-        kind: Its format.
-        width: Pixels in a row, as stored.
-        height: Rows, as stored.
-        bits: Bits of a channel.
-        layout: Its channels, e.g. ``"RGB"``.
-        orientation: EXIF's number from 1 to 8: how it is turned to be shown; 1 is not at all.
+        kind: Format of the file.
+        width: Number of columns, as stored.
+        height: Number of rows, as stored.
+        bits: Bits per channel.
+        layout: Channels, e.g. ``"RGB"``.
+        orientation: EXIF orientation, 1 to 8: how the image is rotated for display; 1 means not rotated.
     """
 
     kind: str
@@ -72,9 +72,9 @@ class Header(NamedTuple):
 
 
 def read_header(data: bytes) -> Header | None:
-    """The header of an image file's content; None if it is no image, or its header cannot be read.
+    """The header of an image file's content; None if it is not an image, or its header cannot be read.
 
-    It takes some microseconds for a PNG, a JPEG and a TIFF.
+    PNG, JPEG and TIFF headers take some microseconds.
     """
     try:
         if data.startswith(PNG):
@@ -89,12 +89,12 @@ def read_header(data: bytes) -> Header | None:
         bits = max(_depth(image), _depth_in(data))
         layout = LAYOUTS.get(image.mode, _bands(image))
         return Header(image.format or "image", *image.size, bits, layout, orientation_of(image.info.get("exif", b"")))
-    except Exception:  # noqa: BLE001 - a damaged file ends in any error of Pillow's plugins
-        return None  # the decoder says what is wrong
+    except Exception:  # noqa: BLE001 - a damaged file can raise any error in Pillow's plugins
+        return None  # the decoder reports the error
 
 
 def opened(data: bytes) -> ImageFile | None:
-    """Pillow's image of a file's content, whose pixels it has not read yet; None if it is none of the ``OTHERS``."""
+    """Pillow's image of a file's content, before its pixels are read; None if the format is not in ``OTHERS``."""
     for starts, reader in OTHERS.values():
         if data.startswith(starts):
             return reader(io.BytesIO(data))
@@ -102,7 +102,7 @@ def opened(data: bytes) -> ImageFile | None:
 
 
 def orientation_of(exif: bytes) -> int:
-    """The orientation in a block of EXIF, 1 where there is none or what there is cannot be read."""
+    """The orientation in a block of EXIF; 1 if it is missing or cannot be read."""
     try:
         value = _tags(exif.removeprefix(b"Exif\0\0")).get(_ORIENTATION, (1,))[0]
     except (LookupError, ValueError, struct.error):
@@ -111,7 +111,7 @@ def orientation_of(exif: bytes) -> int:
 
 
 def orientation_in(image: Image.Image) -> int:
-    """The orientation of a picture of Pillow's that is loaded."""
+    """The orientation of a loaded Pillow image."""
     profile = image.info.get(RAW_PROFILE)
     if isinstance(profile, str) and "exif" not in image.info:
         return orientation_of(_of_profile(profile))
@@ -119,7 +119,7 @@ def orientation_in(image: Image.Image) -> int:
 
 
 def channels_of(image: Image.Image) -> tuple[int, str]:
-    """Bits of a channel and layout of a picture of Pillow's, as they were in its file as far as that can be seen."""
+    """Bits per channel and layout of a Pillow image; those of its file, if Pillow still has the information."""
     bits = _depth(image)
     if isinstance(image, Jpeg2KImageFile | AvifImageFile) and image.tile and image.fp is not None:  # not loaded yet
         position = image.fp.tell()
@@ -129,21 +129,21 @@ def channels_of(image: Image.Image) -> tuple[int, str]:
     if isinstance(image, TiffImageFile):
         bits = max(bits, *image.tag_v2.get(258, (8,)))
         channels = image.tag_v2.get(277, 1)
-        if channels > len(image.getbands()):  # Pillow has left some out
+        if channels > len(image.getbands()):  # Pillow has dropped channels
             return bits, f"{channels} channels"
     if isinstance(image, ImageFile) and any("16" in _raw_mode(tile[3]) for tile in image.tile):
-        bits = 16  # Pillow reads colours of 16 bits as 8 without a word
+        bits = 16  # Pillow silently reads 16-bit colours as 8 bits
     return bits, LAYOUTS.get(image.mode, _bands(image))
 
 
 def _raw_mode(arguments: object) -> str:
-    """How Pillow's decoder is told that pixels lie in a file; numbers beside it may be anything, such as the file's."""
+    """The raw mode among the arguments of Pillow's decoder; empty if there is none."""
     first = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return first if isinstance(first, str) else ""
 
 
 def _depth(image: Image.Image) -> int:
-    """Bits of a channel of a picture of Pillow's as far as Pillow says; of a PNM, which has a largest value instead."""
+    """Bits per channel of a Pillow image, from its mode, or from the largest value of a PNM."""
     if isinstance(image, PpmImageFile) and image.tile:  # not loaded yet
         arguments = image.tile[0].args
         return int(arguments[-1]).bit_length() if isinstance(arguments, tuple) else DEPTHS.get(str(arguments), 8)
@@ -151,25 +151,25 @@ def _depth(image: Image.Image) -> int:
 
 
 def _depth_in(data: bytes) -> int:
-    """Bits of a channel of a JPEG 2000 or an AVIF, of whose colours Pillow gives 8; 8 for other files."""
+    """Bits per channel of a JPEG 2000 or AVIF file, which Pillow reduces to 8; 8 for other files."""
     if data.startswith(OTHERS["AVIF"][0]):
         flags = data[data.index(b"av1C") + 6]  # the codec's configuration
         return (12 if flags & 0x20 else 10) if flags & 0x40 else 8
     if data.startswith(OTHERS["JPEG 2000"][0]):
-        size = data.index(b"\xff\x4f\xff\x51") + 4  # the codestream's marker of sizes
+        size = data.index(b"\xff\x4f\xff\x51") + 4  # the size marker of the codestream
         (channels,) = struct.unpack_from(">H", data, size + 36)
         return max((each & 0x7F) + 1 for each in data[size + 38 : size + 38 + 3 * channels : 3])
     return 8
 
 
 def _bands(image: Image.Image) -> str:
-    """The channels of a picture of Pillow's in a mode that is not read."""
+    """The channels of a Pillow image in an unsupported mode, as text."""
     number = len(image.getbands())
     return f"{number} channel{'s'[: number > 1]} ({image.mode})"
 
 
 def _of_profile(text: str) -> bytes:
-    """A block of EXIF from such a text: its name, its length and its bytes as hexadecimal digits."""
+    """The EXIF block in a raw profile, which has a name, a length and hexadecimal digits."""
     try:
         return bytes.fromhex("".join(text.split()[2:]))
     except ValueError:
@@ -177,7 +177,7 @@ def _of_profile(text: str) -> bytes:
 
 
 def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Name of each chunk of a PNG, and where its content begins and ends; the last one may reach beyond the file."""
+    """Name of each chunk of a PNG, and start and end of its content. The last end may be beyond the file."""
     position = len(PNG)
     while position + 12 <= len(data):
         length, name = struct.unpack_from(">I4s", data, position)
@@ -203,13 +203,13 @@ def _png(data: bytes) -> Header:
 
 
 def jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Marker of each segment of a JPEG up to the first scan, and where its content begins and ends."""
+    """Marker of each segment of a JPEG up to the first scan, and start and end of its content."""
     position = len(JPEG)
     while True:
         if data[position] != 0xFF:
             raise ValueError("no marker where one should be")
         marker = data[position + 1]
-        if marker == 0xFF:  # a filling byte
+        if marker == 0xFF:  # a fill byte
             position += 1
             continue
         length = int.from_bytes(data[position + 2 : position + 4], "big")
@@ -238,19 +238,19 @@ def _tiff(data: bytes) -> Header:
     colours, layout = {0: (1, GREY), 1: (1, GREY), 2: (3, RGB), 3: (1, PALETTE), 5: (4, CMYK), 6: (3, RGB)}.get(
         photometric, (0, "")
     )
-    if channels == colours + 1 and tags.get(338, (0,))[0] in (1, 2):  # the extra one is said to be alpha
+    if channels == colours + 1 and tags.get(338, (0,))[0] in (1, 2):  # the tag declares the extra channel as alpha
         layout = WITH_ALPHA.get(layout, "")
     elif channels != colours:
         layout = ""
     if max(tags.get(339, (1,))) in (2, 3):
-        layout = ""  # signed or floating
+        layout = ""  # signed or floating point
     orientation = tags.get(_ORIENTATION, (1,))[0]
     layout = layout or f"{channels} channel{'s'[: channels > 1]}"
     return Header("TIFF", width, height, bits, layout, orientation if 1 <= orientation <= 8 else 1)
 
 
 def _tags(tiff: bytes) -> dict[int, tuple[int, ...]]:
-    """The whole numbers in the first directory of a TIFF, or of EXIF, which is one: at most 16 of each tag."""
+    """The integers in the first directory of a TIFF or an EXIF block (which is a TIFF), at most 16 per tag."""
     order, big = TIFF[tiff[:4]], tiff[2:4] in (b"+\0", b"\0+")
     (first,) = struct.unpack_from(order + ("Q" if big else "I"), tiff, 8 if big else 4)
     (entries,) = struct.unpack_from(order + ("Q" if big else "H"), tiff, first)

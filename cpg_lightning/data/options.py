@@ -1,33 +1,33 @@
-"""Numbers that people give to data modules."""
+"""Checks of numeric arguments of data modules."""
 
 import math
 
 
 def is_number(value: object) -> bool:
-    """Whether it is a finite number, and not a yes or no."""
+    """Whether the value is a finite number and not a bool."""
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def is_scale(value: float) -> bool:
-    """Whether it is a number that sides can be multiplied by."""
+    """Whether the value is a valid scale factor of image sides."""
     return is_number(value) and 0 < value <= MOST_SCALE
 
 
-MOST_SCALE = 1e4  # a larger one makes nothing but noise of an image
+MOST_SCALE = 1e4  # largest sensible scale factor
 
 
 def check_whole(name: str, value: object, smallest: int) -> None:
-    """Refuse what is no whole number of at least the smallest.
+    """Check that a value is an integer of at least ``smallest``.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is not.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < smallest:
         raise ValueError(f"expected {name} to be {smallest} or more, a whole number, got {value!r}")
 
 
 def check_sides(name: str, value: object) -> None:
-    """Refuse what is not a height and a width in whole pixels.
+    """Check that a value is a height and a width in whole pixels.
 
     Raises:
         ValueError: If it is not.
@@ -41,10 +41,10 @@ def check_sides(name: str, value: object) -> None:
 
 
 def check_area(name: str, value: tuple[int, int], max_pixels: int) -> None:
-    """Refuse a height and width of more pixels than an image may have.
+    """Check that a height and a width have at most ``max_pixels`` pixels.
 
     Raises:
-        ValueError: If there are more.
+        ValueError: If they have more.
     """
     if value[0] * value[1] > max_pixels:
         raise ValueError(

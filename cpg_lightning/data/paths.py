@@ -1,4 +1,4 @@
-"""Paths and names as people give them and systems write them."""
+"""Walking folders, normalising names, and expanding paths from the user."""
 
 import os
 import re
@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def walked(folder: Path, suffixes: tuple[str, ...] = ()) -> Iterator[Path]:
-    """Every file below a folder, and the folders whose names end in one of some suffixes, which are not entered.
+    """All files below a folder, and the folders whose names end in one of ``suffixes``, which are not entered.
 
-    Links to folders are followed. Each folder is entered once, by its own path before any link to it, and those that the
-    first one lies in never.
+    Links to folders are followed. Each folder is entered once, by its own path rather than by a link. The parents of
+    the first folder are never entered.
 
     Raises:
         ValueError: If a folder cannot be read.
@@ -43,20 +43,20 @@ def walked(folder: Path, suffixes: tuple[str, ...] = ()) -> Iterator[Path]:
 
 
 def _refused(error: OSError) -> None:
-    """Name a folder that cannot be listed, which ``os.walk`` would leave out."""
+    """Raise an error for a folder that cannot be listed; ``os.walk`` would skip it."""
     raise ValueError(f"expected a folder that can be read, got {error.strerror}: {error.filename}") from error
 
 
 def composed(name: str) -> str:
-    """A name with composed characters, as it is shown: some systems write an ö as an o and its dots."""
+    """The name with composed characters. Some systems write an ö as an o and two dots."""
     return unicodedata.normalize("NFC", name)
 
 
 def expanded(path: str | Path) -> Path:
-    """A path with ``~`` and environment variables filled in, as a shell would.
+    """A path with ``~`` and environment variables expanded, as in a shell.
 
     Raises:
-        ValueError: If a variable is not set, or the path is empty, as from a variable that the shell does not have.
+        ValueError: If a variable is not set, or the path is empty, as from a variable that is not set in the shell.
     """
     if not str(path).strip():
         raise ValueError(f"expected a path, got {str(path)!r}; for the current folder give .")
@@ -68,22 +68,22 @@ def expanded(path: str | Path) -> Path:
 
 
 def lines_of(content: bytes, path: Path) -> list[str]:
-    """The lines of a list in UTF-8, without those that are empty.
+    """The non-empty lines of a list in UTF-8.
 
     Raises:
-        ValueError: If it is in another encoding, or has none.
+        ValueError: If the list is empty or in another encoding.
     """
     try:
         lines = [line.strip() for line in content.decode("utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"expected a list in UTF-8, got another encoding: {path}; save it anew") from error
+        raise ValueError(f"expected a list in UTF-8, got another encoding: {path}; save it again") from error
     if not lines or any("\0" in line for line in lines):
-        raise ValueError(f"expected a name a line, got {'no text' if lines else 'an empty list'}: {path}")
+        raise ValueError(f"expected one name per line, got {'no text' if lines else 'an empty list'}: {path}")
     return lines
 
 
 def nearest(folder: Path) -> str:
-    """What there is instead of a missing folder."""
+    """The part of an error message that describes what exists instead of a missing folder."""
     parent = next(parent for parent in folder.absolute().parents if parent.exists())
     if not parent.is_dir():
         return f"got a file in its way: {parent}"

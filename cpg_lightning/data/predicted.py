@@ -1,4 +1,4 @@
-"""Which images have been predicted, kept in files beside their predictions."""
+"""Record of the predicted images, in files beside the predictions."""
 
 import csv
 import hashlib
@@ -11,11 +11,11 @@ from typing import Literal, NamedTuple, TextIO, cast
 import torch
 from torch import Tensor
 
-SUFFIXES = {"palette": ".png", "labels": ".png", "overlay": ".png", "probabilities": ".npz"}  # of each kind's files
+SUFFIXES = {"palette": ".png", "labels": ".png", "overlay": ".png", "probabilities": ".npz"}  # file suffix of each kind
 
 
 class Entry(NamedTuple):
-    """A line of the record: before the first file of an image is written (``begun``), or after the last (``done``)."""
+    """A line of the record, added before the first file of an image (``begun``) or after the last file (``done``)."""
 
     time: float
     state: str
@@ -25,16 +25,16 @@ class Entry(NamedTuple):
 
 
 class PredictionRecord:
-    """Remembers the predictions in a folder, so that a second run leaves out the images that are done.
+    """Records the predictions in a folder, so that a second run skips the images that are done.
 
-    An image is done if the last prediction of its name was of the same file, by the same settings, and all its files are
-    there. Each process appends to a file of its own, ``predicted-<rank>.csv``.
+    An image is done if its last prediction has the same name, image file and settings, and all its files exist. Each
+    process appends to its own file, ``predicted-<rank>.csv``.
 
     Args:
-        folder: Folder of the predictions, with a folder for each kind in it.
-        settings: Digest of all that decides a prediction besides the image.
-        kinds: The kinds of predictions that are written, some of ``palette``, ``labels``, ``overlay``, ``probabilities``.
-        overwrite: Whether to predict everything again, also over files that are not in the record.
+        folder: Folder of the predictions, with one subfolder per kind.
+        settings: Digest of everything but the image that determines a prediction.
+        kinds: Kinds of predictions to write: some of ``palette``, ``labels``, ``overlay``, ``probabilities``.
+        overwrite: Whether to predict all images again, and to overwrite files that are not in the record.
 
     Attributes:
         left_out: Number of images that were done, after :meth:`remaining`.
@@ -49,18 +49,18 @@ class PredictionRecord:
         self.identities: dict[str, str] = {}
 
     def without_predictions(self, images: Iterable[Path]) -> list[Path]:
-        """Images but those that are earlier predictions in this folder, which may be among them."""
+        """The images without those that are earlier predictions in this folder."""
         entries = self._entries()
         return [path for path in images if not self._is_prediction(path, entries)]
 
     def remaining(self, images: Iterable[tuple[str, str, Path]]) -> list[Path]:
-        """The images that are to be predicted.
+        """The images that are not done.
 
         Args:
             images: Name, identity (see :func:`identity_of`) and path of each image.
 
         Raises:
-            ValueError: If a prediction would be written over a file that this record does not know.
+            ValueError: If a prediction would overwrite a file that is not in the record.
         """
         entries = self._entries()
         remaining = []
@@ -81,14 +81,14 @@ class PredictionRecord:
         return self.folder / kind / f"{name}{SUFFIXES[kind]}"
 
     def add(self, name: str, state: Literal["begun", "done"], rank: int = 0) -> None:
-        """Note that the files of an image are about to be written, or all are."""
+        """Record that the files of an image will be written now (``begun``), or are all written (``done``)."""
         if name in self.identities:
             self.folder.mkdir(parents=True, exist_ok=True)
             with _opened(self.folder / f"predicted-{rank}.csv", "a") as file:
                 csv.writer(file).writerow([time.time(), state, self.settings, self.identities[name], name])
 
     def _entries(self) -> dict[str, Entry]:
-        """The last entry of each name. Lines that were cut off are left out."""
+        """The last entry of each name. Incomplete lines are left out."""
         last: dict[str, Entry] = {}
         for path in sorted(self.folder.glob("predicted-*.csv")):
             with _opened(path, "r") as file:
@@ -117,27 +117,27 @@ class PredictionRecord:
         taken = next((path for path in (self.path(kind, name) for kind in self.kinds) if os.path.lexists(path)), None)
         if taken is not None:
             raise ValueError(
-                f"expected to write over predictions of this command alone, got {taken}, which it did not write; choose "
+                f"expected to overwrite only predictions of this command, got {taken}, which it did not write; choose "
                 "another --output, or give --overwrite true"
             )
 
 
 def _opened(path: Path, mode: str) -> TextIO:
-    """A file of the record. Names of images are bytes: those that are not UTF-8 come back as they were."""
+    """Open a file of the record. Image names that are not UTF-8 are preserved."""
     return cast(TextIO, path.open(mode, newline="", encoding="utf-8", errors="surrogateescape"))
 
 
 def identity_of(path: Path, stored_in: Path | None = None) -> str:
-    """A digest of an image file's path, size and time of change; of its zip file's, for one that is stored in one.
+    """A digest of an image file's path, size and modification time.
 
     Args:
         path: The image file.
-        stored_in: The zip file.
+        stored_in: The zip file that contains the image; its size and time are then used.
     """
     try:
         state = (stored_in or path).stat()
     except OSError:
-        return ""  # it cannot be read, and so is never done
+        return ""  # an unreadable image is never done
     described = f"{os.path.abspath(path)} {state.st_size} {state.st_mtime_ns}"
     return hashlib.sha256(os.fsencode(described)).hexdigest()[:32]
 

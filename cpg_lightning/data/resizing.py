@@ -1,4 +1,4 @@
-"""Resizing of images: to a size in pixels, or to a shorter or a longer side."""
+"""Resizing of images to a size, or to the length of the shorter or the longer side."""
 
 from functools import partial
 from typing import Any
@@ -17,9 +17,9 @@ def resized_shape(
 
     Args:
         shape: Height and width of the image in pixels.
-        image_size: Height and width in pixels, or the shorter side; then the aspect ratio is kept. The image's own size by
-            default.
-        long_side: The longer side in pixels instead; the aspect ratio is kept.
+        image_size: Height and width in pixels, or the length of the shorter side, which keeps the aspect ratio. None
+            keeps the image's size.
+        long_side: Length of the longer side in pixels, which keeps the aspect ratio; replaces ``image_size``.
 
     Example:
         >>> resized_shape((360, 480), 180)
@@ -35,12 +35,12 @@ def resized_shape(
 
 
 def evaluation_pipeline(image_size: int | tuple[int, int] | None, max_pixels: int = MOST_PIXELS) -> A.Compose:
-    """The pipeline of evaluation: it resizes the image bilinearly. Labels keep their size and are not given to it.
+    """The pipeline of evaluation, which resizes the image bilinearly. Labels keep their size and are not passed to it.
 
     The pipeline raises a ValueError for an image that would have more than ``max_pixels`` pixels after resizing.
 
     Args:
-        image_size: Height and width in pixels, or the shorter side; each image's own size if None.
+        image_size: Height and width in pixels, or the length of the shorter side. None keeps each image's size.
         max_pixels: Largest number of pixels after resizing.
     """
     if image_size is None:
@@ -52,7 +52,7 @@ def evaluation_pipeline(image_size: int | tuple[int, int] | None, max_pixels: in
 
 
 def _checked(image_size: int, max_pixels: int, image: np.ndarray, **params: Any) -> np.ndarray:
-    """The image itself, or a ValueError if it would be too large after resizing."""
+    """Return the image, or raise a ValueError if it would be too large after resizing."""
     height, width = (round(side) for side in resized_shape((image.shape[0], image.shape[1]), image_size))
     if height * width > max_pixels:
         raise ValueError(

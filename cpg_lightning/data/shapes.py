@@ -1,4 +1,4 @@
-"""Shapes, drawn on the fly: the embedded default, which needs no files."""
+"""Shapes: a dataset of drawn images, which needs no files."""
 
 from pathlib import Path
 
@@ -16,12 +16,12 @@ from cpg_lightning.data.prediction import PredictionDataset
 
 
 class ShapesDataset(SegmentationDataset):
-    """Bars, discs and polygons over a textured background, with noise; each class has its own colour, roughly.
+    """Bars, discs and polygons on a textured background, with noise. Each class has a typical colour.
 
-    An image follows from the split and its index alone; no edge is smoothed, so the labels are exact.
+    An image depends only on the split and its index. Edges are not smoothed, so the labels are exact.
 
     Args:
-        split: Which split; each has images of its own.
+        split: The split; each split has different images.
         length: Number of images.
         size: Height and width in pixels.
         pipeline: See :class:`SegmentationDataset`.
@@ -136,11 +136,11 @@ class ShapesDataModule(SegmentationDataModule):
         self.val_images = val_images
 
     def files(self, split: Split) -> list[tuple[Path, Path | None]]:
-        """None: the images are drawn."""
+        """No files, because the images are drawn."""
         return []
 
     def dataset(self, split: Split, training: bool) -> ShapesDataset:
-        """The dataset of a split, for training or for evaluation."""
+        """The dataset of a split for training or for evaluation."""
         length = self.train_images if split == "train" else self.val_images
         return ShapesDataset(split, length, self.size, self.pipeline(training), training)
 
@@ -152,7 +152,7 @@ class ShapesDataModule(SegmentationDataModule):
 
 
 def _texture(rng: np.random.Generator, size: tuple[int, int], colour: np.ndarray) -> np.ndarray:
-    """A colour with random stripes, float (H, W, 3)."""
+    """An area of one colour with random stripes, float (H, W, 3)."""
     y, x = np.mgrid[: size[0], : size[1]]
     angle, period = rng.uniform(0, np.pi), rng.uniform(4, 24)
     stripes = np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period + rng.uniform(0, 2 * np.pi))
@@ -176,7 +176,7 @@ def _disc(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
 
 
 def _polygon(rng: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """Corners (x, y) of a triangle, a quadrilateral or a pentagon, nearly regular."""
+    """Corners (x, y) of a nearly regular triangle, quadrilateral or pentagon."""
     corners = int(rng.integers(3, 6))
     angles = rng.uniform(0, 2 * np.pi) + 2 * np.pi * (np.arange(corners) + rng.uniform(-0.15, 0.15, corners)) / corners
     return _centre(rng, size) + _circle(angles, min(size) * rng.uniform(0.18, 0.3))

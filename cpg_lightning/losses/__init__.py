@@ -1,4 +1,4 @@
-"""Losses of semantic segmentation, in plain torch."""
+"""Losses for semantic segmentation, in plain torch."""
 
 from .active_boundary import ActiveBoundaryLoss
 from .cpg import CPGLoss, cpg_loss

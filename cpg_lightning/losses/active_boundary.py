@@ -10,65 +10,72 @@ from .criterion import SegmentationCriterion
 from .target import checked_target
 from .with_gradient import upsampled
 
-# Row and column of each neighbour relative to a pixel. Among neighbours at one distance to the boundary the first counts.
+# Row and column of each neighbour relative to a pixel. Of neighbours with equal distance to the boundary, the first is
+# used.
 NEIGHBOURS = ((1, 0), (-1, 0), (0, -1), (0, 1), (-1, 1), (1, 1), (-1, -1), (1, -1))
-# The thresholds that are tried for the predicted boundary: each is 1.2 times the one before. The last ones exceed any
-# Kullback-Leibler divergence of logits in half precision.
+# Candidate thresholds for the predicted boundary: each is 1.2 times the previous one. The last ones exceed any
+# Kullback-Leibler divergence of half-precision logits.
 THRESHOLDS = tuple(accumulate(repeat(1.2, 300), lambda threshold, factor: threshold * factor, initial=1e-5))
 
 
 class ActiveBoundaryLoss(SegmentationCriterion):
-    r"""Moves the predicted boundary, pixel by pixel, towards the true one: the cross-entropy of eight directions.
+    r"""Cross-entropy of eight directions, which moves the predicted boundary towards the true boundary pixel by pixel.
 
-    With :math:`p` the softmax of the logits, upsampled to the size of the target, and KL the Kullback-Leibler divergence:
+    With :math:`p` the softmax of the logits, upsampled to the size of the target, and KL the Kullback-Leibler
+    divergence:
 
-    1. The true boundary: pixels whose right or lower neighbour has another label, and all ignored pixels. A pixel's distance
-       :math:`m` to it is rounded down, less 1, and not negative.
-    2. The predicted boundary: the divergence of a pixel from its right neighbour plus that from its lower one exceeds a
-       threshold, the smallest of 0.00001 times powers of 1.2 that at most ``max_N_ratio`` of an image's pixels exceed,
-       counted in the whole batch; then dilated by 3 x 3.
-    3. For each pixel of the predicted boundary, the direction :math:`t` is the first of the eight neighbours with the smallest
-       :math:`m`, and the logits of the directions are :math:`k_j = \mathrm{KL}(p_j \| p)`, with :math:`p_j` the neighbour's:
+    1. The true boundary: pixels whose right or lower neighbour has another label, and all ignored pixels. The distance
+       :math:`m` of a pixel is its Euclidean distance to this boundary, rounded down, minus 1, and at least 0.
+    2. The predicted boundary: pixels where the sum of the divergences from the right and from the lower neighbour
+       exceeds a threshold, dilated by 3 x 3. The threshold is the smallest of 0.00001 times powers of 1.2 that is
+       exceeded by at most ``max_N_ratio`` times the pixels of one image, counted over the whole batch.
+    3. The direction :math:`t` of a predicted boundary pixel is the first of its eight neighbours with the smallest
+       :math:`m`. The logits of the directions are :math:`k_j = \mathrm{KL}(p_j \| p)`, where :math:`p_j` is the
+       neighbour's softmax:
 
     .. math::
         \mathcal{L} = \operatorname*{mean}_{\text{predicted boundary}} \frac{\min(m, 20)}{20} \, \mathrm{CE}(k, t)
 
-    The cross-entropy is label-smoothed: the direction has the weight 0.8 and each other 0.2 / 8, in sum 0.975. That is what
-    published results were trained with. The loss is not continuous in the logits: thresholds and directions jump. In half
-    precision they may be others, whereas logits under autocast are computed in float32 here.
+    The cross-entropy is label-smoothed: the direction has weight 0.8 and each other neighbour 0.2 / 8, which sum to
+    0.975. The published results use these weights. The loss is not continuous in the logits, because thresholds and
+    directions jump. In half precision they could differ, so the loss converts half-precision logits to float32.
 
-    It is meant to be trained with cross-entropy and Lovász-softmax, see :class:`WeightedSum`. Published trainings (single
-    runs; the seeds of one training differ by 0.4 to 0.7): on Cityscapes cross-entropy 79.5 mIoU, with ABL 79.6, with
-    Lovász-softmax 80.2, with both 80.5; on ADE20K 44.5, -, 44.7, 45.4. Most of the gain on Cityscapes is that of
-    Lovász-softmax.
+    Use this loss together with cross-entropy and Lovász-softmax, see :class:`WeightedSum`. Published mIoU (single runs;
+    seeds of one training differ by 0.4 to 0.7): on Cityscapes 79.5 with cross-entropy, 79.6 with ABL added, 80.2 with
+    Lovász-softmax added, 80.5 with both; on ADE20K 44.5, -, 44.7, 45.4. Lovász-softmax gives most of the gain on
+    Cityscapes.
 
-    Budget and devices: all images of the call share the threshold, hence those of one process and one micro-batch.
+    Threshold and devices: all images of one call share the threshold. These are the images of one process and one
+    micro-batch.
 
-    SciPy computes the distances on the CPU, in one transform an image, for which a GPU waits. At 512x1024 pixels that is about
-    0.05 seconds an image on one core. In all the host waits four times in a call. Besides the upsampled logits and their
-    gradient, one image at a time needs four tensors of its logits' size.
+    SciPy computes the distances on the CPU with one transform per image, and a GPU waits for it. At 512x1024 pixels
+    this takes about 0.05 seconds per image on one core. The host waits for the device four times per call. Besides the
+    upsampled logits and their gradient, the loss needs four tensors of the size of one image's logits.
 
     Args:
         label_smoothing: Weight that the eight directions share, from 0 to 1.
-        max_clip_dist: Distance in pixels from which on the weight no longer grows, positive.
-        max_N_ratio: Pixels of the predicted boundary before the dilation in all images of the call, as a share of the pixels
-            of one image, above 0.
-        detach: Whether the neighbours' logits are constants. Without, published results fell from 79.6 to 76.0.
-        ignore_index: Target value that is no class; any integer.
+        max_clip_dist: Distance in pixels above which the weight stays constant, positive.
+        max_N_ratio: Largest number of predicted boundary pixels in all images of the call before dilation, as a
+            fraction of the pixels of one image, above 0 and at most 1.
+        detach: Whether the neighbours' logits are treated as constants. With ``False``, published results fell from
+            79.6 to 76.0.
+        ignore_index: Target value of ignored pixels; any integer.
 
     Shape:
         - logits: :math:`(B, C, h, w)`, floating point
         - target: :math:`(B, H, W)`, integer, classes :math:`0..C-1` or ``ignore_index``
-        - output: scalar, in float32, or float64 for float64 logits; 0 without a predicted or without a true boundary
+        - output: scalar, float32, or float64 for float64 logits; 0 without a predicted boundary or without a true
+          boundary
 
     Raises:
-        ValueError: For arguments out of range, and, in the forward pass, for shapes, dtypes or target values other than
-            above. Target values are checked on the CPU only: on a GPU the check would force a synchronisation.
+        ValueError: For arguments out of range, and, in the forward pass, for other shapes, dtypes or target values.
+            Target values are checked on the CPU only: on a GPU the check would force a synchronisation.
 
-    Source: Wang et al., "Active Boundary Loss for Semantic Segmentation", AAAI 2022, arXiv 2102.02696. Equal to its authors'
-    code (wangchi95/active-boundary-loss), but for what is a defect there: without a predicted boundary it returns None, an
-    image without a true boundary gets the distances to a point outside of it, it upsamples with ``align_corners=True``
-    whatever the network does, and it waits for the device in each of some 70 trials of a threshold.
+    Source: Wang et al., "Active Boundary Loss for Semantic Segmentation", AAAI 2022, arXiv 2102.02696. The values equal
+    those of the authors' code (wangchi95/active-boundary-loss) except for four defects of that code: it returns None
+    without a predicted boundary; it gives an image without a true boundary the distances to a point outside the image;
+    it upsamples with ``align_corners=True`` for every network; it waits for the device in each of some 70 trials of a
+    threshold.
 
     Example:
         >>> import torch
@@ -108,7 +115,7 @@ class ActiveBoundaryLoss(SegmentationCriterion):
         self.terms = {"abl": loss.detach()}
         return loss
 
-    # Compiled, its transforms on the CPU would break the graph and be no faster.
+    # Not compiled: the transforms on the CPU would break the graph and would not run faster.
     @torch.compiler.disable  # type: ignore[untyped-decorator]
     def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss of upsampled logits (B, C, H, W)."""
@@ -117,14 +124,14 @@ class ActiveBoundaryLoss(SegmentationCriterion):
             divergence[index] = divergence_from_neighbours(one)
         image, row, column = predicted_boundary(divergence, self.max_N_ratio).nonzero(as_tuple=True)  # (N)
         if not len(image):
-            return 0 * logits.sum()  # with a gradient, and NaN for logits of NaN, which predict no boundary
+            return 0 * logits.sum()  # differentiable, and NaN if the logits have NaN, which predicts no boundary
         distances = distances_to_boundary(target, self.ignore_index)
         height, width = target.shape[1:]
         rows = torch.stack([row + down for down, _ in NEIGHBOURS], dim=1)  # (N, 8)
         columns = torch.stack([column + right for _, right in NEIGHBOURS], dim=1)
         inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
         rows, columns = rows.clamp(0, height - 1), columns.clamp(0, width - 1)
-        direction = distances[image[:, None], rows, columns].where(inside, 2**30).argmin(dim=1)  # the first of equals
+        direction = distances[image[:, None], rows, columns].where(inside, 2**30).argmin(dim=1)  # the first minimum
 
         of_neighbours = logits.detach() if self.detach else logits
         neighbours = of_neighbours[image[:, None], :, rows, columns].log_softmax(dim=2)  # (N, 8, C)
@@ -145,13 +152,13 @@ class ActiveBoundaryLoss(SegmentationCriterion):
 
 
 def divergence_from_neighbours(logits: Tensor) -> Tensor:
-    """KL divergence of each pixel's prediction from that of its right and of its lower neighbour.
+    """Sum of the KL divergences of each pixel's prediction from those of its right and its lower neighbour.
 
     Args:
-        logits: Of one image, (C, H, W).
+        logits: Logits of one image, (C, H, W).
 
     Returns:
-        The sum of the two, (H, W); a neighbour outside of the image adds 0.
+        The sum, (H, W); a neighbour outside the image adds 0.
     """
     log_probabilities = logits.log_softmax(dim=0)
     probabilities = log_probabilities.exp()
@@ -162,10 +169,11 @@ def divergence_from_neighbours(logits: Tensor) -> Tensor:
 
 
 def predicted_boundary(divergence: Tensor, ratio: float) -> Tensor:
-    """Pixels of large divergence (B, H, W), at most a ratio of an image's pixels in all images, dilated by 3 x 3.
+    """Pixels of large divergence, dilated by 3 x 3, bool (B, H, W).
 
-    No trial of thresholds, each of which would wait for the device: at most n pixels exceed a threshold if the largest but
-    n does not.
+    Before dilation, all images together have at most ``ratio`` times the pixels of one image.
+    At most n pixels exceed a threshold if and only if the (n + 1)-th largest value does not exceed it. One ``topk``
+    thus replaces trying thresholds one by one, each with a device synchronisation.
     """
     most = int(ratio * divergence[:1].numel())
     thresholds = torch.tensor(THRESHOLDS, dtype=divergence.dtype, device=divergence.device)
@@ -178,8 +186,8 @@ def predicted_boundary(divergence: Tensor, ratio: float) -> Tensor:
 
 
 def distances_to_boundary(target: Tensor, ignore_index: int) -> Tensor:
-    """Distance of each pixel (B, H, W) to its image's true boundary, see :class:`ActiveBoundaryLoss`; 0 without one."""
-    # Slow to import, and only this loss and Kervadec's boundary loss need it.
+    """Distance of each pixel (B, H, W) to the true boundary, see :class:`ActiveBoundaryLoss`; 0 without a boundary."""
+    # Imported here because the import is slow, and only this loss and Kervadec's boundary loss need it.
     from scipy.ndimage import distance_transform_edt
 
     boundary = target == ignore_index
@@ -188,6 +196,6 @@ def distances_to_boundary(target: Tensor, ignore_index: int) -> Tensor:
     distances = torch.zeros(target.shape, dtype=torch.int64)
     for image, elsewhere in enumerate((~boundary).cpu()):
         if not elsewhere.all():
-            # Its square is exact, and so is the floor of its root.
+            # The squared distance is exact, and so is the floor of its root.
             distances[image] = torch.from_numpy(distance_transform_edt(elsewhere.numpy())).long() - 1
     return distances.clamp_(min=0).to(target.device)

@@ -1,4 +1,4 @@
-"""The Convolution-based Probability Gradient (CPG) loss, by its definition."""
+"""The Convolution-based Probability Gradient (CPG) loss: the reference implementation."""
 
 from fractions import Fraction
 from functools import cache
@@ -11,40 +11,39 @@ from .target import checked_target
 
 
 class CPGLoss(nn.Module):
-    r"""Squared difference between the gradients of predicted and of true class probabilities, at boundaries only.
+    r"""Mean squared difference between the gradients of predicted and true class probabilities, at boundaries only.
 
-    With :math:`p` the softmax of the logits over the classes and :math:`g` the one-hot target (all zeros where it is
-    ignored), an odd kernel :math:`K[\Delta y, \Delta x] = \Delta x / (\Delta x^2 + \Delta y^2)`, zero in its centre, is
-    cross-correlated with both, class by class, with replicate padding; its transpose gives the vertical direction:
+    Let :math:`p` be the softmax of the logits over the classes and :math:`g` the one-hot target, zero at ignored
+    pixels. The kernel :math:`K[\Delta y, \Delta x] = \Delta x / (\Delta x^2 + \Delta y^2)`, zero in its centre, is
+    cross-correlated with each class map of both, with replicate padding. The transposed kernel gives the vertical
+    direction:
 
     .. math::
         P = K \star p, \qquad G = K \star g, \qquad
         \mathcal{L} = \frac{1}{|\mathcal{B}|} \sum_{\mathcal{B}} (P - G)^2
 
-    The boundary :math:`\mathcal{B}` holds the entries (image, class, direction, pixel) of a pixel that is not ignored
-    and where :math:`G \neq 0`, decided in integers: a one-pixel line, say, has no boundary entry on itself. The mean is
-    over the entries of this call, hence of one process and one micro-batch, as with ``F.cross_entropy``. Without any
-    boundary entry the loss is 0 and so is its gradient.
+    The boundary :math:`\mathcal{B}` contains the entries (image, class, direction, pixel) where the pixel is not
+    ignored and :math:`G \neq 0`. :math:`G` is computed in exact integers. The class of a line of one pixel, for
+    example, has boundary entries beside the line and none on it. The mean is over the entries of this call, thus of one
+    process and one micro-batch, as in ``F.cross_entropy``. Without boundary entries, the loss and its gradient are 0.
 
-    Half-precision logits are computed in float32. The squared response to a straight step grows with the kernel (4, 17.6
-    and 41.4 for sizes 3, 5 and 7), so a weight chosen for one size does not carry over to another.
+    Half-precision logits are converted to float32. The squared response to a straight step grows with the kernel size
+    (4, 17.6 and 41.4 for sizes 3, 5 and 7), so each size needs its own loss weight.
 
     Args:
         kernel_size: Side of the kernel in pixels, odd, 3 to 15. 3 is the Sobel kernel divided by 2.
-        ignore_index: Target value that is no class; any integer.
-        void_borders: Next to an ignored region the target's gradient is that of a boundary against nothing, which no
-            softmax can reach. ``True`` keeps those entries, as the paper's code does; ``False`` drops every entry
-            whose window touches an ignored pixel.
+        ignore_index: Target value of ignored pixels; any integer.
+        void_borders: Whether to keep entries whose window contains an ignored pixel, as the paper's code does. No
+            softmax reaches the target's gradient there, because the one-hot target is zero at ignored pixels.
 
     Shape:
-        - logits: :math:`(B, C, H, W)`, floating point, at label size
+        - logits: :math:`(B, C, H, W)`, floating point, at the size of the target
         - target: :math:`(B, H, W)`, integer, classes :math:`0..C-1` or ``ignore_index``
-        - output: scalar, in float32, or float64 for float64 logits
+        - output: scalar, float32, or float64 for float64 logits
 
     Raises:
-        ValueError: If the kernel size is not odd or out of range, and, in the forward pass, for shapes, dtypes or
-            target values other than above. Target values are checked on the CPU only: on a GPU the check would force a
-            synchronisation.
+        ValueError: If the kernel size is even or out of range, and, in the forward pass, for other shapes, dtypes or
+            target values. Target values are checked on the CPU only: on a GPU the check would force a synchronisation.
 
     Source: Shan and Jia, "Convolution-based Probability Gradient Loss for Semantic Segmentation", arXiv 2404.06704.
 
@@ -84,7 +83,7 @@ def cpg_loss(
         raise ValueError(
             f"expected logits at the size of the target, {tuple(target.shape[-2:])} pixels, got "
             f"{tuple(logits.shape[-2:])}; upsample them with torch.nn.functional.interpolate, or use "
-            "CrossEntropyCPGLoss, which does"
+            "CrossEntropyCPGLoss, which upsamples them"
         )
     if logits.element_size() < 4:
         logits = logits.float()
@@ -92,7 +91,7 @@ def cpg_loss(
     _, denominator = integer_kernel(kernel_size)
     true_gradient = integer_gradient.to(logits.dtype) / denominator  # (B, C, 2, H, W)
     gradient = probability_gradient(logits.softmax(dim=1), kernel_size)  # (B, C, 2, H, W)
-    # Indexing with the mask would force a synchronisation of the device. A product with it would keep a NaN.
+    # Indexing with the mask would synchronise with the device. Multiplying by the mask would keep NaN outside it.
     error = (gradient - true_gradient).where(boundary, 0)
     return error.square().sum() / boundary.sum().clamp(min=1)
 
@@ -105,10 +104,10 @@ def probability_gradient(probabilities: Tensor, kernel_size: int = 3) -> Tensor:
         kernel_size: See :class:`CPGLoss`.
 
     Returns:
-        Gradients (B, C, 2, H, W): the horizontal ones first, then the vertical ones; in float32 at least.
+        Gradients (B, C, 2, H, W), horizontal first, then vertical; float32 or float64.
 
     Raises:
-        ValueError: If the kernel size is not odd or out of range.
+        ValueError: If the kernel size is even or out of range.
 
     Example:
         >>> import torch
@@ -126,7 +125,7 @@ def probability_gradient(probabilities: Tensor, kernel_size: int = 3) -> Tensor:
 def boundary_entries(
     target: Tensor, num_classes: int, kernel_size: int = 3, ignore_index: int = 255, void_borders: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """The target's gradient in exact integers, and which of its entries belong to the boundary.
+    """The gradient of the one-hot target in exact integers, and the mask of its boundary entries.
 
     Args:
         target: Classes or ``ignore_index``, int64, (B, H, W).
@@ -136,17 +135,17 @@ def boundary_entries(
         void_borders: See :class:`CPGLoss`.
 
     Returns:
-        The gradient of the one-hot target times the denominator of :func:`integer_kernel`, in the smallest integers
-        that hold it, and the boundary, bool: both (B, C, 2, H, W).
+        The gradient of the one-hot target times the denominator of :func:`integer_kernel`, in the smallest sufficient
+        integer type, and the boundary, bool. Both are (B, C, 2, H, W).
 
     Raises:
-        ValueError: If there are fewer than 2 classes, or the kernel size is not odd or out of range.
+        ValueError: If there are fewer than 2 classes, or the kernel size is even or out of range.
 
     Example:
         >>> import torch
         >>> line = torch.tensor([[[0, 0, 1, 0, 0]]])
         >>> _, boundary = boundary_entries(line, num_classes=2)
-        >>> boundary[0, 1, 0].int()  # class 1, horizontal: both neighbours of the line, not the line
+        >>> boundary[0, 1, 0].int()  # class 1, horizontal: the neighbours of the line
         tensor([[0, 1, 0, 1, 0]], dtype=torch.int32)
     """
     if num_classes < 2:
@@ -174,16 +173,16 @@ def integer_kernel(kernel_size: int) -> tuple[list[list[int]], int]:
         kernel_size: See :class:`CPGLoss`.
 
     Returns:
-        Integers (rows of k) and their common denominator: K = integers / denominator.
+        Integers (k rows of k) and their common denominator: K = integers / denominator.
 
     Raises:
-        ValueError: If the kernel size is not odd or out of range.
+        ValueError: If the kernel size is even or out of range.
 
     Example:
         >>> integer_kernel(3)
         ([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], 2)
     """
-    # From 17 on the common denominator does not fit 64 bits.
+    # For sizes of 17 or more, the common denominator exceeds 64 bits.
     if not isinstance(kernel_size, int) or kernel_size % 2 == 0 or not 3 <= kernel_size <= 15:
         raise ValueError(f"expected kernel_size to be an odd number of pixels from 3 to 15, got {kernel_size!r}")
     offsets = range(-(kernel_size // 2), kernel_size // 2 + 1)
@@ -195,7 +194,7 @@ def integer_kernel(kernel_size: int) -> tuple[list[list[int]], int]:
 def _integer_gradient(maps: Tensor, kernel_size: int) -> Tensor:
     """Cross-correlation with the integer kernel and its transpose, exact for integers: (B, C, H, W) -> (B, C, 2, H, W).
 
-    Sums of shifted maps, not a convolution: exact in any dtype, on any device and with any backend.
+    Sums of shifted maps replace the convolution: they are exact for integers on every device and backend.
     """
     kernel, _ = integer_kernel(kernel_size)
     radius = kernel_size // 2
@@ -207,7 +206,7 @@ def _integer_gradient(maps: Tensor, kernel_size: int) -> Tensor:
         for offset in range(1, radius + 1):
             ahead = padded.narrow(along, radius + offset, size_along)
             behind = padded.narrow(along, radius - offset, size_along)
-            difference = ahead - behind  # padded across the direction still
+            difference = ahead - behind  # still padded across the direction
             for row in range(kernel_size):
                 weight = kernel[row][radius + offset]
                 gradient = gradient + weight * difference.narrow(across, row, size_across)
@@ -217,7 +216,7 @@ def _integer_gradient(maps: Tensor, kernel_size: int) -> Tensor:
 
 
 def replicate(maps: Tensor, radius: int, dim: int) -> Tensor:
-    """Replicate padding of one dimension, for integers too, which ``F.pad`` refuses."""
+    """Replicate padding of one dimension. Unlike ``F.pad``, it supports integers."""
     sizes = list(maps.shape)
     sizes[dim] = radius
     first, last = maps.narrow(dim, 0, 1), maps.narrow(dim, maps.shape[dim] - 1, 1)

@@ -11,46 +11,47 @@ from .with_gradient import loss_with_gradient
 
 
 class KervadecBoundaryLoss(SegmentationCriterion):
-    r"""Mean of the probability of each class times the signed distance to the class's labelled region.
+    r"""Mean of the class probability times the signed distance to the class's labelled region.
 
-    With :math:`p` the softmax of the logits, upsampled to the size of the target, and :math:`n` the number of pixels that are
-    not ignored,
+    With :math:`p` the softmax of the logits, upsampled to the size of the target, and :math:`n` the number of pixels
+    that are not ignored,
 
     .. math::
         \mathcal{L} = \frac{1}{n \, |\text{classes}|} \sum p_c \, \varphi_c
 
-    over the classes and the pixels that are not ignored. Outside of the class's region in an image, :math:`\varphi_c` is the
-    distance in pixels to its nearest pixel, so 1 or more; inside, it is 1 minus the distance to the nearest pixel outside, so
-    0 at the edge and negative within. Ignored pixels are outside of every class. A class that an image does not have, and one
-    that fills it, has distance 0. The unit is pixels: the loss grows with the size of images, and for good predictions it is
-    negative.
+    where the sum is over the classes and the pixels that are not ignored. Outside the class's region in an image,
+    :math:`\varphi_c` is the distance in pixels to the nearest pixel of the region, 1 or more. Inside, it is 1 minus the
+    distance to the nearest pixel outside: 0 at the edge, negative further inside. Ignored pixels are outside every
+    region. A class that is absent from an image, or that fills it, has :math:`\varphi_c = 0`. The unit is pixels, so
+    the loss grows with the image size. For good predictions it is negative.
 
-    It is meant to be trained with cross-entropy, see :class:`WeightedSum`. In a published training on Cityscapes
-    (ConvNeXt-V2 with UPerNet, 3 seeds) that gave 81.7 against 81.3 mIoU, which is significant by a bootstrap over images
-    (p = 0.04, corrected) and not by seeds (0.36), and the boundary F1 hardly changed. Users with many classes report no gain.
+    Use this loss together with cross-entropy, see :class:`WeightedSum`. In a published training on Cityscapes
+    (ConvNeXt-V2 with UPerNet, 3 seeds), the sum reached 81.7 mIoU against 81.3. The difference is significant by a
+    bootstrap over images (p = 0.04, corrected) but not by seeds (p = 0.36). The boundary F1 hardly changed. Users with
+    many classes report no gain.
 
-    SciPy computes the distances on the CPU: two transforms for each class that an image has, for which a GPU waits. At
-    512x1024 pixels that is about 0.1 seconds a class on one core. At most three tensors of the size of the upsampled logits
-    exist at a time.
+    SciPy computes the distances on the CPU with two transforms per class in an image, and a GPU waits for them. At
+    512x1024 pixels this takes about 0.1 seconds per class on one core. At most three tensors of the size of the
+    upsampled logits exist at a time.
 
     Args:
-        classes: The classes that the mean is over; all by default.
-        ignore_index: Target value that is no class; any integer.
+        classes: Classes to average over; all by default.
+        ignore_index: Target value of ignored pixels; any integer.
 
     Shape:
         - logits: :math:`(B, C, h, w)`, floating point
         - target: :math:`(B, H, W)`, integer, classes :math:`0..C-1` or ``ignore_index``
-        - output: scalar, in float32, or float64 for float64 logits; 0 where every pixel is ignored
+        - output: scalar, float32, or float64 for float64 logits; 0 if all pixels are ignored
 
     Raises:
-        ValueError: If ``classes`` are none, negative or listed twice, and, in the forward pass, if one of them is C or more
-            and for shapes, dtypes or target values other than above. Target values are checked on the CPU only: on a GPU
+        ValueError: If ``classes`` is empty, or has negative or repeated numbers. In the forward pass, if a class is C
+            or more, and for other shapes, dtypes or target values. Target values are checked on the CPU only: on a GPU
             the check would force a synchronisation.
-        RuntimeError: For a second derivative: the gradient is computed with the value.
+        RuntimeError: For a second derivative, because the gradient is computed in the forward pass.
 
-    Source: Kervadec et al., "Boundary loss for highly unbalanced segmentation", MIDL 2019, arXiv 1812.07032. Its authors'
-    code (LIVIAETS/boundary-loss) has no ignored pixels, truncates distances to integers for 2-D images, and gives a class
-    that fills an image the distances to a point outside of it.
+    Source: Kervadec et al., "Boundary loss for highly unbalanced segmentation", MIDL 2019, arXiv 1812.07032. The
+    authors' code (LIVIAETS/boundary-loss) does not support ignored pixels, truncates the distances to integers for 2-D
+    images, and gives a class that fills an image the distances to a point outside the image.
 
     Example:
         >>> import torch
@@ -87,7 +88,7 @@ class KervadecBoundaryLoss(SegmentationCriterion):
     def _value_and_gradient(
         self, probabilities: Tensor, target: Tensor, classes: Sequence[int]
     ) -> tuple[Tensor, Tensor]:
-        """The loss of probabilities (B, C, H, W), and its gradient by them: the distances, but for a factor."""
+        """The loss of probabilities (B, C, H, W), and its gradient: the distances times a factor."""
         valid = target != self.ignore_index
         value, gradient = probabilities.new_zeros(()), torch.zeros_like(probabilities)
         factor = 1 / (valid.sum().clamp(min=1) * len(classes)).to(probabilities.dtype)
@@ -105,23 +106,23 @@ class KervadecBoundaryLoss(SegmentationCriterion):
 
 
 def signed_distances(region: Tensor) -> Tensor:
-    """Distances to a region, see :class:`KervadecBoundaryLoss`.
+    """Signed distances to a region, see :class:`KervadecBoundaryLoss`.
 
     Args:
-        region: Bool, (H, W), on the CPU.
+        region: Mask of the region, bool, (H, W), on the CPU.
 
     Returns:
-        Distances in pixels, float64, (H, W); 0 for a region that is empty or everything.
+        Distances in pixels, float64, (H, W); 0 for a region that is empty or fills the image.
 
     Example:
         >>> import torch
         >>> signed_distances(torch.tensor([[True, True, True, False, False]]))
         tensor([[-2., -1.,  0.,  1.,  2.]], dtype=torch.float64)
     """
-    # Slow to import, and only this loss and the active boundary loss need it.
+    # Imported here because the import is slow, and only this loss and the active boundary loss need it.
     from scipy.ndimage import distance_transform_edt
 
-    if region.all() or not region.any():  # SciPy gives the distances to a point that is not in the image
+    if region.all() or not region.any():  # SciPy would give the distances to a point outside the image
         return torch.zeros(region.shape, dtype=torch.float64)
     outside = torch.from_numpy(distance_transform_edt(~region.numpy()))
     inside = torch.from_numpy(distance_transform_edt(region.numpy()))

@@ -1,4 +1,4 @@
-"""Losses of the overlap of predicted and labelled regions: Dice and Jaccard."""
+"""Region losses: Dice and Jaccard."""
 
 from abc import abstractmethod
 from math import inf
@@ -15,9 +15,9 @@ Over = Literal["batch", "image", "class"]
 
 
 class RegionLoss(SegmentationCriterion):
-    """One minus a score of the overlap of each class's predicted and labelled region.
+    """One minus an overlap score of the predicted and the labelled region of each class.
 
-    A subclass has a ``name`` for ``terms`` and defines the score, see :class:`DiceLoss`.
+    A subclass sets ``name``, the key in ``terms``, and defines the score, see :class:`DiceLoss`.
     """
 
     name: str
@@ -33,7 +33,7 @@ class RegionLoss(SegmentationCriterion):
 
     @abstractmethod
     def score(self, overlap: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
-        """The score of regions, all arguments and the result of shape (images or 1, C).
+        """The score of each region; the arguments and the result have shape (images or 1, C).
 
         Args:
             overlap: Sum of the class's probabilities over the pixels labelled with it.
@@ -50,11 +50,11 @@ class RegionLoss(SegmentationCriterion):
         return loss
 
     def _value_and_gradient(self, probabilities: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of probabilities (B, C, H, W), and its gradient by them."""
+        """The loss of probabilities (B, C, H, W), and its gradient."""
         images, classes = probabilities.shape[:2]
         ignored = target == self.ignore_index
         true_class = target.masked_fill(ignored, 0).unsqueeze(1)  # (B, 1, H, W)
-        # The number of each pixel's image and class, in which its sums are collected.
+        # Index of each pixel's image and class, used to sum over regions.
         place = (true_class + classes * torch.arange(images, device=target.device).view(-1, 1, 1, 1)).flatten()
 
         def collected(pixels: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ class RegionLoss(SegmentationCriterion):
         return value.detach(), gradient.scatter_(1, true_class, of_true.unsqueeze(1))
 
     def _mean(self, overlap: Tensor, predicted: Tensor, labelled: Tensor) -> Tensor:
-        """The mean loss of the regions (B, C) that are labelled."""
+        """The mean loss of the regions (B, C) with labelled pixels."""
         if self.over == "batch":
             overlap, predicted, labelled = (each.sum(dim=0, keepdim=True) for each in (overlap, predicted, labelled))
         present = labelled > 0
@@ -87,42 +87,43 @@ class RegionLoss(SegmentationCriterion):
 
 
 class DiceLoss(RegionLoss):
-    r"""One minus the soft Dice score of each class, by the softmax of the logits.
+    r"""One minus the soft Dice score of each class, computed from the softmax of the logits.
 
-    With :math:`p` the softmax of the logits, upsampled to the size of the target, :math:`y` the one-hot target, and sums
-    over the pixels that are not ignored,
+    With :math:`p` the softmax of the logits, upsampled to the size of the target, :math:`y` the one-hot target, and
+    sums over the pixels that are not ignored, the loss is the mean over the classes in the labels of
 
     .. math::
         \mathcal{L}_c = 1 - \frac{\sum p_c y_c + s}{(\sum p_c + \sum y_c) / 2 + s}
 
-    and the loss is the mean over the classes that the labels have. Its gradient is that of regions, large or small, alike. It
-    is meant to be trained with cross-entropy, see :class:`WeightedSum`. In published trainings on Cityscapes with that,
-    the mIoU fell: 80.4 to 73.6 (HRNet, 3 runs each) and 81.3 to 81.1 (UPerNet, 3 seeds each).
+    Large and small regions have equal weight. Use this loss together with cross-entropy, see :class:`WeightedSum`. In
+    published trainings on Cityscapes, adding it lowered the mIoU: from 80.4 to 73.6 (HRNet, 3 runs each) and from 81.3
+    to 81.1 (UPerNet, 3 seeds each).
 
-    Region losses and devices: "batch" and "class" are over the images of one call, hence of one process and one micro-batch.
-    With few images a process they optimise the score of an image, not that of the dataset.
+    Region losses and devices: "batch" and "class" average over the images of one call, thus of one process and one
+    micro-batch. With few images per process, they optimise the score of an image instead of the dataset's score.
 
-    It costs the softmax and three more passes over upsampled logits; at most three tensors of their size exist at a time.
+    The loss takes the softmax and three more passes over the upsampled logits. At most three tensors of their size
+    exist at a time.
 
     Args:
-        over: What the sums and means are over. "batch": sums over the images of the call, then the mean over classes.
-            "image": sums over an image, the mean over its classes, then that over images. "class": sums over an image, the
-            mean over the images that have the class, then that over classes. Images without a labelled pixel do not count.
-        smooth: The :math:`s` of the formula, in pixels, positive. With 1, a class of few pixels counts less.
-        ignore_index: Target value that is no class; any integer.
+        over: Order of sums and means. "batch": sum over the images of the call, then mean over classes. "image": sum
+            over each image, mean over its classes, then mean over images. "class": sum over each image, mean over the
+            images with the class, then mean over classes. Images without a labelled pixel are left out.
+        smooth: The :math:`s` of the formula, in pixels, positive. With 1, a class of few pixels has less weight.
+        ignore_index: Target value of ignored pixels; any integer.
 
     Shape:
         - logits: :math:`(B, C, h, w)`, floating point
         - target: :math:`(B, H, W)`, integer, classes :math:`0..C-1` or ``ignore_index``
-        - output: scalar, in float32, or float64 for float64 logits; 0 where every pixel is ignored
+        - output: scalar, float32, or float64 for float64 logits; 0 if all pixels are ignored
 
     Raises:
-        ValueError: For arguments out of range, and, in the forward pass, for shapes, dtypes or target values other than
-            above. Target values are checked on the CPU only: on a GPU the check would force a synchronisation.
-        RuntimeError: For a second derivative: the gradient is computed with the value.
+        ValueError: For arguments out of range, and, in the forward pass, for other shapes, dtypes or target values.
+            Target values are checked on the CPU only: on a GPU the check would force a synchronisation.
+        RuntimeError: For a second derivative, because the gradient is computed in the forward pass.
 
-    Source: Wang et al., "Jaccard Metric Losses", NeurIPS 2023, arXiv 2302.05666, whose code has both losses with these means
-    (zifuwanggg/JDTLosses). segmentation_models_pytorch divides by the number of all classes instead.
+    Source: Wang et al., "Jaccard Metric Losses", NeurIPS 2023, arXiv 2302.05666. Their code (zifuwanggg/JDTLosses) has
+    both losses with these means. segmentation_models_pytorch divides by the number of all classes instead.
 
     Example:
         >>> import torch
@@ -140,15 +141,16 @@ class DiceLoss(RegionLoss):
 
 
 class JaccardLoss(RegionLoss):
-    r"""One minus the soft Jaccard score (IoU) of each class: the Jaccard metric loss for labels that are classes.
+    r"""One minus the soft Jaccard score (IoU) of each class: the Jaccard metric loss for hard labels.
 
     .. math::
         \mathcal{L}_c = 1 - \frac{\sum p_c y_c + s}{\sum p_c + \sum y_c - \sum p_c y_c + s}
 
-    See :class:`DiceLoss` for all else: symbols, arguments, means, costs and errors. Its authors train 0.25 cross-entropy +
-    0.75 of it, with ``smooth=1``; they report gains for 15 networks on 12 datasets, without paired seeds or boundary scores.
+    See :class:`DiceLoss` for symbols, arguments, means, costs and errors. The authors train with 0.25 cross-entropy +
+    0.75 Jaccard loss and ``smooth=1``. They report gains for 15 networks on 12 datasets, without paired seeds or
+    boundary scores.
 
-    Source: Wang et al., "Jaccard Metric Losses", NeurIPS 2023, arXiv 2302.05666. Their soft labels are left out.
+    Source: Wang et al., "Jaccard Metric Losses", NeurIPS 2023, arXiv 2302.05666. Soft labels are not supported here.
 
     Example:
         >>> import torch
@@ -170,5 +172,5 @@ def _softmax(logits: Tensor) -> Tensor:
 
 
 def _mean_present(values: Tensor, present: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """The mean of the values that are present, 0 for none; and whether there is any."""
+    """The mean of the values where ``present`` is true, 0 for none, and whether any value is present."""
     return values.where(present, 0).sum(dim) / present.sum(dim).clamp(min=1), present.any(dim)

@@ -16,65 +16,68 @@ Pooling = Literal["max", "average"]
 SIDE = 3
 # Added to the diagonal of covariances.
 ALPHA = 5e-4
-# Logits of an image whose classes are computed at a time: enough for a kernel to take longer than its launch.
+# Number of logits that are processed together: large enough that a kernel takes longer than its launch.
 CHUNK = 2**23
 
 
 class RMILoss(SegmentationCriterion):
-    r"""Half binary cross-entropy of each class, half a lower bound of the mutual information of label and prediction.
+    r"""Mean of binary cross-entropy and a negative lower bound of the mutual information of label and prediction.
 
-    With :math:`s` the sigmoid of the logits, upsampled to the size of the target, :math:`y` the one-hot target and :math:`n`
-    the number of pixels that are not ignored,
+    With :math:`s` the sigmoid of the logits, upsampled to the size of the target, :math:`y` the one-hot target and
+    :math:`n` the number of pixels that are not ignored,
 
     .. math::
         \mathcal{L} = \frac{1}{2} \mathrm{BCE} + \frac{1}{2} \mathrm{RMI}, \qquad
         \mathrm{BCE} = \frac{1}{n + 1} \sum \left[ -y \log s - (1 - y) \log (1 - s) \right]
 
-    over the classes and the pixels that are not ignored. For RMI, each class of each image is pooled, and the 3 x 3
-    neighbourhoods of the pooled maps are vectors, of the label (Y) and of the prediction (P), whose covariances
-    :math:`\Sigma`, times the number of neighbourhoods, give
+    where the sum is over the classes and the pixels that are not ignored. For RMI, each class map of each image is
+    pooled. The 3 x 3 neighbourhoods of the pooled maps are vectors, Y for the label and P for the prediction. With
+    :math:`\Sigma` their covariances times the number of neighbourhoods,
 
     .. math::
         \mathrm{RMI} = \sum_c \operatorname*{mean}_{\text{images}} \frac{1}{18} \log \det \left(
         \Sigma_Y - \Sigma_{YP} (\Sigma_P + \alpha I)^{-1} \Sigma_{YP}^T + \alpha I \right), \qquad \alpha = 0.0005
 
-    It may be negative, and depends on the number of classes and on the size of images: a class that an image does not have
-    adds :math:`\log(\alpha) / 2 = -3.8` for it, without a gradient. The logits are trained by sigmoids, each class by itself,
-    but predictions are their argmax as always. After a forward pass ``terms`` has "bce" and "rmi".
+    The loss can be negative. It depends on the number of classes and on the image size. A class that is absent from an
+    image adds the constant :math:`\log(\alpha) / 2 = -3.8`. Training uses one sigmoid per class; predictions remain the
+    argmax of the logits. After a forward pass, ``terms`` has "bce" and "rmi".
 
-    In published trainings on Cityscapes it gave 0.5 (HRNet) and 0.7 (OCR, RMI for the main output alone) points of mIoU over
-    cross-entropy, three runs each, and 0.8 (DeepLabV3+) in a single run; the seeds of one training differ by 0.4 to 0.7.
+    In published trainings on Cityscapes, the loss gained over cross-entropy 0.5 (HRNet) and 0.7 (OCR, RMI for the main
+    output only) points of mIoU with three runs each, and 0.8 (DeepLabV3+) in a single run. Seeds of one training differ
+    by 0.4 to 0.7.
 
-    Covariances are in float64, which Apple's devices do not have, of some classes of one image at a time. Besides the upsampled
-    logits and their gradient those need 0.5 GiB at most. The host does not wait for the device.
+    Covariances are computed in float64, which Apple's devices do not support, for some classes of one image at a time.
+    They need at most 0.5 GiB besides the upsampled logits and their gradient. The host does not wait for the device.
 
     Args:
-        pooling: "max", as the authors' class has it, or "average", whose zeros of the padding count.
-        kernel_size: Side of the pooling window in pixels, 1 or more. The authors' training script has average pooling of 4.
-        stride: Step of the pooling window in pixels, 1 or more.
-        ignore_index: Target value that is no class; any integer.
+        pooling: "max", as in the authors' class, or "average", which includes the zeros of the padding.
+        kernel_size: Side of the pooling window in pixels, 1 or more. The authors' training script uses average pooling
+            of 4.
+        stride: Stride of the pooling window in pixels, 1 or more.
+        ignore_index: Target value of ignored pixels; any integer.
 
     Shape:
         - logits: :math:`(B, C, h, w)`, floating point
-        - target: :math:`(B, H, W)`, integer, classes :math:`0..C-1` or ``ignore_index``, large enough for 3 x 3 pooled pixels
-        - output: scalar, in float32, or float64 for float64 logits
+        - target: :math:`(B, H, W)`, integer, classes :math:`0..C-1` or ``ignore_index``, large enough for 3 x 3 pooled
+          pixels
+        - output: scalar, float32, or float64 for float64 logits
 
     Raises:
-        ValueError: For arguments out of range, and, in the forward pass, for shapes, dtypes or target values other than
-            above. Target values are checked on the CPU only: on a GPU the check would force a synchronisation.
-        RuntimeError: For a second derivative: the gradient is computed with the value.
+        ValueError: For arguments out of range, and, in the forward pass, for other shapes, dtypes or target values.
+            Target values are checked on the CPU only: on a GPU the check would force a synchronisation.
+        RuntimeError: For a second derivative, because the gradient is computed in the forward pass.
 
-    Source: Zhao et al., "Region Mutual Information Loss for Semantic Segmentation", NeurIPS 2019, arXiv 1910.12037. Equal to
-    its authors' code (ZJULearning/RMI), which inverts :math:`\Sigma_P + \alpha I` and then takes a Cholesky factor of the
-    rest. Here one Cholesky factor, of the covariance of (P, Y), has that factor as its last block: the matrix is never
-    singular.
+    Source: Zhao et al., "Region Mutual Information Loss for Semantic Segmentation", NeurIPS 2019, arXiv 1910.12037. The
+    values equal those of the authors' code (ZJULearning/RMI), which inverts :math:`\Sigma_P + \alpha I` and then takes
+    a Cholesky factor of the remaining matrix. Here one Cholesky factor of the covariance of (P, Y) contains that factor
+    as its last block, and the matrix is never singular.
 
     Example:
         >>> import torch
         >>> from cpg_lightning.losses import RMILoss
         >>> criterion = RMILoss()
         >>> loss = criterion(torch.zeros(1, 2, 4, 4), torch.arange(2).repeat_interleave(16).expand(1, 32, 32))
-        >>> criterion.terms["bce"]  # 2 log 2, but for n + 1
+        >>> criterion.terms["bce"]  # 2 log 2 times n / (n + 1)
         tensor(1.3849)
     """
 
@@ -106,11 +109,11 @@ class RMILoss(SegmentationCriterion):
         )
 
     def _value_and_gradient(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of upsampled logits (B, C, H, W), and its gradient by them."""
+        """The loss of upsampled logits (B, C, H, W), and its gradient."""
         valid = (target != self.ignore_index).unsqueeze(1)  # (B, 1, H, W)
-        pixels = valid.sum() + 1  # a batch of ignored pixels alone has a mean too
+        pixels = valid.sum() + 1  # not 0 if all pixels are ignored
         bce, rmi, gradient = logits.new_zeros(()), logits.new_zeros(()), torch.empty_like(logits)
-        # No class depends on another.
+        # Classes are independent of each other, so they are processed in chunks.
         step = max(1, CHUNK // target[:1].numel()) if len(target) else 1
         for image, first in product(range(len(logits)), range(0, logits.shape[1], step)):
             part = slice(image, image + 1), slice(first, first + step)
@@ -125,10 +128,16 @@ class RMILoss(SegmentationCriterion):
         return (bce + rmi) / 2, gradient
 
     def _parts(self, logits: Tensor, true: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """The sums of binary cross-entropy and of RMI over some classes of an image, (1, C, H, W) all three or to be."""
+        """The sums of binary cross-entropy and of RMI over some classes of an image.
+
+        Args:
+            logits: (1, C, H, W)
+            true: Whether a pixel is of the class, (1, C, H, W).
+            valid: Whether a pixel is not ignored, broadcast to (1, C, H, W).
+        """
         true = true.to(logits.dtype)
         bce = F.binary_cross_entropy_with_logits(logits, true, valid.to(logits.dtype), reduction="sum")
-        # Ignored pixels do not exclude their windows: they are neither labelled nor predicted.
+        # Windows with ignored pixels are kept; both maps are near 0 at ignored pixels.
         predicted = logits.sigmoid().where(valid, 0) + 1e-6
         return bce, _information(self._pooled(predicted), self._pooled(true))
 
@@ -149,11 +158,11 @@ class RMILoss(SegmentationCriterion):
 def _information(predicted: Tensor, true: Tensor) -> Tensor:
     """The sum over classes of log det(...) / 18 of an image's pooled maps (1, C, h, w), see :class:`RMILoss`."""
     classes, area = true.shape[1], SIDE * SIDE
-    maps = torch.stack([predicted, true], dim=2).flatten(1, 2).double()  # (1, 2C, h, w), a class's two side by side
+    maps = torch.stack([predicted, true], dim=2).flatten(1, 2).double()  # (1, 2C, h, w), both maps of a class adjacent
     vectors = F.unfold(maps, SIDE).view(classes, 2 * area, -1)  # (C, 18, N)
     mean = vectors.mean(dim=2, keepdim=True)
     scatter = vectors @ vectors.mT - vectors.shape[2] * mean @ mean.mT
-    # The last block of its factor is that of what the prediction leaves unexplained. `cholesky` would wait for the device.
+    # The last block of the factor is the factor of the conditional covariance. `cholesky` would wait for the device.
     identity = torch.eye(2 * area, dtype=scatter.dtype, device=scatter.device)
     factor, failed = torch.linalg.cholesky_ex(scatter + ALPHA * identity)
     diagonal = factor.diagonal(dim1=1, dim2=2)[:, area:]  # (C, 9)

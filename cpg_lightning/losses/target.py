@@ -1,23 +1,23 @@
-"""What a target may be: the checks that every loss makes."""
+"""Checks of logits and target, shared by all losses."""
 
 import torch
 from torch import Tensor
 
 
 def checked_target(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    """The target as int64, after refusing what no segmentation loss can use, each case with its own message.
+    """Check logits and target, and convert the target to int64.
 
     Args:
-        logits: Should be floating point, (B, C, h, w).
-        target: Should be integer, (B, H, W), of classes 0..C-1 or ``ignore_index``.
-        ignore_index: Target value that is no class.
+        logits: Logits, floating point, (B, C, h, w).
+        target: Classes 0..C-1 or ``ignore_index``, integer, (B, H, W).
+        ignore_index: Target value of ignored pixels.
 
     Returns:
-        The target, int64: in uint8, comparing with -100 would find 156.
+        The target, int64: in uint8, a comparison with -100 would match 156.
 
     Raises:
-        ValueError: If they are not as above. Target values are checked on the CPU only: on a GPU the check would force a
-            synchronisation.
+        ValueError: For other shapes, dtypes or target values. Target values are checked on the CPU only: on a GPU the
+            check would force a synchronisation.
     """
     if logits.ndim != 4:
         raise ValueError(f"expected logits of shape (B, C, H, W), got {tuple(logits.shape)}")
@@ -26,7 +26,7 @@ def checked_target(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
         if target.ndim == 4 and target.shape[1] == 1:
             remedy = "; pass target[:, 0]"
         elif target.ndim == 4 and target.shape[1] == logits.shape[1]:
-            remedy = "; a one-hot target becomes one by target.argmax(dim=1)"
+            remedy = "; a one-hot target is converted by target.argmax(dim=1)"
         raise ValueError(
             f"expected a target of shape (B, H, W) with a class in each pixel, got {tuple(target.shape)}{remedy}"
         )

@@ -1,4 +1,4 @@
-"""Several criteria as one."""
+"""A weighted sum of criteria."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -13,14 +13,15 @@ from .criterion import SegmentationCriterion
 class WeightedSum(SegmentationCriterion):
     """The weighted sum of criteria, such as cross-entropy plus Lovász-softmax.
 
-    After a forward pass ``terms`` holds the terms of all parts, detached and unweighted. A name that two parts share is
-    preceded by their class and, for two parts of one class, by their place: ``DiceLoss1/dice``, ``DiceLoss2/dice``. The
-    auxiliary output gets cross-entropy, with the class weights of the first part that has some. Each part upsamples the
-    logits itself, so that only one part's tensors exist at a time where parts compute their gradient with their value.
+    After a forward pass, ``terms`` holds the terms of all criteria, detached and unweighted. A name that two criteria
+    share is prefixed with the class name, and with a number for two criteria of one class: ``DiceLoss1/dice``,
+    ``DiceLoss2/dice``. The auxiliary output gets cross-entropy, with the class weights of the first criterion that has
+    class weights. Each criterion upsamples the logits itself. Criteria that compute their gradient in the forward pass
+    thus hold their tensors one after another.
 
     Args:
         losses: The criteria, 1 or more.
-        weights: The weight of each, 0 or more. A part with weight 0 is neither computed nor listed.
+        weights: The weight of each criterion, 0 or more. A criterion with weight 0 is neither computed nor listed.
 
     Shape:
         - logits: :math:`(B, C, h, w)`, floating point
@@ -28,8 +29,8 @@ class WeightedSum(SegmentationCriterion):
         - output: scalar
 
     Raises:
-        ValueError: If there is no loss, if there are not as many weights as losses, if a weight is negative or infinite or
-            all are 0, or if the losses differ in their ``ignore_index``.
+        ValueError: If there is no loss, if the numbers of weights and losses differ, if a weight is negative or
+            infinite, if all weights are 0, or if the losses differ in ``ignore_index``.
 
     Example:
         >>> import torch
@@ -76,7 +77,7 @@ class WeightedSum(SegmentationCriterion):
 
 
 def _named_apart(losses: Sequence[SegmentationCriterion]) -> dict[str, Tensor]:
-    """The terms of all losses, those that share a name with their class before it."""
+    """The terms of all losses; names that several losses share are prefixed with the class name."""
     names = Counter(name for loss in losses for name in loss.terms)
     classes = Counter(type(loss).__name__ for loss in losses)
     seen: Counter[str] = Counter()

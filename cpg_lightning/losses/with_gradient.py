@@ -1,4 +1,4 @@
-"""Losses on upsampled logits whose gradient is computed with the value."""
+"""Losses on upsampled logits whose gradient is computed in the forward pass."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,29 +13,29 @@ ValueAndGradient = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 def upsampled(logits: Tensor, size: tuple[int, int], align_corners: bool) -> Tensor:
-    """Logits (B, C, h, w) in float32 at least, at a size (H, W): bilinear where they are not of that size."""
+    """Logits (B, C, h, w) in float32 or float64, upsampled bilinearly to a size (H, W) if they have another size."""
     logits = _at_least_float32(logits)
     if logits.shape[-2:] == size:
         return logits
     return F.interpolate(logits, size, mode="bilinear", align_corners=align_corners)
 
 
-# A loss with sorts or distance transforms would break a compiled graph into many, and be no faster.
+# Not compiled: sorts and distance transforms would break the graph and would not run faster.
 @torch.compiler.disable  # type: ignore[untyped-decorator]
 def loss_with_gradient(
     logits: Tensor, size: tuple[int, int], align_corners: bool, activation: Activation, loss: ValueAndGradient
 ) -> Tensor:
-    """A loss on activated logits at target size, outside of autocast.
+    """A loss on activated logits at target size, computed outside autocast.
 
-    The gradient by the logits is computed in the forward pass. So autograd keeps nothing at target size between the passes,
-    and at most three tensors of (B, C, H, W) exist at a time: the activations and two gradients.
+    The gradient with respect to the logits is computed in the forward pass. Autograd therefore saves no tensor at
+    target size, and at most three tensors of shape (B, C, H, W) exist at a time: the activations and two gradients.
 
     Args:
         logits: Floating point, (B, C, h, w).
         size: Height and width of the target.
         align_corners: How the logits are upsampled.
         activation: A differentiable function of the upsampled logits, such as the softmax.
-        loss: A function of the activations (B, C, H, W) that gives its value, a scalar, and its gradient by them.
+        loss: A function that maps activations (B, C, H, W) to its value, a scalar, and its gradient.
 
     Returns:
         The loss, a scalar in float32, or float64 for float64 logits.
@@ -57,7 +57,7 @@ class _LossWithGradient(torch.autograd.Function):
         activation: Activation,
         loss: ValueAndGradient,
     ) -> Tensor:
-        # In half precision a gradient could vanish before it is scaled.
+        # In half precision, a gradient could underflow before it is scaled.
         leaf = _at_least_float32(logits.detach()).requires_grad_(ctx.needs_input_grad[0])
         with torch.enable_grad():
             activations = activation(upsampled(leaf, size, align_corners))

@@ -1,4 +1,4 @@
-"""Metrics over a whole dataset: IoU, boundary IoU, boundary F1 and trimap IoU. They need torchmetrics alone."""
+"""Metrics over a whole dataset: IoU, boundary IoU, boundary F1 and trimap IoU. They require only torchmetrics."""
 
 from cpg_lightning.metrics.boundary_f1 import BoundaryF1Score
 from cpg_lightning.metrics.boundary_iou import BoundaryIoU

@@ -1,4 +1,4 @@
-"""What "boundary" means: the pixels that each boundary metric looks at, in label maps of all classes at once."""
+"""The boundary pixels that each boundary metric evaluates, computed for all classes at once."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# The boundaries of an image with the labels A and B. Letters are the pixels that count, with their label.
+# The boundaries of an image with the labels A and B. A letter marks a boundary pixel and shows its label.
 #
 #    label map       one_pixel_contours   inner_bands(1)   two_sided_bands(1)
 #                    (boundary F1)        (boundary IoU)   (trimap)
@@ -18,11 +18,11 @@ from torch import Tensor
 #    A A A A B B B   . . . A . . .        A . . A B . B    . . A A B B .
 #    A A A A B B B   . . . A . . .        A A A A B B B    . . A A B B .
 #
-# A pixel of one_pixel_contours is on the contours of A and of B; elsewhere a pixel is in the band of its own label.
-# Two more definitions are elsewhere: pictures.boundary_band, for what is drawn, and losses.cpg.boundary_entries, where the
-# boundary is one of pixels, classes and directions.
+# A pixel of one_pixel_contours is on the contours of both A and B. In the two bands, a pixel belongs to its own label
+# only. Two more definitions exist: pictures.boundary_band selects the pixels to draw, and losses.cpg.boundary_entries
+# selects entries (pixel, class, direction).
 
-VOID = 255  # in label maps here: no class
+VOID = 255  # value of ignored pixels in these label maps
 
 
 def label_map(classes: Tensor, ignored: Tensor) -> Tensor:
@@ -31,9 +31,9 @@ def label_map(classes: Tensor, ignored: Tensor) -> Tensor:
 
 
 def mixed_blocks(labels: Tensor) -> tuple[Tensor, list[Tensor]]:
-    """Whether the 2x2 block at each pixel (the pixel, east, south and south-east of it) has more than one label.
+    """Whether the 2x2 block of each pixel (the pixel and its east, south and south-east neighbours) has several labels.
 
-    The outside repeats the last row and column.
+    The last row and column are replicated.
 
     Args:
         labels: uint8 (N, H, W)
@@ -48,16 +48,16 @@ def mixed_blocks(labels: Tensor) -> tuple[Tensor, list[Tensor]]:
 
 
 def one_pixel_contours(labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The contour of each class: the pixels in whose 2x2 block some pixels are of the class and some are not.
+    """The contour of each class: the pixels whose 2x2 block is partly of the class.
 
-    The frame of the image is no contour. Borders of void are contours of the classes beside it.
+    The image border is not a contour. The border of an ignored region is a contour of the adjacent classes.
 
     Args:
         labels: Classes or ``VOID``, uint8 (N, H, W).
 
     Returns:
-        The flat index of each pixel that is on any contour, int64 (P), in ascending order, and the classes on whose contour
-        it is, at most four, the others ``VOID``, uint8 (4, P).
+        The flat index of each contour pixel, in ascending order, int64 (P). The classes whose contours contain the
+        pixel, at most four, padded with ``VOID``, uint8 (4, P).
     """
     mixed, corners = mixed_blocks(labels)
     pixels = mixed.view(-1).nonzero().squeeze(1)
@@ -69,9 +69,10 @@ def one_pixel_contours(labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def inner_bands(labels: Tensor, width: int) -> Tensor:
-    """The inner band of each segment: its pixels within ``width`` of another label or of the outside, Chebyshev distance.
+    """The inner band of each segment: its pixels within ``width`` of another label or of the image border.
 
-    For each label it is what its mask loses by erosion with a box of ``2 * width + 1`` pixels, zeros being outside.
+    Distances are Chebyshev distances. For each label, the band is the part of its mask that erosion with a box of ``2 * width + 1`` pixels and zero
+    padding removes.
 
     Args:
         labels: uint8 (N, H, W)
@@ -81,13 +82,13 @@ def inner_bands(labels: Tensor, width: int) -> Tensor:
         bool (N, H, W)
     """
     mixed, _ = mixed_blocks(labels)
-    # A box of pixels has one label if each of its 2x2 blocks has. There is one block less than pixels on each side.
+    # A box of pixels has a single label if each of its 2x2 blocks has. A side of n pixels has n - 1 blocks.
     blocks = F.pad(mixed[:, :-1, :-1].view(torch.uint8), (width,) * 4, value=1)
     return dilated(blocks, 2 * width).view(torch.bool)
 
 
 def two_sided_seeds(labels: Tensor) -> Tensor:
-    """Pixels with one of their 4 neighbours of another class, neither of them void: on both sides of a boundary.
+    """Pixels on both sides of a boundary: one of their 4 neighbours has another class, and neither pixel is ignored.
 
     Args:
         labels: Classes or ``VOID``, uint8 (N, H, W).
@@ -109,16 +110,16 @@ def two_sided_seeds(labels: Tensor) -> Tensor:
 
 
 def two_sided_bands(labels: Tensor, widths: Sequence[int]) -> Tensor:
-    """The number of two-sided bands that each pixel is not in.
+    """The number of two-sided bands that do not contain each pixel.
 
-    The band of width w is the :func:`two_sided_seeds` dilated by a box of ``2 * w + 1`` pixels.
+    The band of width w is :func:`two_sided_seeds` dilated with a box of ``2 * w + 1`` pixels.
 
     Args:
         labels: Classes or ``VOID``, uint8 (N, H, W).
         widths: Widths in pixels, ascending.
 
     Returns:
-        uint8 (N, H, W), 0 in all of the bands.
+        uint8 (N, H, W), 0 where all bands contain the pixel.
     """
     height, width = labels.shape[1:]
     outside = widths[-1]
@@ -134,7 +135,7 @@ def two_sided_bands(labels: Tensor, widths: Sequence[int]) -> Tensor:
 
 
 def dilated(values: Tensor, size: int) -> Tensor:
-    """The maximum of each box of ``size`` times ``size`` pixels inside of maps (N, H, W), by doubling."""
+    """Maximum of each box of ``size`` times ``size`` pixels of maps (N, H, W), without padding, by doubling the box."""
     for dim in (1, 2):
         span = 1
         while span < size:

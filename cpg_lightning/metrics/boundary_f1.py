@@ -12,40 +12,43 @@ from cpg_lightning.metrics.bands import VOID, label_map, one_pixel_contours
 from cpg_lightning.metrics.counting import check_num_classes, count, without_class
 from cpg_lightning.metrics.curve import CurveMetric
 
-# Bytes of the distances along rows that are computed together. The CPU is fastest where they fit into its cache.
+# Bytes of row distances that are computed together. The CPU is fastest when they fit into its cache.
 BYTES_ON_CPU, BYTES = 2**20, 2**28
 
 
 class BoundaryF1Score(CurveMetric):
-    r"""F1 score of contour pixels, for each of several distances within which they match.
+    r"""F1 score of contour pixels, for each of several matching distances.
 
     .. math::
         F_c = \frac{2 P_c R_c}{P_c + R_c}
 
-    The precision P is the fraction of the prediction's contour pixels that have one of the target's within the distance.
-    The recall R is the reverse. A pixel is on the contour of a class whose mask differs to its east, south or south-east;
-    the frame is no contour. Ignored pixels are taken from both masks, so their borders are contours in both.
+    The precision P is the fraction of the predicted contour pixels with a target contour pixel within the distance. The
+    recall R is the fraction of the target's contour pixels with a predicted one within the distance. A pixel is on the
+    contour of a class if the class's mask changes towards its east, south or south-east neighbour. The image border is
+    not a contour. Ignored pixels are removed from both masks, so the borders of ignored regions are contours in both.
 
     Args:
         num_classes: Number of classes C.
-        thresholds: Euclidean distances: pixels, or, below 1, fractions of the image's diagonal, rounded up to pixels.
-        mode: ``"pooled"``: the contour pixels of all images together; mean over the classes that have any.
-            ``"present"``: mean over the images in which the class has a contour on either side, then over classes.
-            ``"gscnn"``: mean over all images, a class without any contour scoring 1, and over all classes; as in GSCNN and
-            later papers, which inflates rare classes.
-        ignore_index: Target value that is no class.
+        thresholds: Euclidean distances in pixels. A value below 1 is a fraction of the image's diagonal, rounded up to
+            pixels.
+        mode: ``"pooled"``: contour pixels are counted over all images; the mean is over the classes with contours.
+            ``"present"``: mean over the images where the prediction or the target has a contour of the class, then over
+            classes. ``"gscnn"``: mean over all images, then over all classes; a class without contours in an image
+            scores
+            1. GSCNN and later papers use it; it inflates the scores of rare classes.
+        ignore_index: Target value of ignored pixels.
         kwargs: Keyword arguments of ``torchmetrics.Metric``.
 
     Shape:
         - preds: predicted classes, integer, :math:`(N, H, W)`
         - target: classes or ``ignore_index``, integer, :math:`(N, H, W)`
-        - output: float64 :math:`(T)`, one value a threshold
+        - output: float64 :math:`(T)`, one value per threshold
 
     Raises:
         ValueError: For numbers out of range.
 
-    Source: Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation" (DAVIS), 2016;
-    Takikawa et al., "Gated-SCNN", 2019.
+    Source: Perazzi et al., "A Benchmark Dataset and Evaluation Methodology for Video Object Segmentation" (DAVIS),
+    2016; Takikawa et al., "Gated-SCNN", 2019.
 
     Example:
         >>> target = torch.zeros(1, 8, 8, dtype=torch.int64)
@@ -79,15 +82,15 @@ class BoundaryF1Score(CurveMetric):
         self.mode = mode
         self.ignore_index = ignore_index
         shape = (len(thresholds), num_classes)
-        # Of prediction and target: contour pixels that match, and all.
+        # Contour pixels: predicted and matched, predicted, labelled and matched, labelled.
         self.add_state("counts", torch.zeros(*shape, 4, dtype=torch.int64), dist_reduce_fx="sum")
-        if mode != "pooled":  # which not every device could hold: it needs float64
+        if mode != "pooled":  # these states need float64, which some devices lack
             self.add_state("scores", torch.zeros(*shape, dtype=torch.float64), dist_reduce_fx="sum")
             self.add_state("present", torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
             self.add_state("images", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def distances(self, height: int, width: int) -> list[float]:
-        """The thresholds in pixels, of images of a height and a width."""
+        """The thresholds in pixels for images of the given height and width."""
         diagonal = math.hypot(height, width)
         return [threshold if threshold >= 1 else math.ceil(threshold * diagonal) for threshold in self.thresholds]
 
@@ -109,7 +112,7 @@ class BoundaryF1Score(CurveMetric):
         return self.of_classes().nanmean(dim=1)
 
     def of_classes(self) -> Tensor:
-        """The score of each class, float64 (T, C), NaN for a class that does not count."""
+        """The score of each class, float64 (T, C); NaN for a class that is excluded from the mean."""
         if self.mode == "pooled":
             scores = f1(self.counts)
         elif self.mode == "present":
@@ -120,9 +123,9 @@ class BoundaryF1Score(CurveMetric):
 
 
 def f1(counts: Tensor) -> Tensor:
-    """The F1 score of counts (..., 4): of prediction and target the contour pixels that match, and all; float64 (...).
+    """The F1 score of counts (..., 4), float64 (...); see :func:`contour_counts` for the counts.
 
-    NaN where neither has a contour, 0 where one has none.
+    The score is NaN if neither prediction nor target has a contour, and 0 if only one of them has.
     """
     matched_preds, preds, matched_target, target = counts.cpu().double().unbind(dim=-1)
     precision, recall = (
@@ -133,7 +136,7 @@ def f1(counts: Tensor) -> Tensor:
 
 
 def contour_counts(pair: Tensor, distances: Sequence[float], num_classes: int) -> Tensor:
-    """The contour pixels of two label maps that match within each distance, and all of them.
+    """The number of contour pixels of two label maps, and of those that match within each distance.
 
     Args:
         pair: Prediction and target: classes or ``VOID``, uint8 (2, H, W).
@@ -141,11 +144,12 @@ def contour_counts(pair: Tensor, distances: Sequence[float], num_classes: int) -
         num_classes: Number of classes C.
 
     Returns:
-        int64 (T, C, 4): for each distance and class, of the prediction those that match and all, of the target likewise.
+        int64 (T, C, 4): for each distance and class, the predicted contour pixels that match, all predicted ones, the
+        target's contour pixels that match, and all of the target's.
     """
-    distances = [min(distance, sum(pair.shape[1:])) for distance in distances]  # no pixels are further apart
+    distances = [min(distance, sum(pair.shape[1:])) for distance in distances]  # the largest possible distance
     pixels, classes = one_pixel_contours(pair)
-    # One entry for each pixel and class, sorted by class. Those of no class are the last.
+    # One entry per pixel and class, sorted by class. Entries of VOID come last.
     classes, order = classes.view(-1).sort(stable=True)
     pixels = pixels.index_select(0, order % max(1, len(pixels)))
     side = pixels // pair[0].numel()  # 0 in the prediction, 1 in the target
@@ -170,9 +174,9 @@ def squared_distances(
 ) -> Tensor:
     """Squared distance of each contour entry to the nearest one of its class in the other label map.
 
-    It is a Euclidean distance transform by its two separable passes, each over few pixels. The first writes the squared
-    distance along the row to the cells around each contour pixel. The second takes the minimum over the rows above and
-    below, at contour pixels alone.
+    It is a Euclidean distance transform in two separable passes. The first writes the squared distance along the row to
+    the cells around each contour pixel. The second takes the minimum over the rows above and below, at contour pixels
+    only.
 
     Args:
         pixels: Flat index of each entry in its label map, int64 (E).
@@ -183,12 +187,12 @@ def squared_distances(
         reach: Largest distance of interest in pixels.
 
     Returns:
-        Integers (E); any number above the square of ``reach`` where there is none within it.
+        Integers (E); any number above the square of ``reach`` if no such entry is within ``reach``.
     """
     (height, width), far, reach = size, int(reach**2) + 1, int(reach)
     dtypes = (torch.uint8, torch.int16, torch.int32, torch.int64)
     dtype = next(dtype for dtype in dtypes if far + reach**2 <= torch.iinfo(dtype).max)
-    # A plane for each class and label map. Gaps at the right and at the bottom take what reaches beyond it.
+    # One plane per class and label map. Margins at the right and at the bottom hold distances beyond the image.
     stride = width + reach
     plane = (height + reach) * stride
     places = pixels + pixels // width * reach
@@ -199,14 +203,14 @@ def squared_distances(
     for first in range(0, len(numbers[0]), at_once):
         last = min(len(numbers[0]), first + at_once)
         if not any(all(each) for each in list(zip(*numbers, strict=True))[first:last]):
-            continue  # no class is in both label maps
+            continue  # none of these classes is in both label maps
         entries = slice(ends[first], ends[last])
         planes = 2 * (classes[entries].to(torch.int64) - first)
         own = (planes + side[entries]) * plane + places[entries]
         other = (planes + 1 - side[entries]) * plane + places[entries]
         origin = reach * stride
         rows = torch.full((origin + 2 * (last - first) * plane,), far, dtype=dtype, device=pixels.device)
-        for step in range(reach, -1, -1):  # nearer ones last
+        for step in range(reach, -1, -1):  # smaller distances overwrite larger ones
             rows[origin + step :].index_fill_(0, own, step**2)
             rows[origin - step :].index_fill_(0, own, step**2)
         for step in range(-reach, reach + 1):

@@ -1,4 +1,4 @@
-"""Intersection over union of the inner boundary bands."""
+"""Intersection over union of inner boundary bands."""
 
 import math
 from typing import Any, Literal
@@ -17,21 +17,22 @@ class BoundaryIoU(Metric):
     .. math::
         \mathrm{BIoU}_c = \frac{\sum_n |G^d_{n,c} \cap P^d_{n,c}|}{\sum_n |G^d_{n,c} \cup P^d_{n,c}|}
 
-    The band of a class is what its mask loses by erosion with a box of :math:`2d + 1` pixels, the image's frame being a
-    boundary. The width d is a fraction of the image's diagonal, rounded, at least 1. Ignored pixels are another segment to
-    the target, are not taken from the prediction, and do not count.
+    The band of a class is the part of its mask that erosion with a box of :math:`2d + 1` pixels removes. The image
+    border counts as a boundary. The width d is a fraction of the image's diagonal, rounded, at least 1. In the target,
+    ignored pixels form a segment of their own. In the prediction they keep their predicted class. Ignored pixels are
+    not counted.
 
     Args:
         num_classes: Number of classes C.
         dilation_ratio: Width d as a fraction of the diagonal: 0.005 for Cityscapes, 0.02 for others.
-        ignore_index: Target value that is no class.
-        average: ``"macro"``, the mean over the classes that have a band, or ``"none"``, one value a class.
+        ignore_index: Target value of ignored pixels.
+        average: ``"macro"``, the mean over the classes with a band, or ``"none"``, one value per class.
         kwargs: Keyword arguments of ``torchmetrics.Metric``.
 
     Attributes:
-        last_counts: Pixels of the last batch in both bands, in that of the prediction and in that of the label, of each class,
-            int64 (3, C); zeros before the first.
-        last_size: Height and width of the images of the last batch; None before the first.
+        last_counts: Counts of the last batch: for each class, the pixels in both bands, in the predicted band and in
+            the target's band, int64 (3, C); zeros before the first batch.
+        last_size: Height and width of the images of the last batch; None before the first batch.
 
     Shape:
         - preds: predicted classes, integer, :math:`(N, H, W)`
@@ -41,8 +42,9 @@ class BoundaryIoU(Metric):
     Raises:
         ValueError: For numbers out of range.
 
-    Source: Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation", 2021. That is for objects;
-    for classes, pooled over the dataset, void is treated as in the paper's panoptic evaluation.
+    Source: Cheng et al., "Boundary IoU: Improving Object-Centric Image Segmentation Evaluation", 2021. The paper
+    evaluates objects; here classes are evaluated, with counts over the dataset. Ignored pixels are treated as in the
+    paper's panoptic evaluation.
 
     Example:
         >>> target = torch.zeros(1, 8, 8, dtype=torch.int64)
@@ -84,7 +86,7 @@ class BoundaryIoU(Metric):
             self.add_state(state, torch.zeros(num_classes, dtype=torch.int64), dist_reduce_fx="sum")
 
     def width(self, height: int, width: int) -> int:
-        """The band's width d in pixels, of images of a height and a width."""
+        """The band's width d in pixels for images of the given height and width."""
         return max(1, round(self.dilation_ratio * math.hypot(height, width)))
 
     def update(self, preds: Tensor, target: Tensor) -> None:
@@ -98,13 +100,13 @@ class BoundaryIoU(Metric):
         self.union += in_preds + in_target - both
 
     def compute(self) -> Tensor:
-        """The mean, or the value of each class."""
+        """The mean over classes, or the value of each class."""
         values = without_class(fraction(self.intersection, self.union), self.ignore_index)
         return values.nanmean() if self.average == "macro" else values
 
 
 def band_counts(preds: Tensor, target: Tensor, num_classes: int, width: int, ignore_index: int) -> Tensor:
-    """Pixels in both inner bands, in the prediction's and in the label's, of each class, int64 (3, C)."""
+    """Pixels of each class in both inner bands, in the predicted band and in the target's band, int64 (3, C)."""
     ignored = target == ignore_index
     labels = torch.cat([label_map(target, ignored), preds.to(torch.uint8)])  # (2N, H, W)
     outside = ~inner_bands(labels, width).view(2, -1)

@@ -1,18 +1,18 @@
-"""Counts of integers and what is computed from counts, without a wait for the device."""
+"""Counting of integers, and ratios of counts, without device synchronisation."""
 
 import math
 
 import torch
 from torch import Tensor
 
-MOST_CLASSES = 255  # label maps are bytes, and 255 is no class
-LARGEST_TABLES = 2**20  # bins of all tables of a row, on an accelerator
+MOST_CLASSES = 255  # label maps are uint8, and 255 is reserved for ignored pixels
+LARGEST_TABLES = 2**20  # on an accelerator: largest number of bins of all tables of a row
 
 
 def count(values: Tensor, bins: int) -> Tensor:
-    """How often each integer from 0 to ``bins - 1`` occurs in each row.
+    """The number of occurrences of each integer from 0 to ``bins - 1`` in each row.
 
-    It is ``torch.bincount`` without its waits for the device.
+    Equal to ``torch.bincount`` per row, without its device synchronisations.
 
     Args:
         values: Integers from 0 to ``bins - 1``, (R, N).
@@ -23,7 +23,7 @@ def count(values: Tensor, bins: int) -> Tensor:
     """
     if values.device.type == "cpu":
         return torch.stack([torch.bincount(row, minlength=bins) for row in values])
-    # Additions to one address wait for each other, so each part of a row has a table of its own.
+    # Atomic additions to one address are serialised, so each part of a row has its own table.
     rows, length = values.shape
     parts = math.gcd(length, 2 ** int(math.log2(max(1, LARGEST_TABLES // bins)))) if length else 1
     starts = torch.arange(0, rows * parts * bins, bins, device=values.device)
@@ -34,7 +34,7 @@ def count(values: Tensor, bins: int) -> Tensor:
 
 
 def fraction(part: Tensor, whole: Tensor) -> Tensor:
-    """Counts divided by counts, float64, NaN where there are none; on the CPU, as not every device has float64."""
+    """``part / whole`` of counts, float64, NaN for 0 / 0. Computed on the CPU, because some devices lack float64."""
     return part.cpu().double() / whole.cpu().double()
 
 
@@ -47,10 +47,10 @@ def without_class(values: Tensor, ignore_index: int) -> Tensor:
 
 
 def check_num_classes(num_classes: int) -> None:
-    """Refuse a number of classes that label maps cannot have.
+    """Check that label maps can represent the number of classes.
 
     Raises:
-        ValueError: For less than 2 or more than 255 classes.
+        ValueError: For fewer than 2 or more than 255 classes.
     """
     if not 2 <= num_classes <= MOST_CLASSES:
         raise ValueError(

@@ -9,9 +9,9 @@ from torchmetrics import Metric
 
 
 class CurveMetric(Metric):
-    """A metric whose value has one entry for each of several distances, also where there is one alone.
+    """A metric whose value is always one-dimensional: one entry per distance, even for a single distance.
 
-    ``torchmetrics.Metric`` turns a tensor of one entry into a scalar.
+    ``torchmetrics.Metric`` would turn a tensor with one entry into a scalar.
     """
 
     full_state_update = False

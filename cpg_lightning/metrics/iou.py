@@ -1,4 +1,4 @@
-"""Intersection over union of each class, from one confusion matrix."""
+"""Intersection over union of each class from one confusion matrix."""
 
 from typing import Any, Literal
 
@@ -12,13 +12,13 @@ AbsentClasses = Literal["skip", "skip_always", "zero"]
 
 
 class ClassIoU(MulticlassJaccardIndex):
-    r"""Intersection over union of each class from one confusion matrix over everything it was updated with.
+    r"""Intersection over union of each class, from one confusion matrix over all updates.
 
     .. math::
         \mathrm{IoU}_c = \frac{\mathrm{TP}_c}{\mathrm{TP}_c + \mathrm{FP}_c + \mathrm{FN}_c}
 
-    Pixels of ``ignore_index`` in the target do not count. ``compute().nanmean()`` is the mIoU. Benchmarks differ in what
-    they do about a class that the labels do not have:
+    Pixels whose target is ``ignore_index`` are not counted. ``compute().nanmean()`` is the mIoU. Benchmarks differ in
+    the score of a class that is absent from the labels:
 
     ================= ======================= =====================
     ``absent``        never predicted         predicted
@@ -28,19 +28,21 @@ class ClassIoU(MulticlassJaccardIndex):
     ``"zero"``        0                       0
     ================= ======================= =====================
 
-    They are Cityscapes' official evaluation (also mmsegmentation's), COCO-Stuff's and ADE20K's (also HRNet's).
+    The three rules are those of the official evaluations of Cityscapes (also mmsegmentation), COCO-Stuff and ADE20K
+    (also HRNet), in this order.
 
-    It is torchmetrics' ``MulticlassJaccardIndex`` except for how it counts and divides. Counting takes no wait for the
-    device and, under ``Trainer(deterministic=True)``, no memory that grows with classes times pixels. Division is in float64.
+    The class differs from torchmetrics' ``MulticlassJaccardIndex`` in counting and division. Counting does not
+    synchronise with the device. Under ``Trainer(deterministic=True)`` its memory does not grow with classes times
+    pixels. Division is in float64.
 
     Args:
         num_classes: Number of classes C.
-        ignore_index: Target value that is no class.
-        absent: What is done about a class that the labels do not have.
+        ignore_index: Target value of ignored pixels.
+        absent: Score of a class that is absent from the labels, see the table.
         kwargs: Keyword arguments of ``torchmetrics.Metric``.
 
     Attributes:
-        last_confusion: The confusion matrix of the last batch, int64 (C, C); zeros before the first.
+        last_confusion: The confusion matrix of the last batch, int64 (C, C); zeros before the first batch.
 
     Shape:
         - preds: predicted classes, integer, :math:`(B, H, W)`
@@ -66,7 +68,7 @@ class ClassIoU(MulticlassJaccardIndex):
         if absent not in ("skip", "skip_always", "zero"):
             raise ValueError(f"expected absent to be skip, skip_always or zero, got {absent!r}")
         self.absent = absent
-        self.void = ignore_index  # where torchmetrics has it, it may be None
+        self.void = ignore_index  # torchmetrics' own attribute may be None
         self.last_confusion = torch.zeros_like(self.confmat)
 
     def update(self, preds: Tensor, target: Tensor) -> None:
@@ -80,23 +82,23 @@ class ClassIoU(MulticlassJaccardIndex):
         self.confmat += self.last_confusion
 
     def compute(self) -> Tensor:
-        """The IoU of each class; NaN for those left out and for ``ignore_index``, if it is one of them."""
+        """The IoU of each class; NaN for a class that is left out and for the class ``ignore_index``, if any."""
         return intersection_over_union(self.confmat, self.absent, self.void)
 
     def confusion_matrix(self) -> Tensor:
-        """Pixels of each target class (rows) predicted as each class (columns), of all processes, int64 (C, C)."""
+        """The confusion matrix over all processes, int64 (C, C): rows are targets, columns are predictions."""
         with self.sync_context():
             return self.confmat.clone()
 
 
 def confusion(preds: Tensor, target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
-    """Pixels of each target class (rows) predicted as each class (columns), int64 (C, C).
+    """The confusion matrix, int64 (C, C): rows are target classes, columns are predicted classes.
 
     Raises:
         ValueError: For a class that does not exist. Checked on the CPU only: on a GPU the check would force a
             synchronisation.
     """
-    preds, target = preds.long(), target.long()  # narrow integers would overflow below
+    preds, target = preds.long(), target.long()  # small integer types would overflow below
     valid = target != ignore_index
     if target.device.type == "cpu":
         for name, classes in (("predictions", preds), ("targets", target)):
@@ -120,11 +122,11 @@ def intersection_over_union(confmat: Tensor, absent: AbsentClasses = "skip", ign
 
 
 def accuracies(confmat: Tensor) -> dict[str, Tensor]:
-    """Further scores of a confusion matrix (C, C), float64 scalars.
+    """Pixel accuracy, mean class accuracy and frequency-weighted IoU of a confusion matrix (C, C), float64 scalars.
 
-    ``pixel_accuracy`` is the fraction of the pixels that are right. ``class_accuracy`` is the mean, over the classes that
-    the labels have, of the fraction of their pixels that are right. ``fwIoU`` is the mean IoU weighted by each class's
-    fraction of the labels.
+    ``pixel_accuracy`` is the fraction of correctly predicted pixels. ``class_accuracy`` is the mean of this fraction
+    over the classes in the labels. ``fwIoU`` is the sum of the IoUs, weighted by each class's fraction of the labelled
+    pixels.
     """
     labelled, right = confmat.sum(dim=1), confmat.diagonal()
     return {

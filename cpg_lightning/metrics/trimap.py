@@ -15,27 +15,28 @@ from cpg_lightning.metrics.iou import intersection_over_union
 class TrimapJaccardIndex(CurveMetric):
     """Mean intersection over union in bands around the target's boundaries, for each of several widths.
 
-    The band of width w is all pixels within w, by Chebyshev distance, of a pixel that has one of its 4 neighbours in another
-    class. Both sides of a boundary have such pixels, so a straight one has w + 1 of each side in its band. Borders of
-    ignored regions are no boundaries, and ignored pixels do not count. One confusion matrix a width is pooled over the
-    dataset; a class that is in neither predictions nor targets of the band is left out.
+    A boundary pixel is a pixel with one of its 4 neighbours in another class. The band of width w contains all pixels
+    within a Chebyshev distance of w from a boundary pixel. Boundary pixels lie on both sides of a boundary, so the band
+    of a straight boundary has w + 1 pixels on each side. Borders of ignored regions are not boundaries, and ignored
+    pixels are not counted. Each width has one confusion matrix over the dataset. A class that is absent from both
+    predictions and targets in the band is left out of the mean.
 
     Args:
         num_classes: Number of classes C.
         widths: Widths of the bands in pixels.
-        ignore_index: Target value that is no class.
+        ignore_index: Target value of ignored pixels.
         kwargs: Keyword arguments of ``torchmetrics.Metric``.
 
     Shape:
         - preds: predicted classes, integer, :math:`(N, H, W)`
         - target: classes or ``ignore_index``, integer, :math:`(N, H, W)`
-        - output: float64 :math:`(W)`, one value a width
+        - output: float64 :math:`(W)`, one value per width
 
     Raises:
         ValueError: For numbers out of range.
 
-    Source: Kohli et al., "Robust Higher Order Potentials for Enforcing Label Consistency", 2009, for the idea; the seeds
-    are this package's definition.
+    Source: Kohli et al., "Robust Higher Order Potentials for Enforcing Label Consistency", 2009, for the idea. The
+    definition of boundary pixels is this package's own.
 
     Example:
         >>> target = torch.zeros(1, 8, 8, dtype=torch.int64)
@@ -61,7 +62,7 @@ class TrimapJaccardIndex(CurveMetric):
         self.add_state("confmat", torch.zeros(shape, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Count the pixels of a batch, in each band."""
+        """Count the pixels of a batch in each band."""
         self.confmat += band_confusions(preds, target, self.widths, self.num_classes, self.ignore_index)
 
     def compute(self) -> Tensor:
@@ -74,11 +75,11 @@ class TrimapJaccardIndex(CurveMetric):
 def band_confusions(
     preds: Tensor, target: Tensor, widths: Sequence[int], num_classes: int, ignore_index: int
 ) -> Tensor:
-    """The confusion matrix in the band of each width, int64 (W, C, C)."""
+    """The confusion matrix within the band of each width, int64 (W, C, C)."""
     ignored, ascending = target == ignore_index, sorted(widths)
     labels = label_map(target, ignored)
     levels = two_sided_bands(labels, ascending).masked_fill_(ignored, len(ascending))
-    # Levels and classes in one integer; those of the last level are in no band.
+    # One integer per level and pair of classes. Pixels of the last level are outside all bands.
     confusions = len(ascending) * num_classes**2
     bins = levels.to(torch.int32).mul_(num_classes).add_(labels).mul_(num_classes).add_(preds.to(torch.uint8))
     counts = count(bins.clamp_(max=confusions).view(1, -1), confusions + 1)[0, :-1]

@@ -1,4 +1,4 @@
-"""Segmentation networks: logits at their own stride."""
+"""Segmentation networks, which give logits at their own stride."""
 
 from cpg_lightning.networks.adapter import Adapter
 from cpg_lightning.networks.base import SegmentationNetwork

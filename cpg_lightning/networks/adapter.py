@@ -1,4 +1,4 @@
-"""Networks of others on the contract."""
+"""Adapter from networks of other libraries to :class:`SegmentationNetwork`."""
 
 import warnings
 from collections.abc import Mapping
@@ -13,40 +13,42 @@ from torch import Tensor, nn
 from cpg_lightning.networks.base import SegmentationNetwork, check_num_classes
 from cpg_lightning.networks.probing import refusal, unused_parameters
 
-# Sides in pixels at which a network is tried; a network that takes one size alone often takes one of the last.
+# Image sides in pixels that are tried. Networks of a single fixed size often accept one of the last sides.
 SIDES = (1, 2, 4, 8, 16, 32, 64, 128, 224, 256, 384, 512)
 
 
 class Adapter(SegmentationNetwork):
-    """Any network that gives logits: as a tensor, or as ``out`` or ``logits`` of a mapping, or as ``.logits``.
+    """Wraps any network that returns logits: as a tensor, as ``out`` or ``logits`` of a mapping, or as ``.logits``.
 
-    A mapping may also have logits as ``aux``, always or sometimes; None is no auxiliary output.
+    A mapping may also have auxiliary logits as ``aux``, in some or all forward passes. None means no auxiliary output.
 
     Images are padded at the bottom and on the right with the mean colour, to ``min_size`` and to a multiple of
-    ``size_divisor``. Then logits are upsampled to the padded size and cut to the image's; without padding they stay at the
-    network's own stride.
+    ``size_divisor``. Logits of padded images are upsampled to the padded size and cropped to the image. Without
+    padding, logits stay at the network's own stride.
 
-    A network with parameters is tried out on black images when it is built: in which sizes it takes them, and which
-    parameters reach no logits. These are not trained, since DDP would wait for their gradients; a warning names them.
+    The constructor runs the network on black images. It finds the sizes that the network accepts, and the parameters
+    that do not contribute to the logits. These parameters are frozen, because DDP would wait for their gradients, and a
+    warning names them. A network without parameters is not run.
 
     Args:
-        num_classes: Number of classes C; the network has to have as many.
+        num_classes: Number of classes C; the network must have the same number.
         network: The network. On the command line, its ``class_path`` and ``init_args``.
-        size_divisor: What height and width of its input have to be multiples of, in pixels; more is found by trial.
-        align_corners: How its logits are to be upsampled, as in ``torch.nn.functional.interpolate``.
-        mean: Mean of each colour channel that its input is normalised by, for images in 0..1; ImageNet's by default.
-        std: Standard deviation likewise.
-        min_size: Smallest height and width of its input, in pixels; found by trial if left out.
-        fixed_size: Height and width of its input, in pixels, where it takes one size alone; found by trial if left out.
-        channels_last: Whether weights and images are in ``torch.channels_last``, in which convolutional networks mostly
-            run faster. A network that calls ``view`` on its features may refuse it.
+        size_divisor: Divisor of the input height and width, in pixels; increased if trials show a larger one.
+        align_corners: How the logits are upsampled, as in ``torch.nn.functional.interpolate``.
+        mean: Mean of each colour channel for normalisation, for images in 0..1; ImageNet's by default.
+        std: Standard deviation of each colour channel for normalisation; ImageNet's by default.
+        min_size: Smallest input height and width in pixels; found by trials by default.
+        fixed_size: Input height and width in pixels, for a network that accepts a single size; found by trials by
+            default.
+        channels_last: Whether weights and images use ``torch.channels_last``, which makes most convolutional networks
+            faster. A network that calls ``view`` on its features may fail with it.
 
     Attributes:
-        square: Whether its input has to be as high as wide; images are padded to it.
+        square: Whether the input must be square; images are padded to a square.
 
     Raises:
-        ValueError: If there are fewer than 2 classes or a size is not positive, and, in the forward pass, for other
-            output, another number of classes, or another size than the only one that the network takes.
+        ValueError: If there are fewer than 2 classes or a size is not positive. In the forward pass, for other outputs,
+            another number of classes, or an image size that differs from ``fixed_size``.
 
     Example:
         >>> import torch
@@ -101,7 +103,7 @@ class Adapter(SegmentationNetwork):
                     f"got {tuple(tensor.shape)} as {name!r}"
                 )
             if padded is not images:
-                # At a stride, no cut would fall on the image's edge.
+                # At a stride, the image's edge may fall between two positions.
                 if tensor.shape[-2:] != size:
                     tensor = F.interpolate(tensor, size, mode="bilinear", align_corners=self.align_corners)
                 logits[name] = tensor[:, :, :height, :width]
@@ -122,7 +124,7 @@ class Adapter(SegmentationNetwork):
         return (max(height, width), max(height, width)) if self.square else (height, width)
 
     def _named(self, output: Any) -> dict[str, Tensor]:
-        """The logits, and the auxiliary ones where there are any, in whatever the network returned."""
+        """The logits and, if present, the auxiliary logits in the network's output."""
         found = output if isinstance(output, Mapping) else {"logits": getattr(output, "logits", output)}
         out = next((found[name] for name in ("out", "logits") if isinstance(found.get(name), Tensor)), None)
         aux = found.get("aux")
@@ -138,14 +140,14 @@ class Adapter(SegmentationNetwork):
         return {"out": out} if aux is None else {"out": out, "aux": aux}
 
     def _likely_sizes(self) -> list[tuple[int, int]]:
-        """Heights and widths in pixels that the network was made for."""
-        from timm.layers.patch_embed import PatchEmbed  # only here: timm delays every start of the command
+        """Heights and widths in pixels that the network was designed for."""
+        from timm.layers.patch_embed import PatchEmbed  # only here: its import is slow
 
         layers = [layer for layer in self.network.modules() if isinstance(layer, PatchEmbed)]
         return [(layer.img_size[0], layer.img_size[1]) for layer in layers if layer.img_size is not None]
 
     def _learn_sizes(self) -> str | None:
-        """Find which sizes the network takes; why, if it takes no image at all."""
+        """Find the sizes that the network accepts. Returns the reason if it accepts none, else None."""
         divisor, reason = self.size_divisor, None
         for side in dict.fromkeys(-(-side // divisor) * divisor for side in SIDES):
             reason = refusal(self, (side, side))
@@ -162,10 +164,10 @@ class Adapter(SegmentationNetwork):
             if refusal(self, size) is None:
                 return None
         self.fixed_size = None
-        return f"{type(self.network).__name__} took no image of up to {SIDES[-1]}x{SIDES[-1]} pixels: {reason}"
+        return f"{type(self.network).__name__} accepted no image of up to {SIDES[-1]}x{SIDES[-1]} pixels: {reason}"
 
     def _freeze_unused(self) -> str | None:
-        """Stop training the parameters that reach no logits; why, if that cannot be found out."""
+        """Freeze the parameters that do not contribute to the logits. Returns the reason if that fails, else None."""
         reason = ""
         for side in (64, 256):
             try:
@@ -191,10 +193,14 @@ def _named_sides(size: tuple[int, int] | None) -> list[tuple[str, int]]:
 
 
 def optional(module: str, install: str) -> ModuleType:
-    """Import a module that is not installed with the package.
+    """Import an optional dependency.
+
+    Args:
+        module: Name of the module.
+        install: Argument of ``pip install``, for the error message.
 
     Raises:
-        ImportError: If it is not there, with what to type; ``install`` is what pip is to be given.
+        ImportError: If the module is not installed.
     """
     try:
         return import_module(module)

@@ -16,7 +16,7 @@ from cpg_lightning.networks.weights import Source, load_into, prefix_of, read_we
 
 PIXEL_CHANNELS, KEY_CHANNELS = 512, 256  # constants of the official code
 
-# Names in the official files, and here; all others are the trunk's.
+# Name prefixes in the official files, and in this class. All other names belong to the trunk.
 OFFICIAL_NAMES = {
     "aux_head.": "aux_head.",
     "cls_head.": "cls_head.",
@@ -27,30 +27,31 @@ OFFICIAL_NAMES = {
     "ocr_distri_head.object_context_block.f_up.": "context.",
     "ocr_distri_head.conv_bn_dropout.": "mix.",
 }
-# What ImageNet's files have on top of the trunk.
+# Name prefixes of the classification head in ImageNet files.
 CLASSIFICATION_HEAD = ("incre_modules.", "downsamp_modules.", "final_layer.", "classifier.")
 
 
 class HRNetOCR(SegmentationNetwork):
-    """HRNetV2-OCR: logits at stride 4, of any image size, and those of the auxiliary head.
+    """HRNetV2-OCR: logits at stride 4 for any image size, with an auxiliary head.
 
-    Each pixel attends to one vector a class, the mean of the pixels that the auxiliary head takes for it. Numerically the
-    official network (github.com/HRNet/HRNet-Semantic-Segmentation, branch HRNet-OCR, ``seg_hrnet_ocr.py``); the trunk is
-    timm's, with its branches fused by bilinear interpolation instead of nearest neighbours, as there.
+    Each pixel attends to one vector per class: the mean of the pixel features, weighted by the auxiliary head's
+    prediction of the class. The network is numerically equal to the official one
+    (github.com/HRNet/HRNet-Semantic-Segmentation, branch HRNet-OCR, ``seg_hrnet_ocr.py``). The trunk is timm's, changed
+    to fuse branches by bilinear interpolation, as the official network does, instead of nearest neighbours.
 
     Args:
         num_classes: Number of classes C.
         width: Channels of the branch at stride 4: 18, 32 or 48.
         pretrained: Whether to download ImageNet weights for the trunk from timm's hub.
-        checkpoint_activations: Whether the trunk's activations are computed again in the backward pass instead of being
-            kept: less memory for more time.
+        checkpoint_activations: Whether to recompute the trunk's activations in the backward pass instead of storing
+            them. It takes less memory and more time.
 
     Raises:
-        ValueError: If there are fewer than 2 classes, or the width is another.
-        FileNotFoundError: If the weights are neither on disk nor can be downloaded.
+        ValueError: If there are fewer than 2 classes, or for another width.
+        FileNotFoundError: If the weights are not on disk and cannot be downloaded.
 
-    Source: Yuan, Chen, Wang, "Object-Contextual Representations for Semantic Segmentation", arXiv 1909.11065; Wang et al.,
-    "Deep High-Resolution Representation Learning for Visual Recognition", arXiv 1908.07919.
+    Source: Yuan, Chen, Wang, "Object-Contextual Representations for Semantic Segmentation", arXiv 1909.11065; Wang et
+    al., "Deep High-Resolution Representation Learning for Visual Recognition", arXiv 1908.07919.
 
     Example:
         >>> import torch
@@ -97,7 +98,7 @@ class HRNetOCR(SegmentationNetwork):
         features = torch.cat([branches[0], *(_upsampled(branch, size) for branch in branches[1:])], dim=1)
         aux = self.aux_head(features)
         pixels = self.pixels(features)  # (B, 512, h, w)
-        share = aux.flatten(2).softmax(dim=2)  # of each pixel in its class, (B, C, h * w)
+        share = aux.flatten(2).softmax(dim=2)  # weight of each pixel in each class, (B, C, h * w)
         classes = share @ pixels.flatten(2).transpose(1, 2)  # (B, C, 512)
         classes = classes.transpose(1, 2).unsqueeze(3)  # (B, 512, C, 1)
         query, key, value = self.query(pixels), self.key(classes), self.value(classes)
@@ -107,15 +108,15 @@ class HRNetOCR(SegmentationNetwork):
         return {"out": self.cls_head(self.mix(torch.cat([context, pixels], dim=1))), "aux": aux}
 
     def load_weights(self, source: Source, new_classifier: bool = False) -> None:
-        """As :meth:`SegmentationNetwork.load_weights`; also of official files, which are recognised by their names.
+        """See :meth:`SegmentationNetwork.load_weights`. Official files are recognised by the names of their weights.
 
-        - Of a segmentation network (``hrnet_ocr_*.pth``). Files written with InPlaceABN, which have no
-          ``num_batches_tracked``, hold scales whose size alone counts.
-        - Of an ImageNet classifier (``hrnetv2_w48_imagenet_pretrained.pth``): for the trunk alone.
+        - Segmentation networks (``hrnet_ocr_*.pth``). Files written with InPlaceABN lack ``num_batches_tracked``; of
+          their BatchNorm scales, only the absolute value is used.
+        - ImageNet classifiers (``hrnetv2_w48_imagenet_pretrained.pth``), loaded into the trunk only.
         """
         weights = read_weights(source)
         trunk = set(self.trunk.state_dict())
-        # All files name the trunk's weights alike, and those of this package with "trunk." before them.
+        # All files use the same names for the trunk's weights; files of this package add "trunk." in front.
         prefix = (prefix_of(weights, trunk) or "").removesuffix("trunk.")
         weights = {
             prefix + _own_name(name.removeprefix(prefix), trunk) if name.startswith(prefix) else name: weight
@@ -134,7 +135,7 @@ class HRNetOCR(SegmentationNetwork):
 
 
 class _Fusing(nn.Module):
-    """timm's module of several branches, of which the lower are upsampled bilinearly, to whatever size the others have."""
+    """timm's multi-branch module, with bilinear upsampling of the lower-resolution branches."""
 
     def __init__(self, module: Any) -> None:
         super().__init__()
@@ -143,7 +144,7 @@ class _Fusing(nn.Module):
         self.fuse_act = module.fuse_act
         for i, layers in enumerate(self.fuse_layers):
             for j in range(i + 1, len(layers)):
-                layers[j] = layers[j][:2]  # without timm's upsampling by nearest neighbours
+                layers[j] = layers[j][:2]  # without timm's nearest-neighbour upsampling
 
     def forward(self, images: list[Tensor]) -> list[Tensor]:
         branches = [branch(x) for branch, x in zip(self.branches, images, strict=True)]
@@ -154,15 +155,16 @@ class _Fusing(nn.Module):
                 term = layers[j](branches[j])
                 if j > i:
                     term = _upsampled(term, branches[i].shape[-2:])
-                total = total + term if j == 1 else total.add_(term)  # at first it may be a branch, which is needed
+                # The first total may be a branch, which must not be changed.
+                total = total + term if j == 1 else total.add_(term)
             fused.append(self.fuse_act(total))
         return fused
 
 
 class _Checkpointed(nn.Sequential):
-    """Layers whose activations are computed again in the backward pass; running statistics are not updated again."""
+    """Layers whose activations are recomputed in the backward pass, without a second update of running statistics."""
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the compiler cannot trace a context of one's own
+    @torch.compiler.disable  # type: ignore[untyped-decorator]  # the compiler cannot trace custom context managers
     def forward(self, images: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
         for layer in self:
             images = checkpoint(layer, images, use_reentrant=False, context_fn=partial(_contexts, layer))
@@ -170,12 +172,12 @@ class _Checkpointed(nn.Sequential):
 
 
 def _contexts(layer: nn.Module) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """For the forward pass, and for those in backward passes."""
+    """Contexts for the forward pass and for recomputation in the backward pass."""
     return nullcontext(), _FrozenStatistics(layer)
 
 
 class _FrozenStatistics(AbstractContextManager[None]):
-    """Keeps a layer's running statistics as they are, each time anew."""
+    """Context manager that keeps a layer's running statistics unchanged; it can be entered repeatedly."""
 
     def __init__(self, layer: nn.Module) -> None:
         self.layer = layer
@@ -196,8 +198,8 @@ class _FrozenStatistics(AbstractContextManager[None]):
 
 
 def _trunk(width: int, pretrained: bool, checkpoint_activations: bool) -> nn.Module:
-    """The trunk of timm: the four branches' own channels at strides 4, 8, 16 and 32."""
-    import timm  # only here: it delays every start of the command
+    """The trunk of timm: the features of the four branches at strides 4, 8, 16 and 32."""
+    import timm  # only here: its import is slow
 
     name = f"hrnet_w{width}"
     try:
@@ -206,7 +208,7 @@ def _trunk(width: int, pretrained: bool, checkpoint_activations: bool) -> nn.Mod
         )
     except (TypeError, ValueError, AttributeError):
         raise
-    except Exception as error:  # whatever the hub raises
+    except Exception as error:  # the hub raises errors of many types
         if not pretrained:
             raise
         raise FileNotFoundError(
@@ -222,7 +224,7 @@ def _trunk(width: int, pretrained: bool, checkpoint_activations: bool) -> nn.Mod
 
 
 def _unit(channels: int, out_channels: int) -> tuple[nn.Conv2d, nn.Sequential]:
-    """A 1x1 convolution, and its BatchNorm with ReLU; two modules, as official files number them."""
+    """A 1x1 convolution, and BatchNorm with ReLU: two modules, to match the numbering in official files."""
     norm = nn.Sequential(nn.BatchNorm2d(out_channels), nn.ReLU(inplace=True))
     return nn.Conv2d(channels, out_channels, kernel_size=1, bias=False), norm
 
@@ -232,7 +234,7 @@ def _upsampled(images: Tensor, size: torch.Size) -> Tensor:
 
 
 def _own_name(name: str, trunk: Collection[str]) -> str:
-    """What a weight of an official file is called here; other names stay."""
+    """The name in this class of a weight in an official file; other names are unchanged."""
     for official, own in OFFICIAL_NAMES.items():
         if name.startswith(official):
             return own + name.removeprefix(official)

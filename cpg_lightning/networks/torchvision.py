@@ -1,4 +1,4 @@
-"""torchvision's DeepLabV3 and LRASPP, before their final interpolation."""
+"""torchvision's DeepLabV3 and LRASPP, without their final interpolation."""
 
 import pickle
 
@@ -17,18 +17,18 @@ from cpg_lightning.networks.weights import load_into
 
 
 class DeepLabV3(SegmentationNetwork):
-    """torchvision's ``deeplabv3_resnet50``: logits at stride 8, parameter names as there.
+    """torchvision's ``deeplabv3_resnet50``: logits at stride 8, with torchvision's parameter names.
 
     Args:
         num_classes: Number of classes C.
-        aux_loss: Whether to have the auxiliary head, an FCN on the third stage of the backbone.
-        weights: Name of ``DeepLabV3_ResNet50_Weights`` for the whole network, e.g. ``COCO_WITH_VOC_LABELS_V1``; for
-            another number of classes than theirs the last layer of each head is new. Random weights without a name.
+        aux_loss: Whether to add the auxiliary head, an FCN on the third stage of the backbone.
+        weights: Name of ``DeepLabV3_ResNet50_Weights`` for the whole network, e.g. ``COCO_WITH_VOC_LABELS_V1``; random
+            weights by default. For another number of classes, the last layer of each head is initialised randomly.
         weights_backbone: Name of ``ResNet50_Weights`` for the backbone, e.g. ``IMAGENET1K_V2``.
 
     Raises:
         ValueError: If there are fewer than 2 classes, torchvision has no weights of that name, or both names are given.
-        FileNotFoundError: If the weights are neither on disk nor can be downloaded.
+        FileNotFoundError: If the weights are not on disk and cannot be downloaded.
 
     Source: Chen et al., "Rethinking Atrous Convolution for Semantic Image Segmentation", arXiv 1706.05587.
 
@@ -77,19 +77,19 @@ class DeepLabV3(SegmentationNetwork):
 
 
 class LRASPP(SegmentationNetwork):
-    """torchvision's ``lraspp_mobilenet_v3_large``: logits at stride 8, parameter names as there.
+    """torchvision's ``lraspp_mobilenet_v3_large``: logits at stride 8, with torchvision's parameter names.
 
     Args:
         num_classes: Number of classes C.
         weights: Name of ``LRASPP_MobileNet_V3_Large_Weights`` for the whole network, e.g. ``COCO_WITH_VOC_LABELS_V1``;
-            for another number of classes than theirs the last layers are new. Random weights without a name.
+            random weights by default. For another number of classes, the last layers are initialised randomly.
         weights_backbone: Name of ``MobileNet_V3_Large_Weights`` for the backbone, e.g. ``IMAGENET1K_V2``.
-        batch_norm_momentum: Share of a training batch in the backbone's running statistics. torchvision's 0.01 lags
-            for a thousand steps: choose about 0.1 for training from random weights in fewer.
+        batch_norm_momentum: Weight of a training batch in the backbone's running statistics. With torchvision's 0.01
+            they lag behind for a thousand steps; choose about 0.1 for shorter trainings from random weights.
 
     Raises:
         ValueError: If there are fewer than 2 classes, torchvision has no weights of that name, or both names are given.
-        FileNotFoundError: If the weights are neither on disk nor can be downloaded.
+        FileNotFoundError: If the weights are not on disk and cannot be downloaded.
 
     Source: Howard et al., "Searching for MobileNetV3", arXiv 1905.02244.
 
@@ -147,7 +147,7 @@ def _refuse_both(weights: str | None, weights_backbone: str | None) -> None:
 
 
 def _named(family: type[WeightsEnum], name: str | None) -> WeightsEnum | None:
-    """The weights of that name, or an error that lists the names there are."""
+    """The weights of that name; the error for an unknown name lists all names."""
     if name is None:
         return None
     if name not in family.__members__:
@@ -156,7 +156,7 @@ def _named(family: type[WeightsEnum], name: str | None) -> WeightsEnum | None:
 
 
 def _downloaded(weights: WeightsEnum, option: str) -> dict[str, Tensor]:
-    """The weights from torch's cache, or downloaded to it; without running what may be in a file put there."""
+    """The weights from torch's cache, downloaded if needed, and read without running code in the file."""
     try:
         state: dict[str, Tensor] = weights.get_state_dict(check_hash=True, weights_only=True)
     except OSError as error:  # urllib's errors are OSErrors
@@ -167,13 +167,13 @@ def _downloaded(weights: WeightsEnum, option: str) -> dict[str, Tensor]:
         ) from error
     except pickle.UnpicklingError as error:
         raise ValueError(
-            f"expected tensors alone in the file of {weights} in {torch.hub.get_dir()}/checkpoints"
+            f"expected only tensors in the file of {weights} in {torch.hub.get_dir()}/checkpoints"
         ) from error
     return state
 
 
 def _for_classes(layer: nn.Conv2d, num_classes: int) -> nn.Conv2d:
-    """A last layer of the same shape for another number of classes."""
+    """The last layer, replaced if it has another number of classes."""
     if layer.out_channels == num_classes:
         return layer
     return nn.Conv2d(layer.in_channels, num_classes, kernel_size=1)

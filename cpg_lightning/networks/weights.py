@@ -1,4 +1,4 @@
-"""Reading weight files without running what is in them, and filling networks with what fits."""
+"""Reading weight files without running code in them, and loading weights into networks."""
 
 import math
 import pickle
@@ -16,45 +16,45 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 Source = str | Path | Mapping[str, Tensor]
-PICKLE = b"\x80"  # what every pickle begins with
+PICKLE = b"\x80"  # first byte of every pickle
 
-# Where training code puts the state dict in its files; of several, the first counts.
+# Usual keys of the state dict in files of training code; the first one found is used.
 PLACES = (
     *("state_dict", "model_state_dict", "model", "net", "params", "ema"),
     *("model_state", "network", "weights", "module", "state_dict_ema", "model_ema", "params_ema"),
 )
-# What torch.compile, activation checkpointing and FSDP put into the middle of names.
+# Parts that torch.compile, activation checkpointing and FSDP insert into names.
 WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
-# What a checkpoint of this package has beside the network.
+# Entries of this package's checkpoints that do not belong to the network.
 BESIDE = ("mean", "std", "criterion")
-# BatchNorm's counters, which older files do not have.
+# BatchNorm's counter, which older files lack.
 COUNTER = "num_batches_tracked"
 
 
 def non_finite(weights: Mapping[str, Tensor]) -> list[str]:
-    """The names of the tensors that have an infinite or undefined value (NaN). Waits for a device once.
+    """The names of the tensors with infinite or NaN values. Waits for the device once if all values are finite.
 
     Example:
         >>> non_finite({"weight": torch.ones(2), "bias": torch.tensor([0.0, torch.nan])})
         ['bias']
     """
     floating = {name: weight for name, weight in weights.items() if weight.is_floating_point() and weight.numel()}
-    # The largest value of all is a few operators, where a look at each tensor is several a tensor.
+    # The maximum over all tensors takes a few operators; a check of each tensor takes several operators per tensor.
     if not floating or get_total_norm(list(floating.values()), norm_type=math.inf).isfinite():
         return []
     return [name for name, weight in floating.items() if not weight.isfinite().all()]
 
 
 def check_finite(network: nn.Module, weights: Mapping[str, Tensor], source: object) -> None:
-    """Refuse weights that are infinite or undefined (NaN), as those of a training that has diverged.
+    """Refuse infinite and NaN weights, as of a diverged training.
 
     Args:
-        network: The network, which may have buffers that are not finite by design, such as masks.
-        weights: Weights for it, by its own names.
-        source: Where they are from, for the message.
+        network: The network. Its buffers may be infinite by design, such as masks.
+        weights: Weights for the network, by the network's names.
+        source: Origin of the weights, for the message.
 
     Raises:
-        ValueError: If there are such weights; up to three are named.
+        ValueError: If there are such weights; the error names up to three.
     """
     wrong = non_finite(weights)
     if wrong:
@@ -68,11 +68,11 @@ def check_finite(network: nn.Module, weights: Mapping[str, Tensor], source: obje
 
 
 def read_file(path: str | Path) -> Any:
-    """What ``torch.save`` or safetensors wrote, on the CPU. Objects other than tensors and plain values are refused.
+    """Read a file of ``torch.save`` or safetensors to the CPU. Only tensors and plain values are accepted.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file holds other objects, which could run code when read, or cannot be read at all.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file has other objects, which could run code when read, or cannot be read.
     """
     path = Path(path)
     if not path.is_file():
@@ -81,34 +81,34 @@ def read_file(path: str | Path) -> Any:
         if path.suffix == ".safetensors":
             return load_file(path)
         archive = _is_plain_archive(path)
-        with warnings.catch_warnings():  # a damaged file may name a pickle protocol that there is not
+        with warnings.catch_warnings():  # a damaged file may name a pickle protocol that does not exist
             warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-            # Files from before torch 1.6 are no zip archives, and cannot be mapped into memory.
+            # Files written before torch 1.6 are not zip archives and cannot be memory-mapped.
             return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
-        reason = str(error.__context__ or error).partition("\n")[0]  # torch wraps it into advice not to follow
+        reason = str(error.__context__ or error).partition("\n")[0]  # torch adds unsafe advice
         if not _is_pickle(path) and not zipfile.is_zipfile(path):
             raise ValueError(f"expected a file of weights, could not read {path}: {reason}") from error
         raise ValueError(
-            f"expected tensors and plain values alone, got other objects in {path}, which could run code and are not "
-            f"read ({reason}); where the file is to be trusted, save its state_dict() anew"
+            f"expected only tensors and plain values, got other objects in {path}, which could run code and are not "
+            f"read ({reason}); if you trust the file, save its state_dict() again"
         ) from error
-    except Exception as error:  # a damaged file ends in any error, up to MemoryError for a size that it makes up
+    except Exception as error:  # a damaged file can raise any error, even MemoryError for a wrong size
         reason = (str(error) or type(error).__name__).partition("\n")[0]
         raise ValueError(f"expected a file of weights, could not read {path}: {reason}") from error
 
 
 def read_weights(source: Source) -> dict[str, Tensor]:
-    """The weights of a network by name, without what wrappers such as ``torch.compile`` put into the middle of names.
+    """The weights of a network by name. Parts that wrappers such as ``torch.compile`` insert into names are removed.
 
     Args:
-        source: A file of :func:`read_file`: a state dict, a checkpoint of this package, or a dictionary that has the
-            state dict under one of the usual names, such as ``state_dict``, ``model`` or ``ema``. Or what such a file
-            holds. Entries that are no weights are left out, with a warning that names up to three.
+        source: A file, see :func:`read_file`, or its content: a state dict, a checkpoint of this package, or a
+            dictionary with the state dict under one of the usual keys, such as ``state_dict``, ``model`` or ``ema``.
+            Entries that are not weights are left out, with a warning that names up to three.
 
     Raises:
-        FileNotFoundError: As :func:`read_file`.
-        ValueError: As :func:`read_file`, and if there are no weights.
+        FileNotFoundError: See :func:`read_file`.
+        ValueError: See :func:`read_file`, and if there are no weights.
     """
     content: Any = read_file(source) if isinstance(source, str | Path) else source
     found = _state_dict(content)
@@ -118,19 +118,19 @@ def read_weights(source: Source) -> dict[str, Tensor]:
         raise ValueError(f"expected weights by name{place}, got {_described(content)}")
     others = [str(name) for name, value in found.items() if not _is_weight(value)]
     if others:
-        warnings.warn(f"expected weights alone{place}; left out: {_listed(others)}", stacklevel=2)
+        warnings.warn(f"expected only weights{place}; left out: {_listed(others)}", stacklevel=2)
     return weights
 
 
 def prefix_of(names: Collection[str], own: Collection[str]) -> str | None:
-    """What stands in a file before most of a network's own names.
+    """The prefix that a file adds to most of a network's names.
 
     Args:
         names: The names in the file.
         own: The network's names.
 
     Returns:
-        The prefix, perhaps empty; None if the file has no more than half of the network's names after any.
+        The prefix, possibly empty; None if no prefix matches more than half of the network's names.
     """
     wanted = {name for name in own if not name.endswith(COUNTER)}
     votes: Counter[str] = Counter()
@@ -139,7 +139,7 @@ def prefix_of(names: Collection[str], own: Collection[str]) -> str | None:
         for start in range(len(parts)):
             if ".".join(parts[start:]) in wanted:
                 votes["".join(f"{part}." for part in parts[:start])] += 1
-    # Of several copies of a network, such as its moving average, the one with the shortest prefix.
+    # Of several copies of a network, such as a moving average, choose the one with the shortest prefix.
     prefix = max(votes, key=lambda prefix: (votes[prefix], -len(prefix)), default=None)
     return prefix if prefix is not None and 2 * votes[prefix] > len(wanted) else None
 
@@ -147,20 +147,20 @@ def prefix_of(names: Collection[str], own: Collection[str]) -> str | None:
 def load_into(network: nn.Module, weights: Mapping[str, Tensor], new_classifier: bool = False) -> None:
     """Copy weights into a network.
 
-    Names may have a prefix in the file: the one with which most of the network's names are found. They may also lack
-    one that all of the network's names have, as those of a network that another module wraps. What else is in the file
-    is left out, with a warning that names up to three entries.
+    Names in the file may have a prefix: the one that matches most of the network's names. They may also lack a prefix
+    that all of the network's names have, as in a network that another module wraps. Other entries of the file are left
+    out, with a warning that names up to three.
 
     Args:
         network: The network.
-        weights: Its weights by name, as of :func:`read_weights`. BatchNorm's ``num_batches_tracked``, which older files
-            do not have, may be missing.
-        new_classifier: Whether layers of another number of classes are initialised anew instead, with a warning that
-            names them.
+        weights: Weights by name, see :func:`read_weights`. BatchNorm's ``num_batches_tracked`` may be missing, because
+            older files lack it.
+        new_classifier: Whether to reinitialise layers that have another number of classes, with a warning that names
+            them.
 
     Raises:
-        ValueError: If weights are missing or of another shape; the error names up to three of each, and nothing has
-            been copied.
+        ValueError: If weights are missing or have other shapes. The error names up to three of each, and nothing is
+            copied.
     """
     own = {name: weight for name, weight in network.state_dict().items() if isinstance(weight, Tensor)}
     found, rest = _assigned(list(own), weights)
@@ -177,7 +177,7 @@ def load_into(network: nn.Module, weights: Mapping[str, Tensor], new_classifier:
             f"expected the {len(own)} weights of this {type(network).__name__}, got others: "
             + "; ".join(f"{len(names)} {problem}: {_listed(names)}" for problem, names in problems if names)
             + (
-                "; for another number of classes, new_classifier=True starts the last layers anew"
+                "; for another number of classes, new_classifier=True reinitialises the last layers"
                 if only_classes and not missing
                 else ""
             )
@@ -188,20 +188,20 @@ def load_into(network: nn.Module, weights: Mapping[str, Tensor], new_classifier:
             f"the weights hold more than this {type(network).__name__} has; left out: {_listed(rest)}", stacklevel=2
         )
     if reshaped:
-        _start_anew(network, reshaped)
+        _reinitialise(network, reshaped)
         ((old, *_), (new, *_)), *_ = counts
         names = _listed(reshaped, most=len(reshaped))
-        warnings.warn(f"the weights are of {old} classes instead of {new}: {names} start anew", stacklevel=2)
+        warnings.warn(f"the weights are of {old} classes instead of {new}: {names} are reinitialised", stacklevel=2)
     network.load_state_dict({name: w for name, w in found.items() if name not in reshaped}, strict=False)
 
 
 def _is_plain_archive(path: Path) -> bool:
-    """Whether the file is a zip archive; one that could unpack to any size is refused."""
+    """Whether the file is a zip archive. A compressed archive is refused, because it could unpack to any size."""
     if not zipfile.is_zipfile(path):
         return False
     with zipfile.ZipFile(path) as archive:
         if any(record.compress_type != zipfile.ZIP_STORED for record in archive.infolist()):
-            raise ValueError("expected an archive of torch.save, got one with compressed records; save it anew")
+            raise ValueError("expected an archive of torch.save, got one with compressed records; save it again")
     return True
 
 
@@ -211,7 +211,7 @@ def _is_pickle(path: Path) -> bool:
 
 
 def _state_dict(content: Any, depth: int = 3) -> Mapping[Any, Any]:
-    """The state dict in what a file holds; empty if there is none. The depth is limited: a file may hold a loop."""
+    """The state dict in a file's content. The depth is limited, because a file may have cycles."""
     if not isinstance(content, Mapping):
         return {}
     inner = (_state_dict(content.get(place), depth - 1) for place in PLACES if depth)
@@ -219,7 +219,7 @@ def _state_dict(content: Any, depth: int = 3) -> Mapping[Any, Any]:
 
 
 def _is_weight(value: Any) -> bool:
-    """Whether it is a tensor with values that can be copied into a network."""
+    """Whether the value is a tensor that can be copied into a network."""
     return isinstance(value, Tensor) and value.layout == torch.strided and not (value.is_meta or value.is_quantized)
 
 
@@ -228,7 +228,7 @@ def _unwrapped(name: str) -> str:
 
 
 def _assigned(own: Collection[str], weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
-    """The weights by the network's own names, and the names of the rest."""
+    """The weights under the network's names, and the names of the remaining weights."""
     for lacking in ("", _common_prefix(list(map(_unwrapped, own)))):
         names = {_unwrapped(name).removeprefix(lacking): name for name in own}
         prefix = prefix_of(weights, names)
@@ -244,13 +244,13 @@ def _assigned(own: Collection[str], weights: Mapping[str, Tensor]) -> tuple[dict
 
 
 def _common_prefix(names: list[str]) -> str:
-    """The modules that all names begin with."""
+    """The common prefix of all names, in whole module names."""
     first, last = min(names, default="").split(".")[:-1], max(names, default="").split(".")[:-1]
     return "".join(f"{part}." for part, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
 
 
-def _start_anew(network: nn.Module, weights: list[str]) -> None:
-    """Initialise the layers of these weights."""
+def _reinitialise(network: nn.Module, weights: list[str]) -> None:
+    """Reinitialise the layers of these weights."""
     for layer in {name.rpartition(".")[0] for name in weights}:
         reset: Any = getattr(network.get_submodule(layer), "reset_parameters", None)
         if reset is not None:
@@ -264,6 +264,6 @@ def _described(weights: Any) -> str:
 
 
 def _listed(names: list[str], most: int = 3) -> str:
-    """Some names, in order."""
+    """The first names in alphabetical order, as text."""
     rest = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(sorted(names)[:most]) + rest if names else "nothing"

@@ -1,1 +1,1 @@
-"""A run is its folder: what is written there, and how."""
+"""The folder of a run: its files, and reading and writing them."""

@@ -1,4 +1,4 @@
-"""Writes checkpoints so that neither a kill nor a full disk loses the one before."""
+"""Atomic writing of checkpoints: neither a kill nor a full disk loses the previous checkpoint."""
 
 import contextlib
 import errno
@@ -11,40 +11,40 @@ from typing import Any, BinaryIO
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-CHUNK = 2**24  # bytes that are written at once
+CHUNK = 2**24  # bytes per write
 MEGABYTE = 1e6
-NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP)  # of file systems on which a folder cannot be synchronised
+NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP)  # errors of file systems that cannot synchronise a folder
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Replaces a checkpoint file by a new one that is whole and on the disk, or not at all.
+    """Replaces a checkpoint file only after the new file is completely on the disk.
 
-    Lightning writes into the system's temporary folder and moves the file from there, which between two file systems is a
-    copy over the checkpoint before: a kill or a full disk then leaves none. Here the temporary file is in the checkpoint's
-    own folder, is flushed to the disk, and takes the checkpoint's name in one step of the file system.
+    Lightning writes to the system's temporary folder and moves the file from there. Between two file systems, this is a
+    copy over the previous checkpoint, and a kill or a full disk loses both. Here the temporary file is in the
+    checkpoint's folder. It is flushed to the disk and then renamed atomically.
 
-    A checkpoint at an address such as ``s3://...`` is written by Lightning.
+    Lightning writes checkpoints with a URL such as ``s3://...``.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
         """Write a checkpoint.
 
         Args:
-            checkpoint: What ``torch.save`` takes.
-            path: The file. Its folder is made.
-            storage_options: None; others are refused by Lightning.
+            checkpoint: The checkpoint, as for ``torch.save``.
+            path: The file. Its folder is created if needed.
+            storage_options: None; Lightning refuses other values.
 
         Raises:
-            OSError: If the disk is full or the file cannot be written. The file before is whole then.
+            OSError: If the disk is full or the file cannot be written. The previous file is then unchanged.
         """
         if storage_options is not None or "://" in str(path):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         path = Path(path)
-        # First in memory, as Lightning does: the size is known, and errors of the disk are those of Python.
+        # As in Lightning, it is first saved in memory. The size is then known, and disk errors are Python's OSErrors.
         content = io.BytesIO()
         torch.save(checkpoint, content)
-        # The same name each time, so that what a kill has left is written over.
+        # The name is always the same, so that a file that a kill left behind is overwritten.
         partial = path.with_name(f".{path.name}.partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,24 +61,24 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise
 
     def _open(self, path: Path) -> BinaryIO:
-        # Without a buffer: what does not fit on the disk is an error of a write, never of close.
+        # Without a buffer, a full disk raises an error in write, never in close.
         return path.open("wb", buffering=0)
 
 
 def _write(file: BinaryIO, content: memoryview) -> None:
     while content:
-        content = content[file.write(content[:CHUNK]) :]  # a disk that is almost full takes a part
+        content = content[file.write(content[:CHUNK]) :]  # an almost full disk accepts a part
 
 
 def _remove(path: Path) -> None:
-    with contextlib.suppress(OSError):  # a folder that is gone, for one: what is said is the first error
+    with contextlib.suppress(OSError):  # for example a missing folder; the first error is the one to report
         path.unlink()
 
 
 def _synchronise(folder: Path) -> None:
-    """Let the folder's entries reach the disk: the new name is one of them."""
+    """Flush the folder's entries, which include the new name, to the disk."""
     if os.name == "nt":
-        return  # Windows opens no folders
+        return  # Windows cannot open folders
     number = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(number)
@@ -93,9 +93,9 @@ def _message(error: OSError, path: Path, needed: int) -> str:
     try:
         free = f"{shutil.disk_usage(path.parent).free / MEGABYTE:.1f} MB are free"
     except OSError:
-        free = "it cannot be looked at"
+        free = "its free space is unknown"
     return (
         f"expected to write the checkpoint {path.name} in {path.parent.absolute()}, which needs {needed / MEGABYTE:.1f} MB; "
-        f"{free}, got: {error.strerror or error}. The file of this name from before is whole, if there was one. Make room, or "
+        f"{free}, got: {error.strerror or error}. A previous file of this name is unchanged. Make room, or "
         "choose a folder on another disk"
     )

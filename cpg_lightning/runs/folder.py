@@ -8,14 +8,14 @@ from typing import Any
 
 EXPERIMENT, SUMMARY, CONFIG, METRICS = "experiment.json", "summary.json", "config.yaml", "metrics.csv"
 CHECKPOINTS = "checkpoints"
-CELL, LOCK, LOG = "cell.json", "lock", "log.txt"  # of ``cpg study``
+CELL, LOCK, LOG = "cell.json", "lock", "log.txt"  # files of ``cpg study``
 
 
 class RunFolder:
     """The folder of a run.
 
     Args:
-        path: The folder; it need not exist.
+        path: The folder; it may be missing.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -23,13 +23,13 @@ class RunFolder:
 
     @classmethod
     def of_checkpoint(cls, path: str | Path) -> "RunFolder | None":
-        """The run that a checkpoint file belongs to; None if it lies in no run's folder."""
+        """The run of a checkpoint file; None if the file is not in the folder of a run."""
         folder = Path(path).absolute().parent.parent
         return cls(folder) if (folder / EXPERIMENT).is_file() else None
 
     @property
     def is_run(self) -> bool:
-        """Whether a run has begun here."""
+        """Whether a run has started in the folder."""
         return (self.path / EXPERIMENT).is_file()
 
     @property
@@ -38,7 +38,7 @@ class RunFolder:
         return (self.path / SUMMARY).is_file()
 
     def is_free(self) -> bool:
-        """Whether a new run may start here: the folder is not there, or has nothing but what ``cpg study`` keeps."""
+        """Whether a new run may start here: the folder is missing, or contains only files of ``cpg study``."""
         others = {CELL, LOCK, LOG, _partial(CELL)}
         return not self.path.exists() or (self.path.is_dir() and {each.name for each in self.path.iterdir()} <= others)
 
@@ -59,24 +59,24 @@ class RunFolder:
         return _read(self.path / SUMMARY, {"scores": dict})
 
     def begin(self, experiment: Mapping[str, Any]) -> None:
-        """Record the experiment. A finished run that is continued is finished no more."""
+        """Write ``experiment.json``. A finished run that continues is no longer finished."""
         (self.path / SUMMARY).unlink(missing_ok=True)
         self.write(EXPERIMENT, experiment)
 
     def write(self, name: str, values: Mapping[str, Any]) -> None:
-        """Write a JSON file at once: a reader sees the whole of it or the earlier one."""
+        """Write a JSON file atomically: a reader sees either the new file or the previous one."""
         self.path.mkdir(parents=True, exist_ok=True)
         partial = self.path / _partial(name)
         partial.write_text(json.dumps(values, indent=1) + "\n")
         os.replace(partial, self.path / name)
 
     def checkpoints(self) -> dict[str, Path]:
-        """The newest checkpoints of the run: ``last`` and ``best``, as far as there are any."""
+        """The newest ``last`` and ``best`` checkpoint of the run, if they exist."""
         found = sorted((self.path / CHECKPOINTS).glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
         return {"last" if path.stem.startswith("last") else "best": path for path in found}
 
     def newest_checkpoint(self) -> Path | None:
-        """The checkpoint that was written last; None if there is none. Lightning writes its own when SLURM requeues a job."""
+        """The most recently written checkpoint; None if there is none. Lightning writes its own when SLURM requeues a job."""
         there = [*self.checkpoints().values(), *self.path.glob("hpc_ckpt_*.ckpt")]
         return max(there, key=lambda path: path.stat().st_mtime_ns, default=None)
 
@@ -84,10 +84,10 @@ class RunFolder:
         """A checkpoint of the run.
 
         Args:
-            which: ``best``, by the run's own score, or the last where there is no best one; or ``last``.
+            which: ``last``, or ``best`` by the run's own score. Without a best checkpoint, ``best`` is the last one.
 
         Raises:
-            FileNotFoundError: If there is none.
+            FileNotFoundError: If there is no checkpoint.
         """
         there = self.checkpoints()
         chosen = there.get(which, there.get("last"))
@@ -103,12 +103,12 @@ class RunFolder:
 
 
 def _partial(name: str) -> str:
-    """The name of a file that is being written; a killed process leaves it behind."""
+    """The temporary name of a file during writing. A killed process leaves this file behind."""
     return f".{name}.partial"
 
 
 def _read(path: Path, entries: Mapping[str, type]) -> dict[str, Any]:
-    """A JSON file with entries of some types."""
+    """Read a JSON file, and check the types of its entries."""
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""How runs appear in Weights & Biases: name, id, group, folder, and offline where there is no key."""
+"""Settings of runs in Weights & Biases: name, id, group, folder, and offline mode without an API key."""
 
 import os
 import sys
@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from cpg_lightning.parsing import configured
 from cpg_lightning.runs.place import Place
 
-_set: dict[str, str] = {}  # environment variables that earlier runs of this process have set
+_set: dict[str, str] = {}  # environment variables set by earlier runs of this process
 
 
 def wandb_loggers(trainer: Namespace) -> list[Namespace]:
@@ -21,14 +21,14 @@ def wandb_loggers(trainer: Namespace) -> list[Namespace]:
 
 
 def set_up_wandb(loggers: list[Namespace], place: Place, job_type: str | None) -> bool:
-    """Give a run its name, its id and its folder in Weights & Biases; offline where there is no API key.
+    """Set the name, the id and the folder of a run in Weights & Biases, and offline mode without an API key.
 
     Returns:
-        Whether there is no API key.
+        Whether the API key is missing.
     """
     folder = place.folder.path.absolute()
-    _set_variable("WANDB_DATA_DIR", folder)  # offline tables wait there for their upload
-    _set_variable("WANDB_QUIET", "true")  # no second table of the scores at the end
+    _set_variable("WANDB_DATA_DIR", folder)  # folder of offline tables before their upload
+    _set_variable("WANDB_QUIET", "true")  # avoids a second table of the scores at the end
     first = getattr(rank_zero_only, "rank", 0) == 0  # the only process that logs
     without_key = bool(loggers) and first and "WANDB_MODE" not in os.environ and not has_api_key()
     for logger in loggers:
@@ -43,25 +43,25 @@ def set_up_wandb(loggers: list[Namespace], place: Place, job_type: str | None) -
 
 
 def set_group(experiment: Mapping[str, Any]) -> None:
-    """Let the next run be in the group of its experiment, unless the user has set another.
+    """Set the group of the next run to its experiment, unless the user has set a group.
 
     Args:
-        experiment: The content of its ``experiment.json``.
+        experiment: The content of the run's ``experiment.json``.
     """
-    import wandb  # only here: it takes half a second
+    import wandb  # only here: the import takes half a second
 
-    # Not by the environment variable: Weights & Biases has read it when it was asked for the key.
+    # An environment variable would come too late: Weights & Biases has read it during the check for the API key.
     if "WANDB_RUN_GROUP" not in os.environ:
         wandb.setup(settings=wandb.Settings(run_group=f"{experiment['name']}-{experiment['key']}"))
 
 
 def has_api_key() -> bool:
-    """Whether Weights & Biases could log in; asks neither the user nor the network.
+    """Whether Weights & Biases could log in, without asking the user or the network.
 
     Raises:
-        ValueError: If there is a key that cannot be one.
+        ValueError: If there is a malformed key.
     """
-    import wandb  # only here: it takes half a second
+    import wandb  # only here: the import takes half a second
 
     try:
         return bool(wandb.login(prompt=False, verify=False))
@@ -73,12 +73,12 @@ def has_api_key() -> bool:
 
 
 def open_run() -> Any:
-    """The run that Weights & Biases has open in this process, or None."""
-    wandb = sys.modules.get("wandb")  # nothing is open before its import
+    """The open run of Weights & Biases in this process, or None."""
+    wandb = sys.modules.get("wandb")  # no run is open before the import
     return None if wandb is None else wandb.run
 
 
 def _set_variable(name: str, value: str | Path) -> None:
-    """Set an environment variable, in place of the value of an earlier run of this process but not of the user's."""
+    """Set an environment variable, unless the user has set it. Values of earlier runs of this process are replaced."""
     if os.environ.get(name) in (None, _set.get(name)):
         _set[name] = os.environ[name] = str(value)

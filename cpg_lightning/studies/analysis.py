@@ -1,4 +1,4 @@
-"""From folders of runs to groups, scores and comparisons."""
+"""Analysis of run folders: groups, scores and comparisons."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from cpg_lightning.studies.scores import MIOU, EvaluatedRun, evaluated, reported
 
 @dataclass
 class Analysis:
-    """What was found in folders of runs.
+    """Groups, scores and comparisons of the runs in some folders.
 
     Attributes:
-        groups: Runs that differ in their seed alone.
+        groups: Groups of runs that differ only in their seed.
         scores: Log keys of the scores, the primary one first.
-        best: Whether scores are of each run's best epoch, not of its last.
-        by_seed: Comparisons by seed, of all scores.
-        by_image: Comparisons by image, of mIoU and boundary IoU.
-        notes: What is missing or unequal, a sentence each.
+        best: Whether scores are of each run's best epoch instead of its last.
+        by_seed: Comparisons by seed, for all scores.
+        by_image: Comparisons by image, for mIoU and boundary IoU.
+        notes: Missing or unequal data, one sentence each.
     """
 
     groups: list[Group]
@@ -32,12 +32,12 @@ class Analysis:
 
     @property
     def finished(self) -> list[EvaluatedRun]:
-        """The runs that are used."""
+        """The finished runs of all groups."""
         return [run for group in self.groups for run in group.runs.values()]
 
     @property
     def primary_by_image(self) -> list[ImageComparison]:
-        """The comparisons by image of the primary score; of mIoU where that has none."""
+        """The comparisons by image of the primary score, or of mIoU if the primary score has none."""
         of_primary = [each for each in self.by_image if each.score == self.scores[0]]
         return of_primary or [each for each in self.by_image if each.score == MIOU]
 
@@ -53,16 +53,16 @@ def analyse(
     """Read runs, group them by their experiment and compare the groups.
 
     Args:
-        folders: Folders of runs, or folders above them.
+        folders: Run folders, or folders that contain run folders.
         score: Log key of the primary score.
         baseline: Group that others are compared with; see :func:`~cpg_lightning.studies.groups.chosen_pairs`.
-        best: Whether scores are of each run's best epoch by ``val/mIoU``, not of its last.
-        all_pairs: Whether all groups that differ in one factor are compared.
-        draws: Draws of the bootstrap.
+        best: Whether scores are of each run's best epoch by ``val/mIoU`` instead of its last.
+        all_pairs: Whether to compare all groups that differ in one factor.
+        draws: Number of bootstrap draws.
 
     Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If there is no run, no such score or no such baseline.
+        FileNotFoundError: If a folder does not exist.
+        ValueError: If there is no run, or the score or the baseline does not exist.
     """
     runs, notes = read_runs(folders)
     chosen = [evaluated(run, best) if run.scores is not None else EvaluatedRun(run, None, {}) for run in runs]
@@ -94,7 +94,7 @@ def _progress(run: Run) -> str:
 
 
 def _unequal(groups: Sequence[Group]) -> list[str]:
-    """Runs of different data or different versions, a sentence each."""
+    """Differences of data or package versions between runs, one sentence each."""
     notes = []
     data: dict[str, list[str]] = {}
     for group in groups:

@@ -1,4 +1,4 @@
-"""A cell's folder: whether it is finished, who works on it, and whether its configuration has changed."""
+"""The folder of a cell: its state, its progress, the process that runs it and changes of its configuration."""
 
 import csv
 import json
@@ -15,21 +15,21 @@ from cpg_lightning.runs.folder import CELL, CONFIG, LOCK, LOG, METRICS, SUMMARY,
 from cpg_lightning.studies.lock import lock_owner
 
 State = Literal["finished", "broken off", "running", "failed", "missing"]
-TAIL = 1 << 16  # bytes at the end of metrics.csv, of which the last rows are read
-LARGEST_TEXT = 1 << 20  # bytes of a file that is compared by its text
+TAIL = 1 << 16  # bytes read from the end of metrics.csv and of the log
+LARGEST_TEXT = 1 << 20  # largest size in bytes of a file whose text is compared
 NAMED_FILE = re.compile(r"[\w./+=-]+\.ya?ml\b")
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a run is.
+    """The progress of a run.
 
     Args:
-        share: Of the whole training, 0 to 1; None where it is not known.
-        text: In epochs or steps, such as ``epoch 3/30``.
-        score: The newest mIoU of the validation images, the best one of a finished run.
-        time: When this was written, in seconds since 1970.
+        share: Completed fraction of the training, 0 to 1; None if unknown.
+        text: Progress in epochs or steps, such as ``epoch 3/30``.
+        score: The newest validation mIoU; of a finished run, the best one.
+        time: Time at which the progress was written, in seconds since 1970.
     """
 
     share: float | None = None
@@ -44,9 +44,9 @@ class Status:
 
     Args:
         state: Finished, broken off, running, failed or missing.
-        progress: How far it is.
-        changed: The file names, or "command", that are no longer those it was started with.
-        note: Who runs it, or why it failed.
+        progress: Progress of the run.
+        changed: Names of the files that have changed since the start of the run; "command" for a changed command line.
+        note: The process that runs the cell, or the reason of its failure.
     """
 
     state: State
@@ -59,7 +59,7 @@ class CellFolder:
     """The folder of one cell.
 
     Args:
-        path: The folder; need not exist.
+        path: The folder; it may be missing.
         command: The cell's command line, without the folder.
     """
 
@@ -69,10 +69,10 @@ class CellFolder:
         self.command = list(command)
 
     def status(self, locked: bool = False) -> Status:
-        """Look at the folder.
+        """The state of the cell.
 
         Args:
-            locked: Whether this process holds the folder's lock, so that nobody else works on it.
+            locked: Whether this process holds the folder's lock, so that no other process runs the cell.
         """
         record = self._record()
         progress = self.progress()
@@ -89,23 +89,23 @@ class CellFolder:
         return Status("missing")
 
     def record(self) -> dict[str, Any]:
-        """What a run that is started now is started with: the command line, and the text of the files that it names."""
+        """The record of a run that starts now: the command line, and the text of the files that it names."""
         return {"version": 1, "command": self.command, "files": named_files(self.command)}
 
     def write(self, record: dict[str, Any]) -> None:
-        """Keep in ``cell.json`` what the run was started with."""
+        """Write the record of a run to ``cell.json``."""
         self.run.write(CELL, record)
 
     def write_failure(self, exit_status: int) -> None:
-        """Keep in ``cell.json``, beside what the run was started with, that it has failed."""
+        """Add the exit status of a failed run to ``cell.json``."""
         self.write({**self._record(), "exit_status": exit_status})
 
     def started(self) -> bool:
-        """Whether a run has begun here."""
+        """Whether a run has started in the folder."""
         return self.run.is_run
 
     def progress(self) -> Progress:
-        """How far the run is, by its metrics and, once it is finished, by its summary."""
+        """The progress of the run, from its summary if it is finished, else from its metrics."""
         summary = _json(self.path / SUMMARY)
         if summary:
             best = summary.get("best")
@@ -134,7 +134,7 @@ class CellFolder:
         return Progress(min(share, 1.0), text, score, metrics.stat().st_mtime)
 
     def reason(self, exit_status: int) -> str:
-        """Why the run failed: the command's own message at the end of its output, else the last line."""
+        """The reason of a failure: the command's error message at the end of the log, or else the last line."""
         killed = f"killed by signal {-exit_status}; " if exit_status < 0 else f"exit status {exit_status}; "
         try:
             with (self.path / LOG).open("rb") as log:
@@ -143,8 +143,8 @@ class CellFolder:
         except OSError:
             return killed.rstrip("; ")
         lines = [line.strip() for line in text.splitlines() if line.strip() and "CPG_TRACEBACK" not in line]
-        said = [line for line in lines[-20:] if line.startswith("cpg: ") or "error: " in line] or lines
-        return killed + ("".join(each for each in said[-1] if each.isprintable()) if said else "no output")
+        errors = [line for line in lines[-20:] if line.startswith("cpg: ") or "error: " in line] or lines
+        return killed + ("".join(each for each in errors[-1] if each.isprintable()) if errors else "no output")
 
     def _record(self) -> dict[str, Any]:
         return _json(self.path / CELL)
@@ -158,7 +158,7 @@ class CellFolder:
         return (*(["command"] if record.get("command") != self.command else []), *files)
 
     def _length(self) -> tuple[int, int]:
-        """The epochs and steps that the training ends after, 0 or less where they are no limit."""
+        """The largest number of epochs and of steps of the training; 0 or less means no limit."""
         try:
             config = yaml.load(
                 (self.path / CONFIG).read_text(encoding="utf-8"),
@@ -173,7 +173,7 @@ class CellFolder:
 
 
 def named_files(command: Sequence[str]) -> dict[str, str]:
-    """The text of the files that a command line names, and of the YAML files that those name."""
+    """The text of the files that a command line names, and of the YAML files that these files name."""
     texts: dict[str, str] = {}
     names = [word.partition("=")[2] if word.startswith("--") else word for word in command]
     while names:
@@ -181,7 +181,7 @@ def named_files(command: Sequence[str]) -> dict[str, str]:
         text = _text(name)
         if name not in texts and text is not None:
             texts[name] = text
-            if name.endswith((".yaml", ".yml")):  # a name in it is looked for beside it
+            if name.endswith((".yaml", ".yml")):  # names in it are relative to its folder
                 names += [
                     os.path.normpath(os.path.join(os.path.dirname(name), each)) for each in NAMED_FILE.findall(text)
                 ]
@@ -194,12 +194,12 @@ def _text(name: str) -> str | None:
         if not path.is_file() or path.stat().st_size > LARGEST_TEXT:
             return None
         return path.read_text(encoding="utf-8")
-    except (OSError, ValueError):  # no text, or no name of a file
+    except (OSError, ValueError):  # not text, or not a file name
         return None
 
 
 def _last_rows(path: Path) -> list[dict[str, str]]:
-    """The whole rows in the last part of a CSV file, by column."""
+    """The complete rows in the last part of a CSV file, by column."""
     try:
         with path.open("rb") as file:
             header = file.readline()
@@ -210,13 +210,13 @@ def _last_rows(path: Path) -> list[dict[str, str]]:
     except OSError:
         return []
     if begin > len(header):
-        text = text.partition("\n")[2]  # the first one may be cut
+        text = text.partition("\n")[2]  # the first row may be incomplete
     columns = next(csv.reader([header.decode(errors="replace")]), [])
     return [dict(zip(columns, row, strict=True)) for row in csv.reader(text.splitlines()) if len(row) == len(columns)]
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A JSON file's object; empty where there is none."""
+    """The object in a JSON file; empty if it cannot be read."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

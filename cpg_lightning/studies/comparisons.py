@@ -1,4 +1,4 @@
-"""Comparisons of pairs of groups: by the seeds that they share, and by the images of those runs."""
+"""Comparisons of pairs of groups: by shared seeds, and by images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,16 +22,16 @@ from cpg_lightning.studies.statistics import (
 
 @dataclass
 class SeedComparison:
-    """Would new trainings differ?
+    """Paired comparison over seeds: would new trainings differ?
 
     Attributes:
         pair: The groups.
         score: Log key of the score.
-        seeds: The seeds that both have.
-        without_partner: The seeds that one of them has, or has not finished.
+        seeds: Seeds for which both groups have a score.
+        without_partner: Other seeds of the two groups, including those of unfinished runs.
         result: The difference.
-        p_holm: Its p value after Holm's correction over the comparisons of this score; NaN for one pair.
-        family: The number of comparisons that it was corrected for.
+        p_holm: The p value after Holm's correction over the comparisons of this score; NaN for a single seed.
+        family: Number of comparisons in the correction.
     """
 
     pair: Pair
@@ -45,15 +45,15 @@ class SeedComparison:
 
 @dataclass
 class ImageComparison:
-    """Do these trained networks differ on such images?
+    """Paired comparison over images: do these trained networks differ on such images?
 
     Attributes:
         pair: The groups.
         score: Log key of the score.
-        seeds: The seeds whose networks are compared.
+        seeds: Seeds of the compared networks.
         classes: Names of the classes.
-        result: The difference, with those of the classes.
-        by_seed: Difference of each class with its interval over seeds, float64 (C, 3); NaN where there is none.
+        result: The difference of the score and of each class.
+        by_seed: Difference of each class and its interval over seeds, float64 (C, 3); NaN if undefined.
     """
 
     pair: Pair
@@ -65,7 +65,7 @@ class ImageComparison:
 
 
 def compare_by_seed(pairs: Sequence[Pair], scores: Sequence[str]) -> tuple[list[SeedComparison], list[str]]:
-    """The comparisons of each score, and which pairs share no seed, a sentence each."""
+    """The comparisons by seed for each score, and one sentence per pair without a shared seed."""
     comparisons = []
     for score in scores:
         of_score = []
@@ -82,12 +82,12 @@ def compare_by_seed(pairs: Sequence[Pair], scores: Sequence[str]) -> tuple[list[
             comparison.family = int(np.count_nonzero(~np.isnan(corrected)))
         comparisons.extend(of_score)
     unpaired = [pair for pair in pairs if not _shared(pair)]
-    said = "have no finished runs of the same seed: that is no paired comparison, and they are not compared"
-    return comparisons, [f"{pair.a.short} and {pair.b.short} {said}" for pair in unpaired]
+    reason = "have no finished runs of the same seed: that is no paired comparison, and they are not compared"
+    return comparisons, [f"{pair.a.short} and {pair.b.short} {reason}" for pair in unpaired]
 
 
 def compare_by_image(pairs: Sequence[Pair], draws: int = 10_000) -> tuple[list[ImageComparison], list[str]]:
-    """The comparisons of mIoU and boundary IoU where all runs of a pair have counts, and why there are no others."""
+    """The comparisons by image of mIoU and boundary IoU, and one sentence per pair without a comparison."""
     comparisons, notes = [], []
     for pair in pairs:
         shared = _shared(pair)
@@ -107,7 +107,7 @@ def compare_by_image(pairs: Sequence[Pair], draws: int = 10_000) -> tuple[list[I
 
 
 def _by_image(pair: Pair, score: str, seeds: list[int], draws: int) -> ImageComparison | None:
-    """The comparison of one score; None where a run has no such counts."""
+    """The comparison of one score; None if a run lacks the counts."""
     runs = [counts for group in (pair.a, pair.b) for seed in seeds if (counts := group.runs[seed].counts)]
     arrays = [values for counts in runs if (values := _in_order(counts, score, runs[0])) is not None]
     if len(arrays) < len(runs):
@@ -120,7 +120,7 @@ def _by_image(pair: Pair, score: str, seeds: list[int], draws: int) -> ImageComp
 
 
 def _classes_by_seed(a: list[Array], b: list[Array]) -> Array:
-    """The difference of each class with its t interval over seeds, float64 (C, 3)."""
+    """The difference of each class and its t interval over seeds, float64 (C, 3)."""
     rows = []
     for of_a, of_b in zip(np.transpose(a), np.transpose(b), strict=True):  # of one class, (S) each
         known = ~np.isnan(of_a) & ~np.isnan(of_b)
@@ -130,10 +130,10 @@ def _classes_by_seed(a: list[Array], b: list[Array]) -> Array:
 
 
 def _in_order(counts: EvaluationCounts, score: str, like: EvaluationCounts) -> Counts | None:
-    """The counts of a score, int64 (N, C, 3), the images in another run's order; None where there are none.
+    """The counts of a score, int64 (N, C, 3), with the images in the order of ``like``; None if there are no counts.
 
     Raises:
-        ValueError: If they are of other images or classes, or of two images of one name.
+        ValueError: If the images, the classes or the rule for absent classes differ, or two images have the same name.
     """
     if counts.classes != like.classes:
         raise ValueError("their classes differ")

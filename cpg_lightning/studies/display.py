@@ -1,4 +1,4 @@
-"""What a study shows: a table of its cells, and a line a cell while they run."""
+"""Terminal output of a study: the table of its cells, and one progress line per running cell."""
 
 import math
 import time
@@ -18,18 +18,18 @@ from cpg_lightning.studies.cell_folder import Progress, Status
 from cpg_lightning.studies.runner import Job, Running
 
 STYLES = {"finished": "green", "broken off": "yellow", "running": "cyan", "failed": "red", "missing": "dim"}
-NEWS_EVERY = 300.0  # seconds between two lines of one cell, where the output is no terminal
-WIDTH = 200  # columns of a table, where the output is no terminal
+NEWS_EVERY = 300.0  # seconds between two lines of one cell, if the output is not a terminal
+WIDTH = 200  # columns of a table, if the output is not a terminal
 
 
 def new_console() -> Console:
-    """A console that leaves names as they are."""
+    """A console that prints names unchanged."""
     console = Console(emoji=False, highlight=False)
     return console if console.is_terminal else Console(emoji=False, highlight=False, width=WIDTH)
 
 
 def show_cells(console: Console, cells: Iterable[tuple[int, str, Status]]) -> None:
-    """Print the table of cells: number, name and status of each."""
+    """Print the number, name and status of each cell as a table."""
     table = Table(box=None, pad_edge=False)
     for column, align in (
         ("cell", "right"),
@@ -54,11 +54,11 @@ def show_cells(console: Console, cells: Iterable[tuple[int, str, Status]]) -> No
 
 
 class StudyDisplay:
-    """Shows a line a cell with its progress and the time left, or in a log file a few lines a cell.
+    """Shows one line per cell with its progress and remaining time; in a log file, a few lines per cell.
 
     Args:
-        console: Where to.
-        total: How many cells there are.
+        console: Console to print to.
+        total: Number of cells.
     """
 
     def __init__(self, console: Console, total: int) -> None:
@@ -66,9 +66,9 @@ class StudyDisplay:
         self.total = total
         self.finished = self.failed = 0
         self.live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self.news: dict[str, tuple[float, str]] = {}  # when a cell was last written about, and what
+        self.news: dict[str, tuple[float, str]] = {}  # time and text of each cell's last line
         self.waited_for: set[str] = set()
-        self.said_before: set[str] = set()
+        self.notes: set[str] = set()
 
     def __enter__(self) -> Self:
         if self.live is not None:
@@ -82,27 +82,27 @@ class StudyDisplay:
             self.live.stop()
 
     def started(self, job: Job, process: int) -> None:
-        """Say where a cell's output goes."""
+        """Print the process and the log file of a started cell."""
         self.news[job.name] = (time.monotonic(), "")
         self._print(f"start {job.name}: process {process}, output in {job.folder.path / LOG}")
 
     def ended(self, job: Job, status: Status, seconds: float) -> None:
-        """Count a cell, and say how it ended unless it was finished before."""
+        """Count an ended cell, and print its result unless it was finished before."""
         finished = status.state == "finished"
         self.finished += finished
         self.failed += not finished
-        said = f"mIoU {_score(status.progress)}" if finished else status.note
+        result = f"mIoU {_score(status.progress)}" if finished else status.note
         if seconds or not finished:
-            self._print(f"{status.state} {job.name} after {duration(seconds)}: {said}", STYLES[status.state])
+            self._print(f"{status.state} {job.name} after {duration(seconds)}: {result}", STYLES[status.state])
 
-    def said(self, text: str) -> None:
-        """Print a line, once."""
-        if text not in self.said_before:
-            self.said_before.add(text)
+    def note(self, text: str) -> None:
+        """Print a line; a repeated line is not printed again."""
+        if text not in self.notes:
+            self.notes.add(text)
             self._print(text)
 
     def refresh(self, running: Sequence[Running], waiting: int, elsewhere: Sequence[Job]) -> None:
-        """Show how far each running cell is."""
+        """Show the progress of each running cell."""
         for job in elsewhere:
             if job.name not in self.waited_for:
                 self.waited_for.add(job.name)
@@ -130,10 +130,10 @@ class StudyDisplay:
             last, before = self.news[each.job.name]
             if now - last < NEWS_EVERY:
                 continue
-            said = ", ".join(part for part in _parts(each, each.job.folder.progress()) if part)
-            self.news[each.job.name] = (now, said)
-            if said != before:
-                self._print(f"{each.job.name}: {said}")
+            text = ", ".join(part for part in _parts(each, each.job.folder.progress()) if part)
+            self.news[each.job.name] = (now, text)
+            if text != before:
+                self._print(f"{each.job.name}: {text}")
 
     def _print(self, text: str, style: str = "") -> None:
         shown = f"[{style}]{escape(text)}[/]" if style else escape(text)
@@ -141,7 +141,7 @@ class StudyDisplay:
 
 
 def duration(seconds: float) -> str:
-    """A time that a person reads at once.
+    """A duration in a readable unit.
 
     Example:
         >>> [duration(seconds) for seconds in (42, 754, 9000)]

@@ -1,4 +1,4 @@
-"""Texts and tables as Markdown, in the terminal and as CSV."""
+"""Texts and tables, written as Markdown, to the terminal and as CSV."""
 
 import csv
 import re
@@ -25,7 +25,7 @@ class Heading:
 
 @dataclass(frozen=True)
 class Text:
-    """Paragraphs, or the points of a list."""
+    """Paragraphs, or the items of a list if ``points`` is true."""
 
     lines: Sequence[str]
     points: bool = False
@@ -33,7 +33,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns and rows of texts; the first ``left`` columns are words, the others numbers."""
+    """Columns and rows of texts. The first ``left`` columns are words, aligned left; the others are numbers."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
@@ -43,7 +43,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture beside the document's file."""
+    """A picture in the folder of the document."""
 
     file: str
     caption: str
@@ -54,7 +54,7 @@ Row = Sequence[str | int | float]  # of a CSV file
 
 
 def as_markdown(blocks: Iterable[Block]) -> str:
-    """The text of a Markdown file."""
+    """The document as Markdown."""
     parts = []
     for block in blocks:
         match block:
@@ -73,7 +73,7 @@ def as_markdown(blocks: Iterable[Block]) -> str:
 
 
 def print_document(blocks: Iterable[Block], console: Console) -> None:
-    """Print it, without pictures and the tables that are too long for a terminal."""
+    """Print the document, without pictures and without tables that are too long for a terminal."""
     for block in blocks:
         match block:
             case Heading(text, _):
@@ -94,7 +94,7 @@ def print_document(blocks: Iterable[Block], console: Console) -> None:
 
 
 def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Row]) -> None:
-    """Write a table; a number that is not known is an empty cell."""
+    """Write a table; NaN becomes an empty cell."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)

@@ -1,4 +1,4 @@
-"""Groups of runs that differ in their seed alone, and which of them are compared."""
+"""Groups of runs that differ only in their seed, and the pairs of groups to compare."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from cpg_lightning.studies.reading import FACTORS, Part
 from cpg_lightning.studies.scores import EvaluatedRun
 
-PLAIN = "ce"  # the readable name of plain cross-entropy
+PLAIN = "ce"  # readable name of plain cross-entropy
 
 
 @dataclass
@@ -16,11 +16,11 @@ class Group:
 
     Attributes:
         key: Experiment key.
-        label: Readable name, different from those of other groups.
-        short: Its parts that not all groups have, such as ``lraspp, ce+cpg1``; different from those of other groups.
+        label: Readable name, unique among the groups.
+        short: Names of the parts in which the groups differ, such as ``lraspp, ce+cpg1``; unique among the groups.
         parts: The parts of the experiment, by factor.
         runs: Finished runs, by seed.
-        unfinished: Seeds whose run has not finished.
+        unfinished: Seeds of unfinished runs.
     """
 
     key: str
@@ -32,17 +32,17 @@ class Group:
 
     @property
     def slug(self) -> str:
-        """The label as a part of a file's name."""
+        """The label, usable in a file name."""
         return re.sub(r"[^\w.+-]", "_", self.label, flags=re.ASCII)[:80]
 
     def scores(self, score: str) -> dict[int, float]:
-        """A score of each seed that has it."""
+        """A score by seed, for the seeds that have it."""
         return {seed: run.scores[score] for seed, run in sorted(self.runs.items()) if score in run.scores}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Two groups that are compared; differences are b minus a. The name is of what differs, such as ``ce+cpg1 against ce``."""
+    """Two groups to compare; differences are b minus a. The name shows the difference, e.g. ``ce+cpg1 against ce``."""
 
     a: Group
     b: Group
@@ -50,7 +50,7 @@ class Pair:
 
 
 def grouped(runs: Iterable[EvaluatedRun]) -> tuple[list[Group], list[str]]:
-    """The groups, by label, and which runs are not used, a sentence each. Runs without scores are unfinished."""
+    """The groups, sorted by label, and one sentence per run that is not used. Runs without scores are unfinished."""
     groups: dict[str, Group] = {}
     notes = []
     for each in sorted(runs, key=lambda each: (each.run.scores is None, str(each.run.folder))):
@@ -80,7 +80,7 @@ def _name_shortly(groups: Sequence[Group]) -> None:
 
 
 def _varying(groups: Iterable[Group]) -> list[str]:
-    """The factors in which not all groups are the same."""
+    """The factors in which the groups differ."""
     listed = list(groups)
     return [factor for factor in FACTORS if len({group.parts[factor].digest for group in listed}) > 1]
 
@@ -91,7 +91,7 @@ def differing(a: Group, b: Group) -> list[str]:
 
 
 def families(groups: Sequence[Group]) -> list[tuple[str, list[tuple[str, Group]]]]:
-    """The groups that differ in their criterion alone: a title for each family, and its groups with short labels."""
+    """Families of groups that differ only in their criterion: the title of each, and its groups with short labels."""
     found: dict[tuple[str, ...], list[Group]] = {}
     others = [factor for factor in FACTORS if factor != "criterion"]
     for group in groups:
@@ -104,7 +104,7 @@ def families(groups: Sequence[Group]) -> list[tuple[str, list[tuple[str, Group]]
         short = criteria if len(set(criteria)) == len(criteria) else [group.label for group in family]
         ordered = sorted(zip(short, family, strict=True), key=lambda each: (each[0] != PLAIN, each[0]))
         title = ", ".join(dict.fromkeys(names))
-        same = any(title == other for other, _ in titled)  # other digests, but the same names
+        same = any(title == other for other, _ in titled)  # different digests with the same names
         titled.append((f"{title} ({family[0].key[:8]})" if same else title, ordered))
     return titled
 
@@ -112,17 +112,17 @@ def families(groups: Sequence[Group]) -> list[tuple[str, list[tuple[str, Group]]
 def chosen_pairs(
     groups: Sequence[Group], baseline: str | None = None, all_pairs: bool = False
 ) -> tuple[list[Pair], list[str]]:
-    """The pairs (a, b) of groups that are compared, and which groups are in none, a sentence each.
+    """The pairs (a, b) of groups to compare, and one sentence per group without a pair.
 
-    By default each group is compared with plain cross-entropy of the same other parts.
+    By default, each group is compared with plain cross-entropy, all other parts being the same.
 
     Args:
         groups: The groups.
-        baseline: Label or key of a group that each group is compared with that differs from it in one factor.
-        all_pairs: Compare all pairs that differ in one factor.
+        baseline: Label or key of a group. The groups that differ from it in one factor are compared with it.
+        all_pairs: Whether to compare all pairs that differ in one factor.
 
     Raises:
-        ValueError: If there is no such baseline.
+        ValueError: If the baseline does not exist.
     """
     if baseline is not None:
         bases = [_named(groups, baseline)]

@@ -1,4 +1,4 @@
-"""A lock file, so that two studies do not run one cell."""
+"""A lock file that prevents two studies from running the same cell."""
 
 import errno
 import fcntl
@@ -12,7 +12,7 @@ WITHOUT_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 
 
 class Lock:
-    """The lock of a folder: held until it is released or the last process that has ``file`` open has ended.
+    """The lock of a folder, held until it is released or the last process with ``file`` open has ended.
 
     Args:
         path: The lock file; its folder must exist.
@@ -20,11 +20,11 @@ class Lock:
 
     def __init__(self, path: Path) -> None:
         self.file: IO[str] = path.open("a+", encoding="utf-8")
-        self.works = True  # whether the file system has locks
+        self.works = True  # whether the file system supports locks
 
     def acquire(self) -> bool:
-        """Take the lock; False if another process holds it."""
-        for _ in range(2):  # `--list` of another process holds it for an instant
+        """Take the lock. Returns False if another process holds it."""
+        for _ in range(2):  # `--list` in another process holds the lock for an instant
             try:
                 fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
@@ -41,23 +41,23 @@ class Lock:
         return False
 
     def name_owner(self, process: int) -> None:
-        """Write the process that works on the folder into the lock file."""
+        """Write the host and the number of the process that runs the cell into the lock file."""
         self.file.seek(0)
         self.file.truncate()
         self.file.write(f"{socket.gethostname()} {process}\n")
         self.file.flush()
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         self.file.seek(0)
         self.file.truncate()
         if self.works:
-            fcntl.flock(self.file, fcntl.LOCK_UN)  # for the run's processes too, which have the file open
+            fcntl.flock(self.file, fcntl.LOCK_UN)  # also for the run's processes, which have the file open
         self.file.close()
 
 
 def lock_owner(path: Path) -> str | None:
-    """Host and process that hold a lock file, or None if nobody does."""
+    """Host and process that hold a lock file; None if it is free."""
     try:
         with path.open(encoding="utf-8", errors="replace") as file:
             try:

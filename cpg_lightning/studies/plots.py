@@ -1,4 +1,4 @@
-"""Pictures of studies: curves over epochs, differences of classes, and mIoU against the distance from the boundary."""
+"""Plots of studies: scores over epochs, class differences, and mIoU against the distance from the boundary."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WIDTH, DPI = 8, 100  # inches; dots an inch: 800 pixels
-# Okabe and Ito's colours, which people with any colour vision tell apart. Line styles and markers differ too.
+WIDTH, DPI = 8, 100  # inches, dots per inch: 800 pixels
+# Okabe and Ito's colours, which are distinct for colour-blind people. Line styles and markers differ too.
 COLOURS = ("#000000", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 STYLES = ("-", "--", "-.", ":")
 MARKERS = "osD^vPX"
@@ -30,8 +30,8 @@ class Curve:
 
     Attributes:
         label: Name of the group.
-        x: Where the scores are, (K): epochs, or names of places.
-        scores: One row a seed, float64 (S, K), NaN where there is none.
+        x: Position of each score, (K): an epoch, or an index.
+        scores: One row per seed, float64 (S, K); NaN for a missing score.
     """
 
     label: str
@@ -43,12 +43,12 @@ Panels = Mapping[str, Sequence[Curve]]  # by title
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a picture as PNG, 800 pixels wide."""
+    """Write a figure as PNG, 800 pixels wide."""
     figure.savefig(path, dpi=DPI, format="png")
 
 
 def curves_over_epochs(panels: Panels, score: str) -> Figure:
-    """The mean over seeds at each epoch, with bands of one standard deviation; low scores of the first epochs are cut off."""
+    """Mean over seeds at each epoch, with bands of one standard deviation. Low scores of early epochs are cut off."""
     figure, places = _panels(panels)
     styles = _styles(panels)
     for axes, curves in zip(places, panels.values(), strict=True):
@@ -67,11 +67,11 @@ def curves_over_epochs(panels: Panels, score: str) -> Figure:
 
 
 def boundary_distance(panels: Panels, places: Sequence[str]) -> Figure:
-    """The mIoU of the pixels within a distance of the boundary, the mean over seeds with one standard deviation.
+    """MIoU of the pixels within several distances of the boundary: mean over seeds and one standard deviation.
 
     Args:
-        panels: Curves whose x are positions of the places.
-        places: Their names, such as "1", "3", "all".
+        panels: Curves whose x are indices of ``places``.
+        places: Labels of the distances, such as "1", "3", "all".
     """
     figure, all_axes = _panels(panels)
     styles = _styles(panels)
@@ -79,7 +79,7 @@ def boundary_distance(panels: Panels, places: Sequence[str]) -> Figure:
         for index, curve in enumerate(curves):
             colour, line, marker = styles[curve.label]
             mean, deviation = _mean_and_deviation(curve.scores)
-            offset = 0.06 * (index - (len(curves) - 1) / 2)  # so that error bars do not hide each other
+            offset = 0.06 * (index - (len(curves) - 1) / 2)  # keeps error bars apart
             axes.errorbar(
                 np.add(curve.x, offset),
                 mean,
@@ -98,13 +98,14 @@ def boundary_distance(panels: Panels, places: Sequence[str]) -> Figure:
 
 
 def class_differences(title: str, classes: Sequence[str], by_seed: Array, by_image: Array, seeds: int) -> Figure:
-    """Bars of the difference of each class, the largest above, with both intervals.
+    """Bar chart of the difference of each class, the largest value at the top, with both intervals.
 
     Args:
-        title: What is compared.
+        title: Title of the comparison.
         classes: Names of the classes.
-        by_seed: Difference, lower and upper end over seeds, percentage points (C, 3); NaN where there is no interval.
-        by_image: The same by the bootstrap over images.
+        by_seed: Difference, lower and upper end of its interval over seeds, percentage points (C, 3); NaN without an
+            interval.
+        by_image: Difference, lower and upper end of its bootstrap interval over images, percentage points (C, 3).
         seeds: Number of seeds.
     """
     known = np.flatnonzero(~np.isnan(by_image[:, 0]))
@@ -119,7 +120,7 @@ def class_differences(title: str, classes: Sequence[str], by_seed: Array, by_ima
         label = f"95 % interval over {seeds} seeds"
         axes.hlines(rows + 0.15, *by_seed[chosen, 1:].T, color="#000000", linewidth=2.5, label=label)
     axes.axvline(0, color="0.3", linewidth=0.8)
-    # A few seeds can give an interval so wide that nothing else could be seen; it then goes over the edge.
+    # With few seeds, an interval can be so wide that it hides all other values. It is then cut at the edge.
     reach = max(2.5 * float(np.nanmax(np.abs(values), initial=0)), 0.1)
     low, high = axes.get_xlim()
     axes.set_xlim(max(low, -reach), min(high, reach))
@@ -134,14 +135,14 @@ def class_differences(title: str, classes: Sequence[str], by_seed: Array, by_ima
 
 
 def _figure(width: float, height: float) -> Figure:
-    """An empty figure; width and height in inches."""
-    from matplotlib.figure import Figure  # only here: not every command draws
+    """An empty figure; width and height are in inches."""
+    from matplotlib.figure import Figure  # only here: few commands draw
 
     return Figure((width, height), layout="constrained")
 
 
 def _panels(panels: Panels) -> tuple[Figure, list[Axes]]:
-    """A figure with a place for each panel, two in a row."""
+    """A figure with axes for each panel, two per row."""
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     figure = _figure(WIDTH, 3.9 * rows + 0.4)
@@ -170,7 +171,7 @@ def _styles(panels: Panels) -> dict[str, tuple[str, str, str]]:
 
 
 def _mean_and_deviation(scores: Array) -> tuple[Array, Array]:
-    """Over the seeds, where all have a score; the deviation is 0 for one seed."""
+    """Mean and standard deviation over the seeds; the deviation is 0 for one seed."""
     mean = scores.mean(axis=0)
     return mean, scores.std(axis=0, ddof=1) if len(scores) > 1 else np.zeros_like(mean)
 
@@ -190,5 +191,5 @@ def _add_legend(figure: Figure, panels: Panels) -> None:
 
 
 def _literal(text: str) -> str:
-    """A text of which nothing is set as mathematics."""
+    """The text without matplotlib's math mode."""
     return text.replace("$", r"\$")

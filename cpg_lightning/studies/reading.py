@@ -1,4 +1,4 @@
-"""Run folders read as data: from their plain files alone, whatever is in them."""
+"""Reading run folders from their plain files, as untrusted data."""
 
 import csv
 import io
@@ -25,7 +25,7 @@ LARGEST_TEXT, LARGEST_COUNTS = 2**28, 2**31  # bytes
 
 @dataclass(frozen=True)
 class Part:
-    """A part of an experiment, such as its network: a readable name, and a digest that tells it from others."""
+    """A part of an experiment, such as its network: a readable name, and a digest that identifies it."""
 
     name: str
     digest: str
@@ -33,15 +33,15 @@ class Part:
 
 @dataclass
 class Run:
-    """A training, as its folder has it.
+    """A training, read from its folder.
 
     Attributes:
-        folder: Where it is.
-        key: Experiment key: the same for runs that differ in their seed alone.
+        folder: The run's folder.
+        key: Experiment key: the same for runs that differ only in their seed.
         name: Readable name, without the seed.
         seed: Seed.
         parts: The parts of the experiment, by factor.
-        versions: Versions of the packages that it was run with.
+        versions: Versions of the packages in the training.
         scores: Scores of the last epoch by log key; None if the training has not finished.
         history: Scores by log key and epoch.
     """
@@ -58,14 +58,14 @@ class Run:
 
 @dataclass
 class EvaluationCounts:
-    """What an evaluation counted of each image.
+    """Pixel counts of each image in an evaluation.
 
     Attributes:
         names: Name of each image.
         classes: Name of each class.
         region: Intersection, prediction and label pixels, integers (N, C, 3).
-        boundary: The same of the boundary bands; None where they were not due.
-        absent: What the mIoU does about a class that the labels do not have.
+        boundary: The same counts in the boundary bands; None if the evaluation had no boundary metrics.
+        absent: Rule of the mIoU for a class that is absent from the labels.
     """
 
     names: list[str]
@@ -76,11 +76,11 @@ class EvaluationCounts:
 
 
 def read_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
-    """The runs in folders and in the folders below, and what is wrong with the others, a sentence each.
+    """The runs in folders and their subfolders, and one sentence per folder that cannot be read.
 
     Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If there is no run at all.
+        FileNotFoundError: If a folder does not exist.
+        ValueError: If there is no run.
     """
     runs: list[Run] = []
     problems: list[str] = []
@@ -135,7 +135,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> dict[str, dict[int, float]]:
-    """The validation scores in a ``metrics.csv`` by log key and epoch. A last line that is broken off is left out."""
+    """The validation scores in a ``metrics.csv`` by log key and epoch. An incomplete last line is left out."""
     history: dict[str, dict[int, float]] = {}
     try:
         text = _read_text(path)
@@ -155,10 +155,10 @@ def read_metrics(path: Path) -> dict[str, dict[int, float]]:
 
 
 def read_counts(path: Path) -> EvaluationCounts:
-    """The counts of an evaluation.
+    """Read the counts of an evaluation.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         ValueError: If the file is damaged.
     """
     try:
@@ -182,13 +182,13 @@ def read_counts(path: Path) -> EvaluationCounts:
 
 
 def read_means(folder: Path) -> dict[str, float]:
-    """The scores of an evaluation by their log keys."""
+    """The scores of an evaluation by log key."""
     rows = list(csv.reader(_read_text(folder / "val-means.csv").splitlines()))[1:]
     return {f"val/{row[0]}": float(row[1]) for row in rows if len(row) == 2 and math.isfinite(float(row[1]))}
 
 
 def _run_folders(top: Path) -> Iterable[Path]:
-    """The folders of runs in a folder, itself included, in order; nothing below a run."""
+    """The run folders in a folder, including itself, sorted; subfolders of a run are not searched."""
     for folder, below, files in os.walk(top):
         below.sort()
         if EXPERIMENT in files or CELL in files:
@@ -197,7 +197,7 @@ def _run_folders(top: Path) -> Iterable[Path]:
 
 
 def _identity(values: dict[str, Any]) -> Run:
-    """A run from the object in ``experiment.json``."""
+    """The run described by the object in ``experiment.json``."""
     if values.get("version") != VERSION:
         raise ValueError(
             f"{EXPERIMENT}: expected version {VERSION}, got {values.get('version')!r}; it is of another cpg_lightning"
@@ -219,7 +219,7 @@ def _identity(values: dict[str, Any]) -> Run:
 
 
 def _text(values: dict[str, Any], *keys: str) -> str:
-    """A text in nested objects."""
+    """The text at a path of keys in nested objects."""
     value: Any = values
     for key in keys:
         value = value.get(key) if isinstance(value, dict) else None
@@ -229,7 +229,7 @@ def _text(values: dict[str, Any], *keys: str) -> str:
 
 
 def _printable(text: str) -> str:
-    """A text in one line that does nothing to a terminal."""
+    """The text with unprintable characters replaced, so that it cannot control a terminal."""
     return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 

@@ -1,4 +1,4 @@
-"""``cpg report``: one answer from many runs."""
+"""``cpg report``: comparison of many runs."""
 
 import argparse
 import shlex
@@ -20,18 +20,18 @@ from cpg_lightning.studies.sections import answers, notes, sections
 def report(arguments: Sequence[str]) -> int:
     """Compare runs: ``cpg report FOLDERS... [options]``.
 
-    Prints the answer and writes ``report.md``, its pictures, and the numbers as CSV: ``groups.csv``, ``comparisons.csv`` (by
-    seed), ``images.csv`` (by image) and ``classes.csv``.
+    Prints the conclusions, and writes ``report.md``, its pictures, and the numbers as CSV: ``groups.csv``,
+    ``comparisons.csv`` (by seed), ``images.csv`` (by image) and ``classes.csv``.
 
     Args:
-        arguments: The command's arguments after its name.
+        arguments: The arguments after the command's name.
 
     Returns:
         The exit status: 1 if no run has finished, else 0.
 
     Raises:
-        FileNotFoundError: If there is no such folder.
-        ValueError: If there is no run, no such score or no such baseline.
+        FileNotFoundError: If a folder does not exist.
+        ValueError: If there is no run, or the score or the baseline does not exist.
     """
     options = _parser().parse_args(arguments)
     score = options.score if options.score.startswith("val/") else f"val/{options.score}"
@@ -55,7 +55,7 @@ def report(arguments: Sequence[str]) -> int:
 
 
 def write_tables(analysis: Analysis, folder: Path) -> None:
-    """Write the numbers as CSV, in the scores' own unit."""
+    """Write the numbers as CSV, in the unit of each score."""
     groups: list[Row] = []
     for group in analysis.groups:
         for score in analysis.scores:
@@ -85,7 +85,7 @@ def write_tables(analysis: Analysis, folder: Path) -> None:
 
 
 def draw(analysis: Analysis, folder: Path) -> list[Picture]:
-    """Draw what there is to draw."""
+    """Draw the plots for which there are data."""
     score = analysis.scores[0]
     pictures = []
     if panels := _histories(analysis, score):
@@ -110,7 +110,7 @@ def draw(analysis: Analysis, folder: Path) -> list[Picture]:
 
 
 def _histories(analysis: Analysis, score: str) -> dict[str, list[Curve]]:
-    """The score of each group at the epochs that all of its runs have."""
+    """The score of each group at the epochs that all runs of the group have."""
     panels: dict[str, list[Curve]] = {}
     scale = 100 if FRACTION.fullmatch(score) else 1
     for title, family in families([group for group in analysis.groups if group.runs]):
@@ -124,7 +124,7 @@ def _histories(analysis: Analysis, score: str) -> dict[str, list[Curve]]:
 
 
 def _distances(analysis: Analysis, widths: Sequence[int]) -> dict[str, list[Curve]]:
-    """The mIoU of each group in bands around the boundary and of all pixels, of the runs that have all."""
+    """The mIoU of each group within bands around the boundary and over all pixels, for runs that have all scores."""
     panels: dict[str, list[Curve]] = {}
     names = [*(f"val/trimap_mIoU/{width}px" for width in widths), MIOU]
     for title, family in families([group for group in analysis.groups if group.runs]) if widths else []:

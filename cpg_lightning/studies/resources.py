@@ -1,4 +1,4 @@
-"""GPUs and cores for runs that go on at the same time."""
+"""GPUs and cores of runs that run at the same time."""
 
 import os
 import shutil
@@ -10,12 +10,12 @@ from cpg_lightning.cores import SHARE, available_cores
 def shares(jobs: int) -> list[dict[str, str]]:
     """The environment variables of each of several runs: its GPU, and its share of the cores.
 
-    Each run gets one GPU, in turn; several share one where there are fewer GPUs than runs. A single run gets all that there
-    is, and no variables. ``OMP_NUM_THREADS`` and ``CPG_CORES``, by which the default of ``num_workers`` is found, are left
-    as they are where the user has set them.
+    Each run gets one GPU, in turn. Runs share GPUs if there are fewer GPUs than runs. A single run gets all resources
+    and no variables. ``OMP_NUM_THREADS`` and ``CPG_CORES`` (which determines the default of ``num_workers``) keep the
+    user's values.
 
     Args:
-        jobs: How many runs go on at the same time.
+        jobs: Number of runs at the same time.
     """
     if jobs == 1:
         return [{}]
@@ -32,7 +32,7 @@ def gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         names = [name.strip() for name in visible.split(",")]
-        # CUDA ignores what follows the first name that is none.
+        # CUDA ignores all names from the first invalid name on.
         invalid = [index for index, name in enumerate(names) if name in ("", "-1")]
         return names[: invalid[0]] if invalid else names
     program = shutil.which("nvidia-smi")

@@ -1,4 +1,4 @@
-"""Runs the cells of a study, several at a time, each in a process and a folder of its own."""
+"""Runs the cells of a study, several at a time, each in its own process and folder."""
 
 import os
 import signal
@@ -17,10 +17,10 @@ from cpg_lightning.studies.cell_folder import CellFolder, Progress, Status
 from cpg_lightning.studies.lock import Lock
 from cpg_lightning.studies.resources import shares
 
-LOOK_EVERY = 0.05  # seconds, whether a run has ended
-SHOW_EVERY = 1.0  # seconds, how far the runs are
-RETRY_EVERY = 1.0  # seconds, a cell that another study runs
-PATIENCE = 60.0  # seconds that a run has to end by itself after a signal
+LOOK_EVERY = 0.05  # seconds between two checks for ended runs
+SHOW_EVERY = 1.0  # seconds between two updates of the display
+RETRY_EVERY = 1.0  # seconds between two attempts to start a cell that another study runs
+PATIENCE = 60.0  # seconds for a run to end by itself after a signal
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -30,8 +30,8 @@ class Job:
 
     Args:
         name: The cell's name.
-        folder: Its folder.
-        command: What to run, with the folder.
+        folder: The cell's folder.
+        command: The command line, including the folder.
     """
 
     name: str
@@ -41,16 +41,16 @@ class Job:
 
 @dataclass
 class Running:
-    """A cell that runs.
+    """A running cell.
 
     Args:
         job: The cell.
-        record: What it was started with.
-        process: Its process, which leads a group of its own.
-        lock: The lock of its folder.
-        slot: Its place among those that run.
-        began: When it was started, in seconds since 1970.
-        begin: How far it was then.
+        record: The record of the run for ``cell.json``.
+        process: The process of the run, which leads its own process group.
+        lock: The lock of the folder.
+        slot: Index of the run among those at the same time.
+        began: Start time in seconds since 1970.
+        begin: Progress at the start.
     """
 
     job: Job
@@ -62,7 +62,7 @@ class Running:
     begin: Progress
 
     def seconds_left(self, progress: Progress) -> float | None:
-        """How long it still takes at the speed so far; None before the first part of it is done."""
+        """Remaining time at the speed so far; None before the first progress."""
         done = (progress.share or 0.0) - (self.begin.share or 0.0)
         if progress.share is None or done <= 0 or progress.time <= self.began:
             return None
@@ -70,29 +70,29 @@ class Running:
 
 
 class Display(Protocol):
-    """Shows what happens."""
+    """Shows the state of the cells."""
 
     def started(self, job: Job, process: int) -> None:
-        """A cell has been started."""
+        """Called when a cell has started."""
 
     def ended(self, job: Job, status: Status, seconds: float) -> None:
-        """A cell has ended, or was finished before."""
+        """Called when a cell has ended, or was finished before."""
 
-    def said(self, text: str) -> None:
-        """Something else that the user should know."""
+    def note(self, text: str) -> None:
+        """Called with other messages for the user."""
 
     def refresh(self, running: Sequence[Running], waiting: int, elsewhere: Sequence[Job]) -> None:
-        """Called several times a second: the cells that run, how many wait, and those that another study runs."""
+        """Called about once per second: running cells, number of waiting cells, and cells that another study runs."""
 
 
 class Runner:
-    """Runs cells until each is finished or failed, or until it is stopped by a signal.
+    """Runs cells until each has finished or failed, or until a signal stops the runner.
 
     Args:
         jobs: The cells in their order.
-        display: Shows what happens.
-        at_a_time: How many run at the same time.
-        patience: Seconds that a run has to end by itself after a signal; then SIGTERM, then SIGKILL follow.
+        display: Shows the state of the cells.
+        at_a_time: Number of cells that run at the same time.
+        patience: Seconds for a run to end by itself after a signal. SIGTERM and SIGKILL follow.
     """
 
     def __init__(self, jobs: Sequence[Job], display: Display, at_a_time: int = 1, patience: float = PATIENCE) -> None:
@@ -110,12 +110,12 @@ class Runner:
         """Run the cells.
 
         Returns:
-            0 if all cells are finished, 1 if one failed, 128 + the number of the signal that stopped it.
+            0 if all cells are finished, 1 if one failed, 128 + the number of the signal that stopped the runner.
         """
         # An ignored signal stays ignored, such as SIGHUP under nohup.
         caught = [number for number in STOPPING if signal.getsignal(number) != signal.SIG_IGN]
         before = {number: signal.signal(number, self._stop) for number in caught}
-        # SLURM sends it to the runs too, which know what it means: the end of the job is near. Here it would end the study.
+        # SLURM sends SIGUSR1 before the end of the job, to the runs too, which handle it. Here it would end the study.
         before[signal.SIGUSR1] = signal.signal(signal.SIGUSR1, lambda number, frame: None)
         retried = time.monotonic()
         try:
@@ -128,7 +128,7 @@ class Runner:
                 if self.signals:
                     self._end_all()
         finally:
-            for each in self.running:  # an error of ours leaves no process behind
+            for each in self.running:  # after an error here, no process stays behind
                 _signal(each.process, signal.SIGKILL)
             for number, handler in before.items():
                 signal.signal(number, handler)
@@ -158,14 +158,15 @@ class Runner:
             self.elsewhere.append(job)
             return False
         if not lock.works:
-            self.display.said(f"{lock.file.name}: no locks on this file system; run one study at a time in this folder")
+            self.display.note(f"{lock.file.name}: no locks on this file system; run one study at a time in this folder")
         try:
             status = job.folder.status(locked=True)
             if status.state == "finished" and not status.changed:
                 self.display.ended(job, status, 0.0)
                 lock.release()
                 return False
-            # What a run was started with is replaced once `cpg fit` has found that the change is none to its results.
+            # The record of a started run is replaced only after `cpg fit` has found that the change leaves results the
+            # same.
             record = job.folder.record()
             if not status.changed or not job.folder.started():
                 job.folder.write(record)
@@ -177,13 +178,13 @@ class Runner:
         lock.name_owner(process.pid)
         self.running.append(Running(job, record, process, lock, slot, time.time(), status.progress))
         self.display.started(job, process.pid)
-        self.shown = 0.0  # at once
+        self.shown = 0.0  # show it at once
         return True
 
     def _launch(self, job: Job, lock: Lock, log: IO[bytes], share: dict[str, str]) -> "subprocess.Popen[bytes]":
         log.write(f"--- {datetime.now():%Y-%m-%d %H:%M:%S} {' '.join(job.command)}\n".encode())
         log.flush()
-        # `cpg` and `python` are those of this installation, also where it is not activated.
+        # `cpg` and `python` are those of this installation, even if its environment is not activated.
         path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
         return subprocess.Popen(
             job.command,
@@ -191,13 +192,13 @@ class Runner:
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, **share, "PATH": path, "PYTHONUNBUFFERED": "1"},
-            start_new_session=True,  # Ctrl-C reaches this process alone, which hands it on
-            # The folder stays locked while the run goes on, also if this process is killed.
+            start_new_session=True,  # Ctrl-C reaches only this process, which forwards it
+            # The folder stays locked while the run continues, even if this process is killed.
             pass_fds=[lock.file.fileno()],
         )
 
     def _wait(self) -> None:
-        """Show how far the runs are, wait for an instant, and take note of those that have ended."""
+        """Update the display, sleep for an instant, and collect ended cells."""
         if time.monotonic() - self.shown >= SHOW_EVERY:
             self.shown = time.monotonic()
             self.display.refresh(self.running, len(self.waiting), self.elsewhere)
@@ -205,7 +206,7 @@ class Runner:
         self._collect()
 
     def _collect(self) -> None:
-        """Take note of the cells that have ended."""
+        """Remove the ended cells, and record their results."""
         for each in [each for each in self.running if each.process.poll() is not None]:
             self.running.remove(each)
             self.shown = 0.0
@@ -231,9 +232,9 @@ class Runner:
         self.display.ended(job, status, seconds)
 
     def _end_all(self) -> None:
-        """Hand the signal on, and wait; a second signal does not wait."""
-        self.display.said("stopping the cells that run; a second Ctrl-C does not wait for them")
-        # First to the run alone, which ends its workers itself: a run whose worker is killed ends in an error instead.
+        """Forward the signal to the runs and wait for them. A second signal ends the waiting."""
+        self.display.note("stopping the cells that run; a second Ctrl-C does not wait for them")
+        # The first signal goes only to the run, which ends its workers itself. If a worker is killed, the run fails.
         for each in self.running:
             each.process.send_signal(self.signals[0])
         self._wait_for_the_end()
@@ -249,7 +250,7 @@ class Runner:
 
 
 def _signal(process: "subprocess.Popen[bytes]", number: int) -> None:
-    """Send a signal to a run and to the processes that it has started."""
+    """Send a signal to a run and its child processes."""
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:

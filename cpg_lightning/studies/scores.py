@@ -1,4 +1,4 @@
-"""The scores of a run that are compared: of its last epoch or of its best."""
+"""The scores of a run to compare: those of its last or of its best epoch."""
 
 import math
 import re
@@ -12,24 +12,24 @@ from cpg_lightning.studies.reading import COUNTS, EvaluationCounts, Run, read_co
 from cpg_lightning.studies.statistics import class_iou, fine_grained
 
 MIOU, BOUNDARY_IOU = "val/mIoU", "val/boundary_IoU"
-FIRST = (MIOU, BOUNDARY_IOU, "val/mIoU^I", "val/mIoU^C", "val/mIoU^I_worst")  # the order in tables
+FIRST = (MIOU, BOUNDARY_IOU, "val/mIoU^I", "val/mIoU^C", "val/mIoU^I_worst")  # first columns of tables
 REPORTED = re.compile(r"val/(mIoU|boundary_|trimap_).*")
 TRIMAP = re.compile(r"val/trimap_mIoU/(\d+)px")
 FRACTION = re.compile(r"val/(IoU/|mIoU|boundary_|trimap_|pixel_accuracy|class_accuracy|fwIoU).*")  # shown in percent
-EQUAL = 1e-5  # scores that were computed twice from the same counts; the logged one has float32's digits
-SAME_WEIGHTS = 1e-3  # scores of the same weights, on another device or in another precision
+EQUAL = 1e-5  # tolerance for scores from the same counts, because logged scores are float32
+SAME_WEIGHTS = 1e-3  # tolerance for scores of the same weights on another device or in another precision
 
 
 @dataclass
 class EvaluatedRun:
-    """A run with what is compared of it.
+    """A run with the scores and counts of one epoch.
 
     Attributes:
         run: The run.
-        epoch: The epoch; None for the last of a run without a ``metrics.csv``.
-        scores: Scores by log key, the fine-grained ones among them where there are counts.
-        counts: What was counted of each image; None where there is nothing.
-        notes: What is missing, a sentence each.
+        epoch: The epoch; None for the last epoch of a run without ``metrics.csv``.
+        scores: Scores by log key; with counts, they include the fine-grained scores.
+        counts: Pixel counts of each image; None if there are none.
+        notes: Missing data, one sentence each.
     """
 
     run: Run
@@ -42,14 +42,14 @@ class EvaluatedRun:
 def evaluated(run: Run, best: bool = False) -> EvaluatedRun:
     """A finished run with the scores of its last epoch, or of its best epoch by ``val/mIoU``.
 
-    Of a best epoch that is not the last, ``metrics.csv`` has the scores that were logged. Counts, and boundary scores where
-    they were not due in it, are taken from what ``cpg validate`` wrote of the best checkpoint.
+    If the best epoch is not the last, its logged scores come from ``metrics.csv``. Its counts, and boundary scores that
+    were not computed in this epoch, come from the output of ``cpg validate`` for the best checkpoint.
     """
     miou = run.history.get(MIOU, {})
     last = max(miou, default=None)
     epoch = (
         max(miou, key=lambda each: miou[each]) if best and miou else last
-    )  # the first of equals, as Lightning keeps it
+    )  # the first maximum, as Lightning keeps it
     if best and not miou:
         note = f"{run.folder}: its best epoch is not known, as metrics.csv has no {MIOU}; it is left out"
         return EvaluatedRun(run, None, {}, notes=[note])
@@ -66,14 +66,14 @@ def evaluated(run: Run, best: bool = False) -> EvaluatedRun:
 
 
 def reported_scores(runs: Iterable[EvaluatedRun], primary: str) -> list[str]:
-    """The scores that are compared, in the order of the tables: the primary one and those of the package's metrics."""
+    """The scores to compare, in the order of the tables: the primary score and those of the package's metrics."""
     names = {name for each in runs for name in each.scores if REPORTED.fullmatch(name)} | {primary}
     ranks = {name: rank for rank, name in enumerate(dict.fromkeys((primary, *FIRST)))}
     return sorted(names, key=lambda name: (ranks.get(name, len(ranks)), *_natural(name)))
 
 
 def shown(score: str, value: float, sign: bool = False) -> str:
-    """A score, or with its sign a difference of scores: in percent, except for what is no fraction, such as a loss."""
+    """A score, or with ``sign`` a difference of scores, as text. Only fractions are in percent; a loss, e.g., is not."""
     if math.isnan(value):
         return "-"
     plus = "+" if sign else ""
@@ -81,12 +81,16 @@ def shown(score: str, value: float, sign: bool = False) -> str:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """A key that sorts numbers in names by their value."""
+    """A sort key that orders numbers in names by value."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _evaluation_of_best(result: EvaluatedRun) -> Path | None:
-    """The folder that ``cpg validate`` wrote of the best checkpoint, predicted as in training; its scores are added."""
+    """Find the output of ``cpg validate`` for the best checkpoint with the training's inference, and add its scores.
+
+    Returns:
+        The folder of the tables; None if there is none.
+    """
     run = result.run
     digest = run.parts["inference"].digest
     prefix = "val-best-"
@@ -115,7 +119,7 @@ def _evaluation_of_best(result: EvaluatedRun) -> Path | None:
 
 
 def _add_counts(result: EvaluatedRun, folder: Path) -> None:
-    """Add the counts and the fine-grained scores that they give, where they belong to the scores."""
+    """Add the counts and the fine-grained scores computed from them, if the counts agree with the logged mIoU."""
     path = folder / COUNTS
     if not path.exists():
         result.notes.append(f"{result.run.folder}: no {path.relative_to(result.run.folder)}, so no scores by image")

@@ -16,19 +16,19 @@ MOST_CLASSES = 20  # in a table; classes.csv has all
 
 
 def sections(analysis: Analysis, command: str, pictures: Sequence[Picture]) -> list[Block]:
-    """The whole report, with the command that wrote it."""
+    """The complete report, including the command that wrote it."""
     drawn: list[Block] = [Heading("Pictures"), *pictures] if pictures else []
     written: list[Block] = [Heading("Report", 1), Text([f"Written by: {command}"])]
     return [*written, *answers(analysis), *_classes(analysis), *drawn, *notes(analysis)]
 
 
 def answers(analysis: Analysis) -> list[Block]:
-    """The scores, and what can be concluded."""
+    """The scores and the conclusions."""
     return [*_head(analysis), *_scores(analysis), *_by_seed(analysis), *_by_image(analysis), *_both(analysis)]
 
 
 def notes(analysis: Analysis) -> list[Block]:
-    """What is missing or unequal."""
+    """The section on missing or unequal data; empty if there are none."""
     if not analysis.notes:
         return []
     return [Heading("What is missing or unequal"), Text(analysis.notes, points=True)]
@@ -67,7 +67,7 @@ def _groups(groups: Sequence[Group]) -> list[Block]:
 
 
 def _scores(analysis: Analysis) -> list[Block]:
-    """Mean and standard deviation of all scores, in tables that are narrow enough to be read."""
+    """Mean and standard deviation of all scores, split into narrow tables."""
     tables: dict[str, list[str]] = {}
     for score in analysis.scores:
         main = score in (analysis.scores[0], MIOU, BOUNDARY_IOU)
@@ -149,7 +149,7 @@ def _by_image(analysis: Analysis) -> list[Block]:
 
 
 def _both(analysis: Analysis) -> list[Block]:
-    """What the two answers mean together."""
+    """The joint conclusion from both comparisons."""
     meanings: dict[str, list[str]] = {}
     for by_seed in analysis.by_seed:
         for by_image in analysis.by_image:
@@ -174,11 +174,11 @@ def _classes(analysis: Analysis) -> list[Block]:
             ]
             for index in order
         ]
-        said = f"{each.pair.name}, {_short(each.score)}"
+        title = f"{each.pair.name}, {_short(each.score)}"
         if len(order) < len(known):
-            said += f"; the {len(order)} of {len(known)} classes with the largest differences, all are in classes.csv"
+            title += f"; the {len(order)} of {len(known)} classes with the largest differences, all are in classes.csv"
         columns = ["class", "difference", "interval over seeds", "interval over images"]
-        blocks += [Text([said]), Table(columns, rows)]
+        blocks += [Text([title]), Table(columns, rows)]
     if not blocks:
         return []
     explained = (

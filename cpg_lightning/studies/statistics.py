@@ -1,4 +1,4 @@
-"""Scores from counts, and two comparisons: of trainings by their seeds, and of trained networks by their images."""
+"""Scores from pixel counts, and paired comparisons of trainings by seed and of trained networks by image."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,19 +13,19 @@ Counts = NDArray[np.integer[Any]]
 AbsentClasses = Literal["skip", "skip_always", "zero"]
 
 CONFIDENCE = 0.95
-FEW_IMAGES = 50  # bootstrap intervals of a mean are too narrow for fewer
+FEW_IMAGES = 50  # with fewer images, bootstrap intervals of a mean are too narrow
 DRAWS_AT_A_TIME = 500  # bounds the memory of the bootstrap
 
 
 def class_iou(counts: Counts, absent: AbsentClasses = "skip") -> Array:
-    """The intersection over union of each class, pooled over images.
+    """The intersection over union of each class, from counts summed over images.
 
     Args:
         counts: Intersection, prediction and label pixels of each image and class, integers (N, C, 3).
-        absent: What is done about a class that the labels do not have; as for :class:`~cpg_lightning.metrics.ClassIoU`.
+        absent: Rule for a class that is absent from the labels, see :class:`~cpg_lightning.metrics.ClassIoU`.
 
     Returns:
-        float64 (C), NaN for a class that is left out. Its ``np.nanmean`` is the mIoU.
+        float64 (C), NaN for a class that is left out. ``np.nanmean`` of it is the mIoU.
 
     Example:
         >>> class_iou(np.array([[[2, 4, 2], [0, 0, 0]], [[2, 2, 2], [0, 0, 0]]]))
@@ -42,23 +42,23 @@ def image_iou(counts: Counts) -> Array:
         counts: Intersection, prediction and label pixels, integers (N, C, 3).
 
     Returns:
-        float64 (N, C), NaN where the image's label does not have the class.
+        float64 (N, C), NaN if the class is absent from the image's label.
     """
     both, predicted, labelled = np.moveaxis(counts.astype(np.float64), -1, 0)
     return _iou(both, predicted + labelled - both, labelled, "skip_always")
 
 
 def fine_grained(counts: Counts, worst: int = 5) -> dict[str, float]:
-    """Scores that weigh images, not pixels, so that large objects do not hide small ones.
+    """Scores that weight images equally instead of pixels, so that large objects do not dominate small ones.
 
     Args:
         counts: Intersection, prediction and label pixels, integers (N, C, 3).
-        worst: How many percent of the images are the worst; always one image or more.
+        worst: Percentage of the images in the score of the worst images; at least one image.
 
     Returns:
-        ``"mIoU^I"``: the mean of :func:`image_iou` over the classes of an image, then over images with a labelled pixel.
-        ``"mIoU^C"``: for each class the mean over images that have it, then over classes.
-        ``"mIoU^I_worst"``: the mean of the worst images of mIoU^I. All are NaN where nothing is labelled.
+        ``"mIoU^I"``: mean of :func:`image_iou` over the classes of an image, then over images with a labelled pixel.
+        ``"mIoU^C"``: mean over the images with the class, then over classes. ``"mIoU^I_worst"``: mean of the worst
+        images in mIoU^I. All are NaN without labelled pixels.
 
     Source: Wang et al., "Revisiting Evaluation Metrics for Semantic Segmentation: Optimization and Evaluation of
     Fine-grained Intersection over Union", NeurIPS 2023 Datasets and Benchmarks.
@@ -85,9 +85,9 @@ class SeedDifference:
         seeds: Number of pairs.
         difference: Mean of b minus a.
         low: Lower end of the 95 % t interval of the difference; NaN for one pair.
-        high: Upper end.
-        t: Statistic of the paired t test; NaN for one pair, and where all pairs are equal.
-        p: Its two-sided p value.
+        high: Upper end of the interval.
+        t: Statistic of the paired t test; NaN for one pair, and if all pairs are equal.
+        p: Two-sided p value of the test.
         positive: Number of pairs in which b is above a.
     """
 
@@ -101,14 +101,16 @@ class SeedDifference:
 
 
 def paired_by_seed(a: Sequence[float] | Array, b: Sequence[float] | Array) -> SeedDifference:
-    """Would new trainings differ? Paired t test and interval of the scores of two groups.
+    """Paired t test and t interval of the scores of two groups of trainings.
+
+    They answer the question: would new trainings differ?
 
     Args:
-        a: Scores of one group, one a seed.
-        b: Scores of the other, of the same seeds in the same order.
+        a: Scores of one group, one per seed.
+        b: Scores of the other group, for the same seeds in the same order.
 
     Raises:
-        ValueError: If they are not of the same number of seeds, or of none.
+        ValueError: If the numbers of seeds differ or are 0.
 
     Example:
         >>> result = paired_by_seed([0.70, 0.71, 0.69], [0.72, 0.72, 0.71])
@@ -125,7 +127,7 @@ def paired_by_seed(a: Sequence[float] | Array, b: Sequence[float] | Array) -> Se
     differences = second - first
     low = high = t = p = np.nan
     if len(differences) > 1 and differences.any():
-        with warnings.catch_warnings(action="ignore"):  # differences that are all equal have an infinite t
+        with warnings.catch_warnings(action="ignore"):  # t is infinite if all differences are equal
             test = ttest_rel(second, first)
             low, high = test.confidence_interval(CONFIDENCE)
         t, p = test.statistic, test.pvalue
@@ -145,7 +147,7 @@ def paired_by_seed(a: Sequence[float] | Array, b: Sequence[float] | Array) -> Se
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's correction of the p values of several comparisons; NaN stays NaN and is not counted.
 
-    The k-th smallest of m is multiplied by m - k + 1, is at least as large as the one before, and at most 1.
+    The k-th smallest of m values is multiplied by m - k + 1. The result is at least the previous one and at most 1.
 
     Source: Holm, "A Simple Sequentially Rejective Multiple Test Procedure", 1979.
 
@@ -167,10 +169,11 @@ class ImageDifference:
 
     Attributes:
         images: Number of images.
-        difference: The mean IoU of b minus that of a, each the mean over its networks.
+        difference: The mean IoU of b minus that of a, each averaged over the networks of the group.
         low: Lower end of the 95 % percentile interval of the difference.
-        high: Upper end.
-        classes: Difference, lower and upper end of each class, float64 (C, 3), NaN for a class that is left out.
+        high: Upper end of the interval.
+        classes: Difference of each class, and lower and upper end of its interval, float64 (C, 3); NaN for a class that
+            is left out.
     """
 
     images: int
@@ -183,15 +186,16 @@ class ImageDifference:
 def bootstrap_over_images(
     a: Counts, b: Counts, absent: AbsentClasses = "skip", draws: int = 10_000, seed: int = 0
 ) -> ImageDifference:
-    """Do these trained networks differ on such images? Bootstrap of the dataset's mean IoU over its images.
+    """Bootstrap of the difference in mean IoU over the images of the dataset.
 
-    A draw has as many images as the dataset, taken with replacement, the same for all networks. Their counts are added, and
-    the mean IoU follows as for the dataset. It says nothing about new trainings.
+    It answers the question: do these trained networks differ on such images? It does not apply to new trainings. A draw
+    takes as many images as the dataset has, with replacement, the same for all networks. The mean IoU is computed from
+    the sum of their counts, as for the dataset.
 
     Args:
         a: Intersection, prediction and label pixels of each network of one group, integers (S, N, C, 3).
-        b: The same of the other group, of the same images and classes.
-        absent: What is done about a class that the labels do not have; as for :class:`~cpg_lightning.metrics.ClassIoU`.
+        b: The same counts of the other group, for the same images and classes.
+        absent: Rule for a class that is absent from the labels, see :class:`~cpg_lightning.metrics.ClassIoU`.
         draws: Number of draws.
         seed: Seed of the draws.
 
@@ -223,13 +227,13 @@ def bootstrap_over_images(
 
 
 def _multiplicities(images: int, draws: int, generator: np.random.Generator) -> Array:
-    """How often each image is in each draw, (draws, images)."""
+    """The number of times each image occurs in each draw, (draws, images)."""
     drawn = generator.integers(images, size=(draws, images)) + images * np.arange(draws)[:, None]
     return np.bincount(drawn.ravel(), minlength=drawn.size).reshape(drawn.shape).astype(np.float64)
 
 
 def _resampled_iou(counts: Counts, absent: AbsentClasses) -> Callable[[Array], Array]:
-    """A function from multiplicities (D, N) to the mean IoU and each class's, averaged over networks, (D, 1 + C)."""
+    """A function from multiplicities (D, N) to the mean IoU and the class IoUs, averaged over networks, (D, 1 + C)."""
     networks, images, classes, _ = counts.shape
     both, predicted, labelled = np.moveaxis(counts.astype(np.float64), (3, 1), (0, 1))  # (N, S, C) each
     both, union = (each.reshape(images, -1) for each in (both, predicted + labelled - both))
@@ -251,7 +255,7 @@ def _difference(scores: Sequence[Callable[[Array], Array]], weights: Array) -> A
 
 
 def _intervals(differences: Array) -> Array:
-    """The percentile interval of each column (D, K), float64 (2, K); draws without a value are left out."""
+    """The percentile interval of each column (D, K), float64 (2, K); NaN values are left out."""
     tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
     intervals = np.full((2, differences.shape[1]), np.nan)
     for column, values in enumerate(differences.T):
@@ -262,7 +266,7 @@ def _intervals(differences: Array) -> Array:
 
 
 def _iou(both: Array, union: Array, labelled: Array, absent: AbsentClasses) -> Array:
-    """Pixels in both divided by pixels in either; see :class:`~cpg_lightning.metrics.ClassIoU` for absent classes."""
+    """Intersection divided by union; see :class:`~cpg_lightning.metrics.ClassIoU` for absent classes."""
     if absent == "zero":
         return both / np.maximum(union, 1)
     counted = labelled > 0 if absent == "skip_always" else union > 0
@@ -270,7 +274,7 @@ def _iou(both: Array, union: Array, labelled: Array, absent: AbsentClasses) -> A
 
 
 def _means(values: Array, axis: int) -> Array:
-    """``np.nanmean`` without its warning of slices that have no value."""
+    """``np.nanmean`` without its warning for slices of NaN."""
     known = ~np.isnan(values)
     total = np.where(known, values, 0).sum(axis=axis)
     return np.divide(total, known.sum(axis=axis), out=np.full(total.shape, np.nan), where=known.any(axis=axis))

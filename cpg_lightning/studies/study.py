@@ -1,4 +1,4 @@
-"""``cpg study``: all runs of a study."""
+"""``cpg study``: runs all cells of a study."""
 
 import shlex
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
@@ -14,7 +14,8 @@ DESCRIPTION = """\
 Runs all cells of a study. A study is one or more W&B sweep files with method: grid; a cell is one combination of their
 parameters' values, and one run of cpg fit in a folder of its own: runs/STUDY/CELL.
 
-Stop it and start it again at any moment: finished cells are left alone, the others go on. Several may run on one folder.
+A study may be stopped and started again at any time: finished cells are skipped, the others continue. Several cpg study
+processes may work on the same folder.
 """
 EXAMPLE = """\
 example:
@@ -27,15 +28,15 @@ def study(arguments: list[str]) -> int:
     """Run the cells of sweep files: ``cpg study FILES... [options] [-- options of every cpg fit]``.
 
     Args:
-        arguments: The command's arguments after its name.
+        arguments: The arguments after the command's name.
 
     Returns:
-        The exit status: 0 if all cells are finished, 1 if one has failed, 128 + the number of the signal that stopped it
-        (130 for Ctrl-C).
+        The exit status: 0 if all cells are finished, 1 if one has failed, 128 + the number of the signal that stopped
+        the study (130 for Ctrl-C).
 
     Raises:
-        ValueError: If a sweep file is none, if two cells have one folder, if a file that a
-            cell names is not there, or if there is no cell of that number.
+        ValueError: If a sweep file is invalid, if two cells share a folder, if a file that a cell names does not exist,
+            or if the cell number does not exist.
     """
     own, options = _split(arguments)
     given = _parser().parse_args(own)
@@ -82,7 +83,9 @@ def _parser() -> ArgumentParser:
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILES", help="W&B sweep files, run in this order")
     parser.add_argument("--list", action="store_true", help="show the cells and their states, and run nothing")
-    parser.add_argument("--cell", type=int, metavar="N", help="the cell of this number in --list alone, counted from 1")
+    parser.add_argument(
+        "--cell", type=int, metavar="N", help="run only the cell of this number in --list, counted from 1"
+    )
     parser.add_argument(
         "--jobs", type=_positive, default=1, metavar="N", help="cells at a time; divides GPUs and cores (default: 1)"
     )
@@ -100,7 +103,7 @@ def _positive(text: str) -> int:
 
 
 def _job(cell: Cell, several: bool, output: Path | None, options: list[str]) -> Job:
-    """A cell with its folder; its name has the study's where there are several."""
+    """A cell with its folder and command; with several studies, its name includes the study."""
     folder = (output or Path("runs") / cell.study) / cell.name
     command = [*cell.command, *options]
     name = f"{cell.study}/{cell.name}" if several else cell.name
@@ -108,7 +111,7 @@ def _job(cell: Cell, several: bool, output: Path | None, options: list[str]) -> 
 
 
 def _check_folders(jobs: list[Job], cells: list[Cell]) -> None:
-    """Refuse two cells in one folder, as of studies of different names and one ``--output``."""
+    """Refuse two cells in one folder, for example of several studies with one ``--output``."""
     first: dict[Path, Cell] = {}
     for job, cell in zip(jobs, cells, strict=True):
         other = first.setdefault(job.folder.path, cell)
@@ -120,7 +123,7 @@ def _check_folders(jobs: list[Job], cells: list[Cell]) -> None:
 
 
 def _check_files(cells: list[Cell]) -> None:
-    """Refuse cells that name a YAML file that is not there, before any of them is started."""
+    """Refuse cells that name a missing YAML file, before the first cell starts."""
     for cell in cells:
         for name in (word.rpartition("=")[2] for word in cell.command):
             if name.endswith((".yaml", ".yml")) and not Path(name).is_file():

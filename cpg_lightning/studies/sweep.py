@@ -1,4 +1,4 @@
-"""W&B sweep files as lists of cells."""
+"""Reading W&B sweep files as lists of cells."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from cpg_lightning.configurations import hint
 
 DEFAULT_COMMAND = ["${env}", "${interpreter}", "${program}", "${args}"]  # of W&B's agent
 ENVIRONMENT_VARIABLE = re.compile(r"\$\{envvar:([A-Z0-9_]*)\}")
-# Keys of a sweep file that decide the cells, or that only describe it.
+# Keys of a sweep file that define the cells or describe the sweep.
 KEYS = ("name", "description", "project", "entity", "program", "method", "metric", "parameters", "command")
 LONGEST_NAME = 200  # bytes; file systems allow 255
 NOT_IN_A_NAME = re.compile(r"[^\w.+=,-]+")
@@ -26,9 +26,9 @@ class Cell:
     """One run of a study.
 
     Args:
-        study: Name of the study: the sweep file's ``name``, else its stem.
-        name: Values of all its parameters in their order, such as ``lraspp-ce_cpg-1``.
-        command: What W&B's agent would run.
+        study: Name of the study: the sweep file's ``name``, or else the stem of the file.
+        name: Values of all parameters in their order, such as ``lraspp-ce_cpg-1``.
+        command: The command line that W&B's agent would run.
         file: The sweep file.
     """
 
@@ -39,13 +39,14 @@ class Cell:
 
 
 def read_sweep(file: Path) -> list[Cell]:
-    """The cells of a sweep file: the full product of its parameters' values, the last parameter varying fastest.
+    """The cells of a sweep file: all combinations of parameter values. The last parameter varies fastest.
 
     Args:
-        file: A W&B sweep configuration with ``method: grid``, see https://docs.wandb.ai/models/sweeps/define-sweep-configuration.
+        file: A W&B sweep configuration with ``method: grid``, see
+            https://docs.wandb.ai/models/sweeps/define-sweep-configuration.
 
     Raises:
-        ValueError: If the file is no sweep configuration, or has what is no grid of values.
+        ValueError: If the file is not a sweep configuration, or not a grid of values.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -76,10 +77,10 @@ def read_sweep(file: Path) -> list[Cell]:
 
 
 def read_study(files: Sequence[Path]) -> list[Cell]:
-    """The cells of several sweep files in their order; a cell that two files have is there once.
+    """The cells of several sweep files in order; a cell in two files is listed once.
 
     Raises:
-        ValueError: If different cells have one name in one study, and as :func:`read_sweep`.
+        ValueError: If two different cells of a study have the same name; see also :func:`read_sweep`.
     """
     cells: dict[tuple[str, str], Cell] = {}
     for cell in (cell for file in files for cell in read_sweep(file)):
@@ -94,7 +95,7 @@ def read_study(files: Sequence[Path]) -> list[Cell]:
 
 
 def slug(value: Any) -> str:
-    """A parameter's value as a part of a folder's name.
+    """A parameter value, usable in a folder name.
 
     Example:
         >>> [slug(value) for value in ("experiments/criteria/ce_cpg.yaml", 0.5, False, "../x y")]
@@ -140,7 +141,7 @@ def _command(sweep: dict[str, Any], values: dict[str, Any], file: Path) -> Itera
     if not isinstance(command, list):
         raise ValueError(f"expected command to be a list, got {command!r}: {file}")
     options = [f"{name}={value}" for name, value in values.items()]
-    flags = [  # a false one is left out
+    flags = [  # false flags are left out
         f"--{name}" if isinstance(value, bool) else f"--{name}={value}"
         for name, value in values.items()
         if value is not False
@@ -171,7 +172,7 @@ def _has_none(value: Any) -> bool:
 
 
 def _repeated_keys(node: Any) -> Iterator[str]:
-    """Keys that a section has twice, of which YAML keeps the last in silence."""
+    """Keys that occur twice in a section; YAML would silently keep the last."""
     if isinstance(node, yaml.SequenceNode):
         for child in node.value:
             yield from _repeated_keys(child)

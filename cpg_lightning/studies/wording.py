@@ -1,4 +1,4 @@
-"""What can be concluded from a comparison, in words."""
+"""Conclusions from comparisons, in words."""
 
 from cpg_lightning.studies.comparisons import ImageComparison, SeedComparison
 from cpg_lightning.studies.scores import shown
@@ -13,28 +13,28 @@ BY_SEED_METHOD = (
 )
 OTHER_SCORES = (
     "Decide before the runs which score is the decisive one. Of many scores, some differ by chance: Holm's correction is for the "
-    "comparisons of one score alone."
+    "comparisons of a single score."
 )
 BY_IMAGE = "Do these trained networks differ on such images?"
 BY_IMAGE_METHOD = (
-    "The second question: the trained networks stay as they are, and the images are drawn anew. The interval is a bootstrap "
+    "The second question: the trained networks are fixed, and the images are resampled. The interval is a bootstrap "
     "over images of the dataset's score, averaged over seeds. It is not corrected for the number of comparisons, and it says "
     "nothing about new trainings."
 )
 
 
 def seeds_differ(comparison: SeedComparison) -> bool:
-    """Whether new trainings would differ, as far as these seeds can say."""
+    """Whether the seeds show that new trainings would differ."""
     return not _includes_zero(comparison.result.low, comparison.result.high) and comparison.p_holm < LEVEL
 
 
 def images_differ(comparison: ImageComparison) -> bool:
-    """Whether these trained networks differ on such images."""
+    """Whether the images show that these trained networks differ."""
     return not _includes_zero(comparison.result.low, comparison.result.high)
 
 
 def seed_conclusion(comparison: SeedComparison) -> str:
-    """What can be concluded about new trainings."""
+    """The conclusion about new trainings."""
     result, score = comparison.result, comparison.score
     start = f"{comparison.pair.name}: {_pairs(comparison)}: "
     start += shown(score, result.difference, sign=True)
@@ -54,7 +54,7 @@ def seed_conclusion(comparison: SeedComparison) -> str:
 
 
 def image_conclusion(comparison: ImageComparison) -> str:
-    """What can be concluded about these trained networks."""
+    """The conclusion about these trained networks."""
     result, score = comparison.result, comparison.score
     networks = f"{len(comparison.seeds)} seed{'s'[: len(comparison.seeds) > 1]}"
     text = f"{comparison.pair.name}: {result.images} images, {networks}: "
@@ -69,7 +69,7 @@ def image_conclusion(comparison: ImageComparison) -> str:
 
 
 def agreement(by_seed: SeedComparison, by_image: ImageComparison) -> str:
-    """What it means that the two answers are the same, or not; without a name, so that pairs can be listed together."""
+    """The joint conclusion from both comparisons, without the pair's name, so that several pairs can share it."""
     trainings, images = seeds_differ(by_seed), images_differ(by_image)
     if images and not trainings:
         return (
@@ -83,11 +83,11 @@ def agreement(by_seed: SeedComparison, by_image: ImageComparison) -> str:
         )
     if trainings:
         return "The answers agree. The difference holds for new trainings, and for other images of this kind"
-    return "The answers agree. Neither shows a difference, which does not show that there is none"
+    return "The answers agree. Neither shows a difference, but a difference may still exist"
 
 
 def seeds_of(comparison: SeedComparison) -> str:
-    """The seeds that were paired, and how many of them there are: "3", or "2 of 3"."""
+    """The number of paired seeds, and of all seeds if it is larger: "3", or "2 of 3"."""
     total = len(comparison.seeds) + len(comparison.without_partner)
     paired = comparison.result.seeds
     return str(paired) if paired == total else f"{paired} of {total}"
@@ -110,7 +110,7 @@ def _p(value: float) -> str:
 
 
 def _includes_zero(low: float, high: float) -> bool:
-    """Also where there is no interval."""
+    """Whether the interval includes 0; true if there is no interval."""
     return not (low > 0 or high < 0)
 
 

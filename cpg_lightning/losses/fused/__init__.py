@@ -1,1 +1,1 @@
-"""How cross-entropy plus CPG is computed fast: value and gradient in one pass over rows of upsampled logits."""
+"""Fast cross-entropy plus CPG: value and gradient in one pass over rows of upsampled logits."""

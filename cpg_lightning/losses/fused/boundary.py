@@ -1,4 +1,4 @@
-"""The boundary entries of a batch of label maps: the pixels and classes that CPG compares, in exact integers."""
+"""The boundary entries of a batch of label maps in exact integers: the pixels and classes that CPG compares."""
 
 from collections.abc import Callable, Sequence
 
@@ -14,10 +14,10 @@ NO_CLASS = torch.iinfo(torch.int16).max
 class Boundary:
     r"""The boundary entries of a batch, as a sparse list of horizontal runs of pixels.
 
-    Few windows hold more than one label, and in those the gradient of the one-hot target is not zero for the labels in the
-    window alone. Each such pair (pixel, class) needs the probabilities in the window around its pixel. Pairs lie side by
-    side along boundaries, and their windows overlap. Thus the pixels of each class are kept as *runs*, which are longer
-    than the pairs by half a window on both sides. For a kernel of size 3::
+    Few windows contain more than one label. In these windows, the gradient of the one-hot target is nonzero only for
+    labels in the window. Each such pair (pixel, class) needs the class's probabilities in the window around the pixel.
+    Pairs are adjacent along boundaries, and their windows overlap. The pixels of each class are therefore stored as
+    *runs*, which extend the pairs by half a window on both sides. For a kernel of size 3::
 
         labels of one row        0 0 0 0 1 1 1 1 1 0 0 0
         pairs with class 1             p p       p p
@@ -27,23 +27,23 @@ class Boundary:
 
     Args:
         target: Classes or ``ignore_index``, int64, (B, H, W).
-        kernel_size: See :class:`~cpg_lightning.CPGLoss`, as the two that follow.
-        ignore_index: Target value that is no class.
-        void_borders: Whether windows with ignored pixels count.
-        first_rows: Where parts of the batch start, ascending, as rows of all images in order (0 to B * H): (S).
+        kernel_size: See :class:`~cpg_lightning.CPGLoss`.
+        ignore_index: See :class:`~cpg_lightning.CPGLoss`.
+        void_borders: See :class:`~cpg_lightning.CPGLoss`.
+        first_rows: First row of each part of the batch, ascending, counted over all images in order (0 to B * H), (S).
 
     Attributes:
-        starts: For each of ``first_rows``, the first pixel of a run in it or after it. S numbers.
+        starts: For each of ``first_rows``, the index of the first run pixel in this row or a later one. S numbers.
         image: Image of each pixel of the runs, (L).
-        row: Its row in the image, (L).
-        column: Its column, clamped to the image, (L).
-        class_index: Class of the run, (L).
-        gradient: The target's gradient times the denominator of the kernel, horizontal and vertical, (2, L). It holds
-            integers as floating point, and 0 where the pixel is no pair with the class.
+        row: Row of each pixel in its image, (L).
+        column: Column of each pixel, clamped to the image, (L).
+        class_index: Class of each pixel's run, (L).
+        gradient: The target's gradient times the denominator of the kernel, horizontal and vertical, (2, L): integers
+            as floating point, 0 where pixel and class are not a pair.
         kernel: The integer kernel and its transpose, int64, (2, k * k).
 
-    On an accelerator the constructor waits for the device four times: for the number of windows, of those with three or more
-    labels, of pairs, and for ``starts``.
+    On an accelerator, the constructor waits for the device four times: for the number of windows with several labels,
+    for the number with three or more labels, for the number of pairs, and for ``starts``.
     """
 
     def __init__(
@@ -59,16 +59,16 @@ class Boundary:
             is_centre &= highest < NO_CLASS
         centre = is_centre.view(-1).nonzero()[:, 0]
         extremes = torch.stack([each.view(-1).index_select(0, centre) for each in (lowest, highest)])
-        row = torch.div(centre, width, rounding_mode="floor")  # of all images in order
+        row = torch.div(centre, width, rounding_mode="floor")  # counted over all images in order
         column, image = torch.sub(centre, row, alpha=width), torch.div(row, height, rounding_mode="floor")
         self.kernel = _kernel_rows(kernel_size, target.device)
         pair, classes, gradient = _pairs(_windows(padded, image, row, column, kernel_size), extremes, self.kernel)
 
-        # A pair's window as one number: row, class and first column, of an image with room for windows at its edge.
+        # The window of each pair as one number: row, class and first column in the padded image.
         padded_width = width + 2 * radius
         window = torch.add(column, row, alpha=NO_CLASS * padded_width)
         key, order = torch.add(window.index_select(0, pair), classes, alpha=padded_width).sort()
-        # Of each window, the columns that the next does not share.
+        # The number of columns of each window that the next window does not share.
         unshared = key.diff(append=key[-1:] + kernel_size).clamp_(max=kernel_size)
         stop = key.new_zeros(len(key) + 1)
         torch.cumsum(unshared, 0, out=stop[1:])
@@ -90,7 +90,7 @@ class Boundary:
 
         Args:
             parts: The boundary of each part of the batch.
-            images: Number of images in each part but the last, which may have fewer.
+            images: Number of images in each part; the last part may have fewer.
         """
         first, *others = parts
         if others:
@@ -102,14 +102,14 @@ class Boundary:
         return first
 
     def entries(self) -> Tensor:
-        """How many entries (pixel, class, direction) there are."""
+        """The number of entries (pixel, class, direction)."""
         return (self.gradient != 0).sum()
 
 
 def _kernel_rows(kernel_size: int, device: torch.device) -> Tensor:
     """The integer kernel and its transpose, int64, (2, k * k).
 
-    They are computed on the device: a copy from the host would be a synchronisation.
+    They are computed on the device, because a copy from the host would synchronise.
     """
     _, denominator = integer_kernel(kernel_size)
     offset = torch.arange(kernel_size, device=device) - kernel_size // 2
@@ -119,7 +119,7 @@ def _kernel_rows(kernel_size: int, device: torch.device) -> Tensor:
 
 
 def _extreme(padded: Tensor, size: int, choose: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The lowest or the highest label in the window around each pixel, (B, H, W), by windows of doubled size."""
+    """The lowest or the highest label in the window around each pixel, (B, H, W), by doubling the window."""
     for dim in (1, 2):
         span = 1
         while span < size:
@@ -131,16 +131,16 @@ def _extreme(padded: Tensor, size: int, choose: Callable[[Tensor, Tensor], Tenso
 
 
 def _windows(padded: Tensor, image: Tensor, row: Tensor, column: Tensor, kernel_size: int) -> Tensor:
-    """The windows around some pixels (N) in padded label maps, (N, k * k); rows are those of all images in order."""
+    """The windows around some pixels (N) in padded label maps, (N, k * k); ``row`` counts over all images in order."""
     padded_row, width = torch.add(row, image, alpha=kernel_size - 1), padded.shape[2]
     first = torch.add(column, padded_row, alpha=width)
     rows = first[:, None] + torch.arange(0, kernel_size * width, width, device=row.device)
-    # A row of a window is contiguous: copied at once, several times as fast as pixel by pixel.
+    # Each row of a window is contiguous. Copying whole rows is several times as fast as copying single pixels.
     return padded.view(-1).unfold(0, kernel_size, 1).index_select(0, rows.view(-1)).view(-1, kernel_size**2)
 
 
 def _pairs(windows: Tensor, extremes: Tensor, kernel: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The labels of each window, with their gradient.
+    """The pairs (window, label) and the gradient of each.
 
     Args:
         windows: Labels, int16, (N, k * k).
@@ -148,19 +148,19 @@ def _pairs(windows: Tensor, extremes: Tensor, kernel: Tensor) -> tuple[Tensor, T
         kernel: The integer kernel and its transpose, int64, (2, k * k).
 
     Returns:
-        Index of the window (P), class (P) and gradient (2, P) of each pair. A few gradients are zero.
+        The window index (P), class (P) and gradient (2, P) of each pair. A few gradients are zero.
     """
     size = windows.shape[1]
-    # Sums of the kernel's integers are exact in float32 up to 9 * 9.
+    # For kernels up to 9 x 9, sums of the kernel's integers are exact in float32.
     values = windows.T.to(torch.float64 if size > 81 else torch.float32, memory_format=torch.contiguous_format)
     lowest, highest = extremes.to(values.dtype)
     is_lowest = torch.eq(values, lowest, out=torch.empty_like(values))
     gradient = kernel.to(values.dtype) @ is_lowest
     covered = is_lowest.add_(torch.eq(values, highest, out=values)).sum(dim=0)
-    # In most windows there are no others, and the kernel's weights add up to 0.
+    # Most windows have exactly two labels. Their gradients are opposite, because the kernel's weights sum to 0.
     has_two = covered == size
     is_pair = has_two & (extremes < NO_CLASS)
-    # The labels of the other windows lie sorted side by side. Weights are added up to the end of each label's run.
+    # In the other windows, labels are sorted, and the weights are summed up to the end of each label's run.
     others = (~has_two).nonzero()[:, 0]
     ordered, order = windows.index_select(0, others).sort(dim=1)
     sums = kernel.index_select(1, order.view(-1)).view(2, *order.shape).cumsum(dim=2).view(2, -1)
@@ -171,7 +171,7 @@ def _pairs(windows: Tensor, extremes: Tensor, kernel: Tensor) -> tuple[Tensor, T
     window = torch.cat([every, every, others.repeat_interleave(size, output_size=ordered.numel())])
     classes = torch.cat([extremes.view(-1), ordered.view(-1)]).index_select(0, found)
     gradient = torch.cat([gradient, -gradient, sums.to(gradient.dtype)], dim=1).index_select(1, found)
-    # A label's sum less that of the label before, which is 0 at the last label of the window before.
+    # The gradient of a label is its sum minus the sum of the previous label. The last sum of a window is 0.
     is_sum = found >= extremes.numel()
     gradient = gradient - F.pad(gradient * is_sum, (1, 0))[:, :-1] * is_sum
     is_void = classes == NO_CLASS

@@ -1,24 +1,24 @@
-"""Memory for some rows of images that are computed, used and forgotten in order."""
+"""Memory for consecutive rows of images, which are computed, used and discarded in order."""
 
 import torch
 from torch import Tensor
 
 
 class RowBuffer:
-    """Some successive rows of N images.
+    """Consecutive rows of N images.
 
-    Single values are reached by one index: that is several times as fast as by three.
+    Single values are addressed by one flat index, which is several times as fast as three indices.
 
     Args:
         memory: Memory for the rows, (N, C, rows, W), with contiguous columns.
-        first_image: The image at the front.
-        moves: Whether rows that are forgotten leave the memory, and those that follow move to its front. Otherwise the
-            memory has room for all rows.
+        first_image: Index of the first image in the memory.
+        moves: Whether discarding rows moves the remaining rows to the front of the memory. If not, the memory holds all
+            rows.
     """
 
     def __init__(self, memory: Tensor, first_image: int, moves: bool) -> None:
         self.memory, self.first_image, self.moves = memory, first_image, moves
-        self.first = 0  # the row at the front
+        self.first = 0  # index of the first row in the memory
 
     def rows(self, rows: slice) -> Tensor:
         """A view of some rows, (N, C, rows, W)."""
@@ -35,22 +35,22 @@ class RowBuffer:
         return torch.add(index, row, alpha=by_row)
 
     def select(self, index: Tensor) -> Tensor:
-        """Single values of rows in the buffer, in the shape of their index."""
+        """Single values of rows in the buffer, in the shape of ``index``."""
         return self._flat().index_select(0, self._place(index)).view(index.shape)
 
     def add(self, index: Tensor, value: Tensor, alpha: int = 1) -> None:
-        """Add ``alpha`` times single values to rows in the buffer. To rows that were forgotten, only 0 may be added."""
+        """Add ``alpha`` times single values to rows in the buffer. Values for discarded rows must be 0."""
         self._flat().index_add_(0, self._place(index), value.reshape(-1), alpha=alpha)
 
     def forget(self, row: int, stop: int) -> None:
-        """Forget all rows before a row; rows up to ``stop`` are kept."""
+        """Discard all rows before ``row``; the rows from ``row`` to ``stop`` are kept."""
         if self.moves:
             kept = self.rows(slice(row, stop)).clone()
             self.memory[:, :, : stop - row] = kept
             self.first = row
 
     def _flat(self) -> Tensor:
-        """The memory from its first element to its last, whatever lies between them."""
+        """The memory as one dimension, from its first element to its last, including gaps."""
         extent = 1 + sum((size - 1) * step for size, step in zip(self.memory.shape, self.memory.stride(), strict=True))
         return self.memory.as_strided((extent,), (1,))
 

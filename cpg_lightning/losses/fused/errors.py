@@ -12,13 +12,13 @@ from .buffer import RowBuffer
 
 @dataclass
 class Entries:
-    r"""The part :math:`p_c g_c` of the gradient of CPG by single logits.
+    r"""The part :math:`p_c g_c` of CPG's gradient, for single logits.
 
     Attributes:
-        index: Their index in a :class:`~.buffer.RowBuffer`, (k, L).
-        row: Their rows, (k, L).
-        value: The gradient, (k, L).
-        stop: The row after the last.
+        index: Index of each logit in a :class:`~.buffer.RowBuffer`, (k, L).
+        row: Row of each logit, (k, L).
+        value: Gradient of each logit, (k, L).
+        stop: The row after the last row.
     """
 
     index: Tensor
@@ -27,26 +27,26 @@ class Entries:
     stop: int
 
     def before(self, row: int) -> "Entries":
-        """Those in the rows before a row."""
+        """The entries in the rows before ``row``."""
         if self.stop <= row:
             return self
         return Entries(self.index, self.row, self.value.masked_fill(self.row >= row, 0), row)
 
     def after(self, row: int) -> "Entries":
-        """Those in a row and the rows after it."""
+        """The entries in ``row`` and the following rows."""
         return Entries(self.index, self.row, self.value.masked_fill(self.row < row, 0), self.stop)
 
 
 class BoundaryErrors:
-    """Predicted gradients less the target's, at the entries of a boundary.
+    """Predicted gradients minus target gradients, at the boundary entries.
 
     Args:
         boundary: The boundary of a batch.
-        kernel_size: Side of its windows, k.
+        kernel_size: Side of the windows, k.
         size: Height and width of the images.
-        cpg_weight: What the gradient is multiplied with.
-        most: Largest number of values in the windows that are computed together.
-        like: A tensor of the device and the dtype to compute in.
+        cpg_weight: Factor of the gradient.
+        most: Largest number of window values that are computed together.
+        like: A tensor with the device and the dtype of the computation.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class BoundaryErrors:
         self.boundary, self.kernel_size, self.radius = boundary, kernel_size, kernel_size // 2
         self.height, self.width = size
         self.offset = torch.arange(-self.radius, self.radius + 1, device=like.device)[:, None]
-        # The pixel of the same column in the image's first row.
+        # Index of the pixel in the same column of the image's first row.
         self.pixel = torch.add(boundary.column, boundary.image, alpha=self.height * self.width)
         _, denominator = integer_kernel(kernel_size)
         self.kernel, self.true = (each.to(like.dtype) / denominator for each in (boundary.kernel, boundary.gradient))
@@ -65,23 +65,23 @@ class BoundaryErrors:
         self.squares = like.new_zeros(())
 
     def mean(self) -> Tensor:
-        """The mean of the squared errors, of those that were added."""
+        """The mean of the squared errors that were added."""
         return self.squares / self.entries
 
     def add(self, runs: slice, stop: int, buffer: RowBuffer, inverse: Tensor, factor: Tensor) -> list[Entries]:
-        r"""Add the errors of some runs; subtract :math:`\langle g, p \rangle` from the factor of each pixel.
+        r"""Add the errors of some runs, and subtract :math:`\langle g, p \rangle` from the factor of each pixel.
 
         Args:
-            runs: Pixels of the boundary's runs, whose windows lie in the buffer.
-            stop: The row after their windows.
-            buffer: Exponentials of logits.
-            inverse: One by their sum over the classes, (B, H, W).
-            factor: What the probabilities are multiplied with in the gradient, (B, H, W).
+            runs: Pixels of the boundary's runs; the buffer contains their windows.
+            stop: The row after the windows.
+            buffer: Exponentials of the logits.
+            inverse: Reciprocal of the sum of the exponentials over the classes, (B, H, W).
+            factor: Factor of the probabilities in the gradient, (B, H, W).
 
         Returns:
-            The other part of the gradient.
+            The part :math:`p_c g_c` of the gradient.
         """
-        # Windows overlap: parts do so by a radius on both sides.
+        # Windows overlap, so consecutive parts overlap by one radius on both sides.
         firsts = range(runs.start, runs.stop - 2 * self.radius, self.most)
         parts = [slice(first, min(first + self.most + 2 * self.radius, runs.stop)) for first in firsts]
         return [self._add_part(part, stop, buffer, inverse, factor) for part in parts]

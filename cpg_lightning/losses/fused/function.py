@@ -13,17 +13,17 @@ from .rows import Options, Rows
 def fused_cross_entropy_cpg(
     logits: Tensor, target: Tensor, class_weights: Tensor | None, options: Options, align_corners: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss, cross-entropy and CPG, whatever autocast and the precision of matrix products are set to.
+    """Loss, cross-entropy and CPG, independent of autocast and of the precision set for matrix products.
 
     Args:
         logits: Floating point, (B, C, h, w).
         target: Classes or ``ignore_index``, int64, (B, H, W).
-        class_weights: Weight of each class in float32 at least, (C), or None.
-        options: The loss's options.
-        align_corners: How the logits are upsampled.
+        class_weights: Weight of each class in float32 or float64, (C), or None.
+        options: The options of the loss.
+        align_corners: As in ``torch.nn.functional.interpolate``.
 
     Returns:
-        Three scalars: the loss, and detached cross-entropy and CPG.
+        Three scalars: the loss, the cross-entropy and CPG. The last two are detached.
     """
     with torch.autocast(logits.device.type, enabled=False), _full_precision():
         return _FusedCrossEntropyCPG.apply(logits, target.contiguous(), class_weights, options, align_corners)
@@ -31,9 +31,10 @@ def fused_cross_entropy_cpg(
 
 @contextmanager
 def _full_precision() -> Iterator[None]:
-    """Matrix products of float32 in float32, whatever ``torch.set_float32_matmul_precision`` says.
+    """Compute float32 matrix products in float32, ignoring ``torch.set_float32_matmul_precision``.
 
-    TF32 has 11 bits: upsampled logits would lose a thousandth, and sums of the kernel's integers that are 0 would not be.
+    TF32 has 11 bits: upsampled logits would have a relative error of a thousandth, and sums of the kernel's integers
+    that are exactly 0 would not stay 0.
     """
     backends = torch.backends.cuda.matmul, torch.backends.mkldnn.matmul  # type: ignore[attr-defined]
     before = [(backend, backend.fp32_precision) for backend in backends]
@@ -48,20 +49,21 @@ def _full_precision() -> Iterator[None]:
 
 
 class _FusedCrossEntropyCPG(torch.autograd.Function):
-    r"""Loss, cross-entropy and CPG of logits (B, C, h, w); the gradient of the loss is computed in forward.
+    r"""Loss, cross-entropy and CPG of logits (B, C, h, w); the gradient of the loss is computed in the forward pass.
 
-    With :math:`p` the softmax of the upsampled logits :math:`z` and :math:`a_c` the weight with which :math:`-\log p_c` of a
-    pixel counts (one entry, the true class, unless labels are smoothed), cross-entropy has the gradient
-    :math:`p_c \sum_j a_j - a_c` by :math:`z_c`. CPG has one by the probabilities,
-    :math:`g = 2 \lambda / |B| \cdot K^T (P - G)`, that is not zero only near boundaries, and through the softmax
-    :math:`p_c (g_c - \langle g, p \rangle)`. Together::
+    Let :math:`p` be the softmax of the upsampled logits :math:`z`, and :math:`a_c` the weight of :math:`-\log p_c` in
+    the cross-entropy of a pixel. Without label smoothing, only the true class has a weight. The gradient of
+    cross-entropy with respect to :math:`z_c` is :math:`p_c \sum_j a_j - a_c`. The gradient of CPG with respect to the
+    probabilities is :math:`g = 2 \lambda / |B| \cdot K^T (P - G)`, which is nonzero only near boundaries. Through the
+    softmax it becomes :math:`p_c (g_c - \langle g, p \rangle)`. The sum is::
 
         dz_c =  p_c (sum_j a_j - <g, p>)  -  a_c  +  p_c g_c
-                dense: a factor a pixel      few     few
+                dense: one factor per pixel  few     few
 
-    Some rows at a time. On a CPU those are a part of one image, so that what is computed stays in the cache. On an
-    accelerator they are many images, as each operation costs a launch. The factor of a row is known when the windows that
-    reach it have been looked at, so within an image the gradient follows a halo of two radii of the kernel behind::
+    Rows are processed in chunks. On a CPU, a chunk is a part of one image, so that intermediate values stay in the
+    cache. On an accelerator, a chunk is many images, because each operation costs a launch. The factor of a row is
+    known once all windows that contain the row are processed. Within an image, the gradient therefore lags two radii of
+    the kernel behind::
 
         target (H, W) -- windows of two labels -- pairs (pixel, class) with G not 0, in integers
                                                                |
@@ -79,7 +81,7 @@ class _FusedCrossEntropyCPG(torch.autograd.Function):
         work = logits.float() if logits.element_size() < 4 else logits
         rows = Rows(work, target, class_weights, options, align_corners, ctx.needs_input_grad[0])
         rows.run()
-        # In full precision: a scale of mixed precision is yet to come.
+        # Kept in full precision, because the loss scale of mixed precision is applied later.
         ctx.save_for_backward(rows.gradient)
         ctx.dtype = logits.dtype
         ce, cpg = rows.cross_entropy, work.new_zeros(()) if rows.errors is None else rows.errors.mean()
@@ -94,6 +96,6 @@ class _FusedCrossEntropyCPG(torch.autograd.Function):
                 "upsampled with F.interpolate"
             )
         (gradient,) = ctx.saved_tensors
-        if scale.device.type != "cpu" or scale != 1:  # on the CPU, looking costs nothing and may save a pass
+        if scale.device.type != "cpu" or scale != 1:  # on the CPU, the check is free and may save a pass
             gradient = gradient * scale
         return gradient.to(ctx.dtype), None, None, None, None

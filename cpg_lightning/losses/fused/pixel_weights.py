@@ -7,20 +7,22 @@ from torch import Tensor
 
 
 class PixelWeights:
-    """With what weight each pixel's negative log probabilities count in the mean over the batch.
+    """The weight of each pixel's negative log probabilities in the mean over the batch.
 
     Args:
         logits: (B, C, h, w)
         classes: True class, 0 where ignored, int64, (B, H, W).
-        left_out: Pixels that do not count, bool, (B, H, W).
+        left_out: Pixels with weight 0, bool, (B, H, W).
         class_weights: Weight of each class, (C), or None for 1.
         label_smoothing: As in ``F.cross_entropy``.
-        by_number: Whether the mean is by the number of pixels that count, not by the sum of the weights of their classes.
+        by_number: Whether to divide by the number of pixels that are not left out, instead of the sum of their class
+            weights.
 
     Attributes:
-        left_out: As given.
+        left_out: As in the arguments.
         true: Weight of the true class, (B, H, W).
-        smooth: Weight of the sum over all classes, each times its class weight, (B, H, W); None without label smoothing.
+        smooth: Weight of the sum over all classes, each times its class weight, (B, H, W); None without label
+            smoothing.
         class_weights: (C)
     """
 
@@ -43,7 +45,7 @@ class PixelWeights:
         self.true = self.true * ((1 - label_smoothing) / total)
 
     def of_probabilities(self) -> Tensor:
-        """The sum of the weights of all classes, (B, H, W): of a pixel's probabilities in the gradient."""
+        """The sum of the weights of all classes, (B, H, W): the factor of a pixel's probabilities in the gradient."""
         if self.smooth is None:
             return self.true.clone()
         return self.true + self.smooth * self.class_weights.sum()
@@ -56,9 +58,10 @@ def easy_or_ignored(likelihood: Tensor, ignored: Tensor, threshold: float, min_k
         likelihood: Probability of the true class, (B, H, W).
         ignored: Pixels that are ignored, bool, (B, H, W).
         threshold: Pixels below this probability are kept.
-        min_kept: Place in the order of likelihood that the threshold is raised to.
+        min_kept: Rank, from 0 for the lowest likelihood; the threshold is raised to at least the likelihood of this
+            rank.
     """
     ordered = likelihood.masked_fill(ignored, math.inf).flatten().sort().values
     last = (ignored.numel() - 1 - ignored.sum()).clamp_(min=0, max=min_kept)
     bound = ordered.gather(0, last[None]).clamp_(min=threshold) if len(ordered) else threshold
-    return (likelihood >= bound) | ignored  # NaN is kept: a loss of NaN must be seen
+    return (likelihood >= bound) | ignored  # NaN is kept, so that the loss becomes NaN

@@ -1,4 +1,4 @@
-"""Bilinear upsampling of logits by rows, and its adjoint: full-resolution logits need never exist."""
+"""Bilinear upsampling of logits by rows, and its adjoint, without full-resolution logits."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -8,23 +8,23 @@ from torch import Tensor
 
 
 class Upsampling(ABC):
-    """Rows of logits at target size, and the way back for their gradient."""
+    """Upsampling of rows of logits to target size, and its adjoint for the gradient."""
 
     in_place: bool
-    """Whether rows of the upsampled gradient are rows of the gradient, to compute in."""
+    """Whether rows of the upsampled gradient are views of the gradient."""
 
     @abstractmethod
     def new_gradient(self, logits: Tensor) -> Tensor:
-        """Memory for the gradient of logits (B, C, h, w), as :meth:`accumulate_rows` needs it."""
+        """Memory for the gradient of logits (B, C, h, w), to be filled by :meth:`accumulate_rows`."""
 
     @abstractmethod
     def upsample(self, logits: Tensor, rows: slice, out: Tensor) -> Tensor:
         """Some rows of the upsampled logits.
 
         Args:
-            logits: (N, C, h, w); finite, unless the rows are all rows.
+            logits: (N, C, h, w); finite, unless all rows are requested.
             rows: Rows of the target.
-            out: Memory for them, (N, C, rows, W); (C, W) is contiguous in it, or all of it where the rows are all rows.
+            out: Memory for the result, (N, C, rows, W); contiguous in (C, W), or completely if all rows are requested.
 
         Returns:
             The logits (N, C, rows, W): ``out``, or a view of ``logits``.
@@ -36,17 +36,17 @@ class Upsampling(ABC):
 
         Args:
             gradient: (N, C, h, w)
-            upsampled: Gradient by the upsampled logits, finite, (N, C, rows, W).
+            upsampled: Gradient with respect to the upsampled logits, finite, (N, C, rows, W).
             rows: Rows of the target.
         """
 
     @abstractmethod
     def accumulate_nan(self, gradient: Tensor, mask: Tensor) -> None:
-        """Write NaN to the gradient (B, C, h, w) of the logits that pixels of a mask (B, H, W) are computed from."""
+        """Write NaN to the gradient (B, C, h, w) of the logits that contribute to pixels of a mask (B, H, W)."""
 
 
 class Identity(Upsampling):
-    """Logits at target size: rows are views, and their gradient is computed in the memory of the gradient."""
+    """Logits at target size: rows are views, and their gradient is computed in place."""
 
     in_place = True
 
@@ -66,14 +66,14 @@ class Identity(Upsampling):
 class Bilinear(Upsampling):
     """The upsampling of ``F.interpolate(logits, size, mode="bilinear")``.
 
-    A part of the rows is a product with banded matrices. So is the adjoint: that of ``F.interpolate`` is not deterministic on
-    a GPU.
+    Rows are computed by products with banded matrices. The adjoint uses the same matrices, because the backward pass of
+    ``F.interpolate`` is not deterministic on a GPU.
 
     Args:
         small: Height and width of the logits.
         large: Height and width of the target.
         align_corners: As in ``torch.nn.functional.interpolate``.
-        like: A tensor of the device and the dtype to compute in.
+        like: A tensor with the device and the dtype of the computation.
     """
 
     in_place = False
@@ -86,7 +86,7 @@ class Bilinear(Upsampling):
         return torch.zeros_like(logits)
 
     def upsample(self, logits: Tensor, rows: slice, out: Tensor) -> Tensor:  # noqa: D102
-        if out.shape[2] == self.large[0]:  # as F.interpolate does it, but in the memory that is there
+        if out.shape[2] == self.large[0]:  # F.interpolate with an output argument
             return torch.ops.aten.upsample_bilinear2d.out(logits, self.large, self.align_corners, out=out)
         support = self.rows.support(rows)
         few = logits[:, :, support].transpose(1, 2)  # (N, s, C, w)
@@ -102,7 +102,7 @@ class Bilinear(Upsampling):
 
     def accumulate_rows(self, gradient: Tensor, upsampled: Tensor, rows: slice) -> None:  # noqa: D102
         support = self.rows.support(rows)
-        # Whole images are contiguous and keep their dimensions; parts of them are contiguous as (rows, C, W).
+        # Whole images are contiguous and keep their dimensions. Parts of images are contiguous as (rows, C, W).
         whole = upsampled.is_contiguous()
         # (N * C, H, W) or (N, rows, C * W)
         fine = upsampled.flatten(0, 1) if whole else upsampled.transpose(1, 2).flatten(2)
@@ -124,15 +124,16 @@ class Bilinear(Upsampling):
 
 
 class _Axis:
-    """One dimension of a bilinear upsampling: row ``i`` of ``matrix``, (large, small), has the weights of position ``i``."""
+    """One dimension of a bilinear upsampling; row i of ``matrix`` (large, small) has the weights of position i."""
 
     def __init__(self, small: int, large: int, align_corners: bool, like: Tensor) -> None:
-        # Position i lies at (first + i * step) / denominator. Integers are exact on every device, and computed there: a copy
-        # from the host would be a synchronisation.
+        # Position i lies at (first + i * step) / denominator. Integers are exact on every device. They are computed on
+        # the device, because a copy from the host would synchronise.
         self.small, self.large = small, large
         self.first, self.step, self.denominator = small - large, 2 * small, 2 * large
         if align_corners:
-            # A step of 0 would do for one position, to which all are clamped below; arange refuses it.
+            # For a single position the step would be 0, which arange refuses. Any step works, because positions are
+            # clamped.
             self.first, self.step, self.denominator = 0, max(1, small - 1), max(1, large - 1)
         numerator = torch.arange(self.first, self.first + large * self.step, self.step, device=like.device)
         numerator.clamp_(0, (small - 1) * self.denominator)
@@ -140,19 +141,22 @@ class _Axis:
         self.difference = numerator[:, None] - taps
         weights = (self.denominator - self.difference.abs()).clamp_(min=0)
         self.matrix = weights.to(like.dtype).div_(self.denominator)
-        # A product with a narrower band has fewer zeros. On a GPU, each costs a launch.
+        # A product with a narrower band has fewer zeros, but on a GPU each product costs a launch.
         self.band = 128 if like.device.type == "cpu" else 256
 
     def neighbours(self) -> Tensor:
-        """The two positions of ``small`` that each of ``large`` is between, bool, (large, small); a weight may be 0."""
+        """Whether a position of ``small`` is a neighbour of a position of ``large``, bool, (large, small).
+
+        Each position of ``large`` lies between its two neighbours. A neighbour may have weight 0.
+        """
         return (self.difference >= -self.denominator) & (self.difference < self.denominator)
 
     def support(self, positions: slice) -> slice:
-        """The positions of ``small`` that some of ``large`` depend on."""
+        """The positions of ``small`` that contribute to some positions of ``large``."""
         return slice(self._lower(positions.start), min(self._lower(positions.stop - 1) + 2, self.small))
 
     def bands(self, positions: slice) -> Iterator[tuple[slice, slice]]:
-        """Some positions of ``large`` at a time, and their support."""
+        """Chunks of the positions of ``large``, each with its support."""
         for first in range(positions.start, positions.stop, self.band):
             band = slice(first, min(first + self.band, positions.stop))
             yield band, self.support(band)
