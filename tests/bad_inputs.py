@@ -1,6 +1,6 @@
 """Every kind of bad input: how to make one, the command that gets it, and what is said.
 
-``python tests/bad_inputs.py`` writes the table into experiments/README.md; tests/test_bad_inputs.py runs it. To add a kind,
+``python tests/bad_inputs.py`` writes the table into experiments/bad_input.md; tests/test_bad_inputs.py runs it. To add a kind,
 add a row. ``make`` works in an empty folder. In ``said``, ``...`` stands for anything.
 """
 
@@ -18,7 +18,7 @@ import torch
 from layouts import write_ade20k, write_cityscapes, write_coco_stuff, write_coco_stuff_10k, write_folder, zipped
 from PIL import Image
 
-README = Path(__file__).parent.parent / "experiments" / "README.md"
+PAGE = Path(__file__).parent.parent / "experiments" / "bad_input.md"
 BEGIN, END = "<!-- written by python tests/bad_inputs.py -->", "<!-- end -->"
 
 # What stands in commands for options that many have in common.
@@ -359,11 +359,11 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def with_table(readme: str) -> str:
-    """The README with the table as it is now."""
-    before, rest = readme.split(BEGIN)
+def with_table(page: str) -> str:
+    """The page with the table as it is now."""
+    before, rest = page.split(BEGIN)
     return f"{before}{BEGIN}\n{table()}\n{END}{rest.split(END)[1]}"
 
 
 if __name__ == "__main__":
-    README.write_text(with_table(README.read_text()))
+    PAGE.write_text(with_table(PAGE.read_text()))

@@ -1,4 +1,4 @@
-"""Each kind of bad input gets its message and its exit status, and the README shows all of them."""
+"""Each kind of bad input gets its message and its exit status, and a page shows all of them."""
 
 import re
 import shlex
@@ -6,7 +6,7 @@ import string
 import sys
 
 import pytest
-from bad_inputs import BAD_INPUTS, README, SHORT, with_table
+from bad_inputs import BAD_INPUTS, PAGE, SHORT, with_table
 
 from cpg_lightning.cli import command
 
@@ -35,6 +35,6 @@ def test_there_are_many_kinds_and_each_is_one():
     assert len({(title, row.kind) for title, rows in BAD_INPUTS.items() for row in rows}) == len(ROWS)
 
 
-def test_the_readme_shows_them():
-    text = README.read_text()
+def test_the_page_shows_them():
+    text = PAGE.read_text()
     assert with_table(text) == text, "python tests/bad_inputs.py writes the table anew"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bad_inputs import README
+from commands import EXPERIMENTS
 from layouts import write_cvat, write_folder, write_roboflow
 from PIL import Image
 
@@ -73,7 +73,7 @@ class TestExports:
 
 def commands():
     """The commands that the README shows for other tools' exports."""
-    section = README.read_text().split("### Other tools' exports")[1].split("\n### ")[0]
+    section = (EXPERIMENTS / "README.md").read_text().split("### Other tools' exports")[1].split("\n### ")[0]
     return [shlex.split(block.split("```")[0].replace("\\\n", "")) for block in section.split("```sh\n")[1:]]
 
 

@@ -123,6 +123,9 @@ def count_batches_anew(checkpoint: dict[str, Any], division: Division) -> None:
         steps = counts["ready"] * before // division.images
         moved = steps * division.batches - counts["ready"]
         counts.update({name: count + moved for name, count in counts.items()})
+    validated = checkpoint.get("progress", {}).get("validated_batch", -1)
+    if validated >= 0:  # the number of a batch, from 0
+        checkpoint["progress"]["validated_batch"] = (validated + 1) * before // division.images * division.batches - 1
 
 
 def _listed(numbers: Iterable[int]) -> str:
