@@ -92,7 +92,7 @@ def test_a_validation_is_left_after_the_batch(camvid, monkeypatch):
 
 
 def test_accumulated_batches_are_one_step(camvid, monkeypatch):
-    options = ["--output=first", "--data.batch_size=1", "--trainer.accumulate_grad_batches=2"]
+    options = ["--output=first", "--data.batch_size=2", "--trainer.accumulate_grad_batches=2"]
     assert ended(monkeypatch, *FIT, *options, *signalled(number=15, step=2)) == 143
     assert last("first")["global_step"] == 2
     assert last("first")["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"] == 4
