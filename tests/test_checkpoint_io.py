@@ -211,7 +211,7 @@ def test_twenty_kills_on_another_file_system(tmp_path):
 class TestTrainer:
     def fitted(self, batches, *callbacks, **options):
         trainer = trainer_of(enable_checkpointing=True, callbacks=[AtomicCheckpoints(), *callbacks], **options)
-        trainer.fit(module_of(), batches)
+        trainer.fit(module_of(lr_schedule="constant"), batches)
         return trainer
 
     def test_all_its_checkpoints_go_without_the_systems_temporary_folder(self, batches, monkeypatch):
@@ -228,7 +228,7 @@ class TestTrainer:
         kept = ModelCheckpoint(dirpath="kept", filename="last", enable_version_counter=False)
         self.fitted(batches, kept)
         trainer = trainer_of(max_epochs=3, callbacks=[AtomicCheckpoints()])
-        trainer.fit(module_of(), batches, ckpt_path="kept/last.ckpt")
+        trainer.fit(module_of(lr_schedule="constant"), batches, ckpt_path="kept/last.ckpt")
         assert trainer.global_step == 12
 
     def test_a_link_to_the_last_is_refused(self, batches):

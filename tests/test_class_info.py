@@ -94,7 +94,9 @@ class TestOtherClasses:
 
     def test_start_weights_of_other_classes_give_a_warning(self):
         trainer = trainer_of()
-        trainer.strategy.connect(module_of(SWAPPED))
+        module = module_of(SWAPPED)
+        module.trainer = trainer
+        trainer.strategy.connect(module)
         trainer.save_checkpoint("swapped.ckpt")
         with pytest.warns(
             UserWarning, match=r"swapped\.ckpt were trained on other classes.*class 0 is 'building' there"

@@ -142,7 +142,8 @@ class TestResume:
 
     def test_a_line_that_was_not_finished_is_dropped(self, batches):
         kept = ModelCheckpoint(dirpath=".", filename="last", enable_version_counter=False)
-        fitted(batches, MetricsFile(), kept, enable_checkpointing=True, max_epochs=2)
+        with pytest.raises(SystemExit):
+            fitted(batches, MetricsFile(), kept, Broken(3), enable_checkpointing=True)
         with open("metrics.csv", "a") as file:
             file.write("1,8,0.1")
         fitted(batches, MetricsFile(), kept, enable_checkpointing=True, ckpt_path="last.ckpt")

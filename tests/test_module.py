@@ -329,11 +329,11 @@ def test_a_resumed_training_has_boundary_metrics_in_the_same_epochs(data):
 
     seen = []
     first = trainer_of(max_epochs=3, limit_train_batches=1, callbacks=[Epochs()])
-    first.fit(module_of(boundary_metrics_every=5), datamodule=data)
+    first.fit(module_of(boundary_metrics_every=5, lr_schedule="constant"), datamodule=data)
     first.save_checkpoint("third.ckpt")
     seen.clear()
     rest = trainer_of(max_epochs=12, limit_train_batches=1, callbacks=[Epochs()])
-    rest.fit(module_of(boundary_metrics_every=5), datamodule=data, ckpt_path="third.ckpt")
+    rest.fit(module_of(boundary_metrics_every=5, lr_schedule="constant"), datamodule=data, ckpt_path="third.ckpt")
     assert seen == [5, 10, 12]
 
 

@@ -123,7 +123,7 @@ class TestFactors:
         assert fit(camvid, module_of(lr_factors={"network.head": 10}, lr_schedule=both)).global_step == 6
 
     def test_a_training_goes_on_with_them(self, camvid):
-        options = {"lr_factors": {"network.head": 10}, "decay_norms_and_biases": False}
+        options = {"lr_factors": {"network.head": 10}, "decay_norms_and_biases": False, "lr_schedule": "constant"}
         fit(camvid, module_of(**options), max_epochs=1).save_checkpoint("first.ckpt")
         resumed = module_of(**options)
         trainer = fit(camvid, resumed, "first.ckpt")

@@ -79,9 +79,10 @@ def test_the_learning_rate_is_logged_as_a_number_of_the_device(batches):
     assert len(set(rates)) == 4
 
 
-def fitted(batches, kind=Tiny, compile_network=False, **options):
+def fitted(batches, kind=Tiny, compile_network=False, lr_schedule="poly", **options):
     """Trains for the batches; gives the module and the Trainer."""
-    module, trainer = module_of(kind, compile_network=compile_network), trainer_of(**{"max_epochs": 1, **options})
+    module = module_of(kind, compile_network=compile_network, lr_schedule=lr_schedule)
+    trainer = trainer_of(**{"max_epochs": 1, **options})
     trainer.fit(module, batches)
     return module, trainer
 
@@ -89,9 +90,9 @@ def fitted(batches, kind=Tiny, compile_network=False, **options):
 class TestCompiled:
     @pytest.mark.parametrize("compiled", [False, True])
     def test_a_checkpoint_continues_compiled_or_not(self, batches, compiled):
-        _, trainer = fitted(batches, Traced, compile_network=compiled)
+        _, trainer = fitted(batches, Traced, compile_network=compiled, lr_schedule="constant")
         trainer.save_checkpoint("half.ckpt")
-        modules = [module_of(Traced, compile_network=told) for told in (compiled, not compiled)]
+        modules = [module_of(Traced, compile_network=told, lr_schedule="constant") for told in (compiled, not compiled)]
         for module in modules:
             trainer_of(max_epochs=2).fit(module, batches, ckpt_path="half.ckpt")
         assert [module.network.python > 0 for module in modules] == [not compiled, compiled]
