@@ -115,7 +115,9 @@ class TestNothingRuns:
         passed = Predictor.from_checkpoint(saved(checkpoint), network=LRASPP(11))
         assert np.array_equal(passed(IMAGE), expected)
         inner = described("torch.nn.Conv2d", in_channels=3, out_channels=11, kernel_size=1)
-        module = SegmentationModule(Adapter(11, torch.nn.Conv2d(3, 11, 1)), CrossEntropyCPGLoss(), CamVidDataModule.classes)
+        module = SegmentationModule(
+            Adapter(11, torch.nn.Conv2d(3, 11, 1)), CrossEntropyCPGLoss(), CamVidDataModule.classes
+        )
         checkpoint |= {"state_dict": module.state_dict()}
         checkpoint["hyper_parameters"]["network"] = described("cpg_lightning.networks.Adapter", network=inner)
         allowed = SegmentationModule.load_from_checkpoint(saved(checkpoint), allow=["torch.nn.Conv2d"])
