@@ -215,7 +215,7 @@ class SegmentationCLI(LightningCLI):
                 raise
             raise ValueError(
                 "expected callbacks of one class to differ in what they monitor, got two alike; base.yaml has a BestCheckpoint "
-                "for val/mIoU and one for the latest epoch: to change their options, list trainer.callbacks anew in a file"
+                "for val/mIoU and one for the latest epoch: to change their options, list all of trainer.callbacks in a file"
             ) from error
 
     def after_instantiate_classes(self) -> None:

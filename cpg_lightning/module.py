@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from cpg_lightning.data.class_info import ClassInfo
 from cpg_lightning.data.data_module import SegmentationDataModule
 from cpg_lightning.data.loading import common_size
-from cpg_lightning.data.steps import Division, count_batches_anew
+from cpg_lightning.data.steps import Division, recount_batches
 from cpg_lightning.inference import Inference
 from cpg_lightning.learning_rate import LRSchedule, check_length, plan_decay, schedule_of
 from cpg_lightning.losses import CrossEntropyCPGLoss
@@ -87,7 +87,7 @@ class SegmentationModule(L.LightningModule):
         aux_weight: Weight of the auxiliary output's cross-entropy.
         weights: File of weights to start the network from: a checkpoint of this package, or a state dict; see
             :meth:`~cpg_lightning.networks.SegmentationNetwork.load_weights`.
-        new_classifier: Whether, where those are of another number of classes, the last layers start anew.
+        new_classifier: Whether to reinitialise the last layers if the weights have another number of classes.
         compile_network: Whether the Trainer compiles the network, in place, see :meth:`torch.nn.Module.compile`. The first
             step then takes a minute or more. Images of other sizes may compile it again. The names in the state dict do not
             change, so checkpoints can be used with and without it.
@@ -209,7 +209,7 @@ class SegmentationModule(L.LightningModule):
         return module.to(map_location)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what a training needs to go on, such as the number of validations: some have boundary metrics."""
+        """Save what a training needs to continue, such as the number of validations: only some have boundary metrics."""
         checkpoint["validations"] = self.metrics.validations
         checkpoint["progress"] = self.progress.state(self.trainer)
         if self.division is not None:
@@ -230,7 +230,7 @@ class SegmentationModule(L.LightningModule):
             return
         self.check_continuation(checkpoint, self.trainer)
         if self.division is not None:
-            count_batches_anew(checkpoint, self.division)
+            recount_batches(checkpoint, self.division)
         self.progress.restore(checkpoint)
 
     def check_continuation(self, checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
@@ -337,7 +337,7 @@ class SegmentationModule(L.LightningModule):
         return loss
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
-        """The predicted classes, or probabilities if told; None for a batch none of whose images could be read."""
+        """The predicted classes, or the probabilities with ``predict_probabilities``; None for a batch without a readable image."""
         if batch.get("name") == []:
             return None
         if self.predict_probabilities:

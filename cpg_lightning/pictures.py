@@ -21,7 +21,7 @@ ERRORS = (("boundary right", RIGHT), ("boundary wrong", WRONG), ("wrong elsewher
 
 
 def coloured(classes: np.ndarray, palette: Sequence[Colour]) -> np.ndarray:
-    """Classes (H, W) in their colours, uint8 (H, W, 3); whatever is no class is black."""
+    """Classes (H, W) in their colours, uint8 (H, W, 3); other values are black."""
     table = np.zeros((256, 3), dtype=np.uint8)
     table[: len(palette)] = palette
     return table[classes.astype(np.uint8)]

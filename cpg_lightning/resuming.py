@@ -1,4 +1,4 @@
-"""What a training needs to go on from a checkpoint as if it had not been broken off."""
+"""Continuing a training from a checkpoint as if it had not been interrupted."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -18,7 +18,7 @@ SCHEDULED = {"momentum", "betas", "max_momentum", "base_momentum", "initial_lr",
 
 
 class Progress:
-    """What a training needs to go on as it was planned, beside weights, optimizer and loops.
+    """The state of a training that Lightning does not save: its last validation and the plan of its learning rate.
 
     Attributes:
         validated_batch: Number of the training batch before the last validation; -1 for none.

@@ -347,7 +347,7 @@ def test_class_weights_of_any_kind_keep_the_precision_of_the_logits(problem, kin
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"class_weights": []}, "one a class"),
+        ({"class_weights": []}, "one per class"),
         ({"class_weights": [1.0, -1.0]}, "finite numbers of 0 or more"),
         ({"label_smoothing": 1.5}, "from 0 to 1"),
         ({"ohem_threshold": 0.0}, "probability above 0"),
@@ -363,7 +363,7 @@ def test_options_out_of_range_are_refused(options, message):
 def test_another_number_of_class_weights_is_refused(problem):
     criterion = CrossEntropyCPGLoss(class_weights=[1, 2])
     for loss in (criterion, criterion.auxiliary):
-        with pytest.raises(ValueError, match="expected 4 class_weights, one a class, got 2"):
+        with pytest.raises(ValueError, match="expected 4 class_weights, one per class, got 2"):
             loss(*problem)
 
 

@@ -153,7 +153,7 @@ def test_monitoring_it_where_there_is_none_is_refused(batches, callback, options
 
 
 def test_a_module_refuses_weights_for_another_number_of_classes():
-    with pytest.raises(ValueError, match="expected 5 class_weights, one a class, got 2"):
+    with pytest.raises(ValueError, match="expected 5 class_weights, one per class, got 2"):
         SegmentationModule(Tiny(5), CrossEntropyCPGLoss(class_weights=[1, 2]), ClassInfo.numbered(5))
 
 

@@ -24,7 +24,7 @@ class ProgressLines(ProgressBar):
 
     Args:
         minutes: Time between two lines.
-        scores: Names of logged values that are told, if they are logged.
+        scores: Names of logged values to print, if they are logged.
 
     Raises:
         ValueError: If ``minutes`` is negative.

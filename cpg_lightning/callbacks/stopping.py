@@ -68,7 +68,7 @@ class StopOnSignal(Callback):
     ) -> None:
         """End here if the batch has ended a step: accumulated gradients are in no checkpoint."""
         if trainer.global_step > self.steps_before:
-            self._end_if_told(trainer)
+            self._end_if_signalled(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Find after which batches of the validation all processes can end."""
@@ -89,7 +89,7 @@ class StopOnSignal(Callback):
     ) -> None:
         """End here if a signal came."""
         if dataloader_idx == 0 and batch_idx < self.batches:
-            self._end_if_told(trainer)
+            self._end_if_signalled(trainer)
 
     def _listen(self, trainer: L.Trainer) -> None:
         if self.listens:
@@ -111,14 +111,14 @@ class StopOnSignal(Callback):
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, hear)
 
-    def _end_if_told(self, trainer: L.Trainer) -> None:
-        told = self._largest(self.received)
-        if not told:
+    def _end_if_signalled(self, trainer: L.Trainer) -> None:
+        number = self._largest(self.received)
+        if not number:
             return
         trainer.save_checkpoint(Path(trainer.default_root_dir) / CHECKPOINTS / "last.ckpt")
-        rank_zero_info(f"ended by {signal.Signals(told).name} after step {trainer.global_step}")
+        rank_zero_info(f"ended by {signal.Signals(number).name} after step {trainer.global_step}")
         # The process that has started others waits for them, and takes another status than 0 for a fault of theirs.
-        raise SIGTERMException(128 + told if trainer.local_rank == 0 else 0)
+        raise SIGTERMException(128 + number if trainer.local_rank == 0 else 0)
 
     def _largest(self, number: int) -> int:
         """The largest number of all processes; each process has to call it."""

@@ -57,7 +57,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
             processes of the machine, 1 to 8.
         test_split: Split that ``test`` takes; ``default_test_split`` by default.
         predict_split: Split that ``predict`` takes; the test split where there is one, else the validation split.
-        predict_images: Images that ``predict`` takes instead: a folder, a file, or a text file with a path a line.
+        predict_images: Images that ``predict`` takes instead: a folder, a file, or a text file with one path per line.
         max_pixels: Pixels that an image or a label may have, and an image that is resized in evaluation.
 
     In paths, ``~`` and environment variables are filled in. An image that its file says to turn (EXIF, or TIFF's tag) is
@@ -71,7 +71,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         label_values: The value in the label files of each class; every other value but the void ones is an error.
         void_values: Values in the label files that are ignored; the first is what ignored pixels are written as.
         splits: The splits that there are.
-        default_test_split: The one that ``test`` takes unless told: the validation split, where test labels are not public.
+        default_test_split: The default of ``test_split``: the validation split, where test labels are not public.
         unknown_hint: What to do about an unknown label value, for its message.
         archives: The dataset's official zip files; see :class:`~cpg_lightning.data.files.FileTree`.
         official_counts: Number of images of each split as published.
@@ -332,7 +332,7 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         return loader
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Masks as int64, as losses want them: a Trainer calls this on the device, which is sent a byte a pixel."""
+        """Convert masks to int64, which losses need. The Trainer calls this on the device, so that one byte per pixel is sent."""
         return with_int64_masks(batch)
 
     def val_dataloader(self) -> SegmentationLoader:

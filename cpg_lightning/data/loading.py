@@ -13,7 +13,7 @@ from cpg_lightning.data.workers import begin_worker
 
 
 class SegmentationLoader(DataLoader[dict[str, Any]]):
-    """A loader whose masks are a byte a pixel on their way from the workers, and int64 when it gives them.
+    """A loader whose workers send masks with one byte per pixel; its batches have them as int64.
 
     Attributes:
         within_run: Says whether a Trainer is at work, which makes them int64 on the device, by

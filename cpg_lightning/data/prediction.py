@@ -86,7 +86,7 @@ class FilePredictionDataset(PredictionDataset):
 
 
 def images_at(place: Path, max_pixels: int = MOST_PIXELS) -> tuple[list[Path], Counter[str]]:
-    """The images of a folder, at any depth, an image, or the images that a text file lists, a path a line.
+    """The images of a folder, at any depth, an image, or the images that a text file lists, one path per line.
 
     What is there but is no file, such as a link to nothing, is among them: it is an image that cannot be read.
 

@@ -101,7 +101,7 @@ class Division:
             )
 
 
-def count_batches_anew(checkpoint: dict[str, Any], division: Division) -> None:
+def recount_batches(checkpoint: dict[str, Any], division: Division) -> None:
     """Let the counts of batches in a checkpoint fit another division, and end with a whole step.
 
     A step that was not complete is taken again, with the images that it had: its gradient is not in the checkpoint.

@@ -19,7 +19,7 @@ class SegmentationCriterion(nn.Module, ABC):
     where they are smaller than the target, and leaves its parts in ``terms``: a detached scalar by name, for logging.
 
     Args:
-        ignore_index: Target value that is no class; any integer.
+        ignore_index: Target value of ignored pixels; any integer.
         class_weights: Weight of each class in the cross-entropy: a sequence, an array or a tensor of C numbers.
         strip_logits: See :class:`CrossEntropyCPGLoss`; for the auxiliary output.
     """
@@ -45,7 +45,7 @@ class SegmentationCriterion(nn.Module, ABC):
             self.class_weights and all(0 <= weight < inf for weight in self.class_weights)
         ):
             raise ValueError(
-                f"expected class_weights to be finite numbers of 0 or more, one a class, got {list(self.class_weights)}"
+                f"expected class_weights to be finite numbers of 0 or more, one per class, got {list(self.class_weights)}"
             )
         self._weights: Tensor | None = None  # those of the last call, so that they are copied to a device once
 
@@ -108,7 +108,7 @@ class SegmentationCriterion(nn.Module, ABC):
         if self.class_weights is None:
             return None
         if len(self.class_weights) != logits.shape[1]:
-            raise ValueError(f"expected {logits.shape[1]} class_weights, one a class, got {len(self.class_weights)}")
+            raise ValueError(f"expected {logits.shape[1]} class_weights, one per class, got {len(self.class_weights)}")
         dtype = torch.promote_types(logits.dtype, torch.float32)
         cached = self._weights
         if cached is None or (cached.dtype, cached.device) != (dtype, logits.device):

@@ -28,7 +28,7 @@ class CrossEntropyCPGLoss(SegmentationCriterion):
     Args:
         cpg_weight: The weight :math:`\lambda`, 0 or more. 0 is plain cross-entropy.
         kernel_size: Side of CPG's kernel in pixels, odd, 3 to 15.
-        ignore_index: Target value that is no class; any integer.
+        ignore_index: Target value of ignored pixels; any integer.
         void_borders: Whether CPG counts boundaries against ignored regions, see :class:`~cpg_lightning.CPGLoss`.
         class_weights: Weight of each class in the cross-entropy, as ``weight`` of ``F.cross_entropy`` (but the mean of
             online hard example mining is by the number of pixels, as in the official code); in the auxiliary output's too.
