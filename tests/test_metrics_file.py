@@ -7,30 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, Logger
+from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from simulated_device import DEVICE, SimulatedDevice
 from steps import Simulated, in_two_processes, module_of
-from tiny import Broken, trainer_of
+from tiny import Broken, Recording, trainer_of
 
 from cpg_lightning.callbacks import MetricsFile
-
-
-class Recording(Logger):
-    """Keeps what Lightning logs."""
-
-    name = "recording"
-    version = None
-
-    def __init__(self):
-        super().__init__()
-        self.rows = []
-
-    def log_hyperparams(self, *arguments, **options):
-        pass
-
-    def log_metrics(self, metrics, step=None):
-        self.rows.append({"step": step + 1, **metrics})
 
 
 class Extra(Callback):

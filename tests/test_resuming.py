@@ -15,8 +15,7 @@ from commands import ARGUMENTS
 from conftest import write_camvid
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, StochasticWeightAveraging
 from steps import in_two_processes
-from test_metrics_file import Recording
-from tiny import SGD, Tiny, trainer_of
+from tiny import SGD, Recording, Tiny, trainer_of
 
 from cpg_lightning.callbacks import MetricsFile
 from cpg_lightning.cli import main

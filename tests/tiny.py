@@ -1,4 +1,4 @@
-"""Parts of runs in tests: a network that is fast and not good, a quiet trainer, and a mishap."""
+"""Parts of runs in tests: a network that is fast and not good, a quiet trainer, a mishap and a logger."""
 
 import functools
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
 from torch import nn
 
 from cpg_lightning.networks import SegmentationNetwork
@@ -100,3 +101,20 @@ class Samples(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: dict[str, Any], batch_idx: int
     ) -> None:
         self.batches.append(batch)
+
+
+class Recording(Logger):
+    """Keeps what Lightning logs."""
+
+    name = "recording"
+    version = None
+
+    def __init__(self):
+        super().__init__()
+        self.rows = []
+
+    def log_hyperparams(self, *arguments, **options):
+        pass
+
+    def log_metrics(self, metrics, step=None):
+        self.rows.append({"step": step + 1, **metrics})
