@@ -192,6 +192,7 @@ class Kill(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+@SLOW
 def test_so_they_are_of_a_command_that_the_system_has_killed(camvid):
     every_step = ["filename=last-step", "every_n_train_steps=1", "enable_version_counter=false"]
     options = [*(f"--trainer.callbacks.{each}" for each in every_step), "--trainer.max_epochs=3"]

@@ -147,6 +147,7 @@ def in_a_group(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_a_signal_to_the_whole_group_kills_no_worker(camvid):
     options = ["--data.num_workers=2", *signalled(number=15, step=2, group="true")]
     result = in_a_group(*FIT, "--output=first", *options)
