@@ -115,7 +115,7 @@ class StopOnSignal(Callback):
         number = self._largest(self.received)
         if not number:
             return
-        trainer.save_checkpoint(Path(trainer.default_root_dir) / CHECKPOINTS / "last.ckpt")
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / CHECKPOINTS / "last.ckpt", weights_only=False)
         rank_zero_info(f"ended by {signal.Signals(number).name} after step {trainer.global_step}")
         # The process that has started others waits for them, and takes another status than 0 for a fault of theirs.
         raise SIGTERMException(128 + number if trainer.local_rank == 0 else 0)
