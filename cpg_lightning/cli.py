@@ -30,7 +30,6 @@ from cpg_lightning.command import WITHOUT_LIGHTNING, without_lightning
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.given_optimizer import check_rate
 from cpg_lightning.learning_rate import check_unfinished
-from cpg_lightning.lost_workers import named_workers
 from cpg_lightning.messages import bad_input, describe, introduce, quieten
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.parsing import (
@@ -118,10 +117,12 @@ def command() -> None:
         if os.environ.get("CPG_TRACEBACK"):
             raise
         sys.exit(f"cpg: {message_of(error)}\n(CPG_TRACEBACK=1 shows where)")
-    except (KeyboardInterrupt, SystemExit) as end:  # a Trainer makes a SystemExit of Ctrl-C, with status 1
-        if not isinstance(end, KeyboardInterrupt) and not isinstance(end.__context__, KeyboardInterrupt):
-            raise
+    except KeyboardInterrupt:
         sys.exit(130)
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # a Trainer turns Ctrl-C into status 1
+            sys.exit(130)
+        raise
 
 
 class SegmentationCLI(LightningCLI):
@@ -264,6 +265,7 @@ class SegmentationCLI(LightningCLI):
         Raises:
             ValueError: See :func:`~cpg_lightning.run_errors.explained`.
             MemoryError: See there.
+            ChildProcessError: See there.
         """
         if subcommand == "fit" and self.place.is_done:
             rank_zero_info(f"the run in {self.place.folder.path} is finished; its scores are in its summary.json")
@@ -277,10 +279,7 @@ class SegmentationCLI(LightningCLI):
             if not done.identities:
                 return
         try:
-            with (
-                explained(self.trainer, self.model, self.datamodule, self._get(self.config, "ckpt_path")),
-                named_workers(),
-            ):
+            with explained(self.trainer, self.model, self.datamodule, self._get(self.config, "ckpt_path")):
                 super()._run_subcommand(subcommand)
         except SIGTERMException as end:
             if end.code and not self.place.temporary:  # by StopOnSignal, in the first process

@@ -117,10 +117,10 @@ def rate_factor(
 
 
 def plan_decay(plan: DecayPlan, trainer: L.Trainer, lr_schedule: LRSchedule, warmup_steps: int) -> None:
-    """Plan the decay to the end of a training that begins or goes on.
+    """Plan the decay to the end of a training that begins or continues.
 
     Args:
-        plan: The plan of the checkpoint that it goes on from, or a new one; it is changed.
+        plan: The plan in the checkpoint that it continues from, or a new one. It is changed in place.
         trainer: The Trainer, with its data and its optimizers.
         lr_schedule: See :func:`schedule_of`.
         warmup_steps: See :func:`schedule_of`.

@@ -1,5 +1,6 @@
-"""What errors in the middle of a run mean, and what to do about them."""
+"""Errors in the middle of a run as one message: the cause and the remedy."""
 
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,15 +13,16 @@ from cpg_lightning.data.steps import Division
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.run_checks import refusal_of_one
 
-# What torch's allocators say: on the CPU, CUDA and other devices, and in the libraries below.
+# Messages of torch's allocators: on the CPU, CUDA and other devices, and in the libraries below.
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
+LOST_WORKERS = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")  # of torch's message
 
 
 @contextmanager
 def explained(
     trainer: L.Trainer, module: SegmentationModule, data: SegmentationDataModule, checkpoint: str | None
 ) -> Iterator[None]:
-    """Run a Trainer, with one message that says what to do for errors in the middle of a run.
+    """Run a Trainer. Errors with a known remedy are raised again with a message that names it.
 
     Args:
         trainer: The Trainer.
@@ -31,6 +33,7 @@ def explained(
     Raises:
         ValueError: If the state in the checkpoint cannot be restored.
         MemoryError: If a device has too little memory.
+        ChildProcessError: If the system ends a process that loads images.
     """
     try:
         yield
@@ -42,6 +45,9 @@ def explained(
             f"({type(error).__name__}: {error}): {checkpoint}"
         ) from error
     except RuntimeError as error:
+        lost = LOST_WORKERS.search(str(error))
+        if lost is not None:
+            raise ChildProcessError(_about_workers(lost[1], error)) from error
         if not (isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in OUT_OF_MEMORY)):
             raise
         raise MemoryError(f"{_remedy(error, trainer, module, data)} (torch: {str(error).splitlines()[0]})") from error
@@ -51,6 +57,15 @@ def _is_in(error: BaseException, file: str, function: str = "") -> bool:
     """Whether an error was raised below a function of a file of Lightning."""
     frames = traceback.extract_tb(error.__traceback__)
     return any(frame.filename.endswith(file) and function in frame.name for frame in frames)
+
+
+def _about_workers(processes: str, error: RuntimeError) -> str:
+    return (
+        f"expected the processes that load images to run as long as the Trainer, got the end of process {processes} by the "
+        f"system, most often for want of memory (torch: {str(error).strip().splitlines()[0]}). Take fewer of them "
+        "(--data.num_workers), or give more memory, in a container shared memory too (--shm-size). Checkpoints that were "
+        "written before are whole"
+    )
 
 
 def _remedy(error: BaseException, trainer: L.Trainer, module: SegmentationModule, data: SegmentationDataModule) -> str:

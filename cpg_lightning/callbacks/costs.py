@@ -79,7 +79,7 @@ class Costs(Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """The time of training goes on."""
+        """Start the clock of the training steps."""
         self.clock.start()
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
@@ -104,11 +104,11 @@ class Costs(Callback):
         self.images += len(batch["image"])
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The time of training stands still until the next batch is loaded."""
+        """Stop the clock of the training steps until the next batch is loaded."""
         self.clock.stop()
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """The time of training stands still until the next batch is loaded."""
+        """Stop the clock of the training steps until the next batch is loaded."""
         self.clock.stop()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

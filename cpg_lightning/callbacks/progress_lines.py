@@ -70,7 +70,7 @@ class ProgressLines(ProgressBar):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """The time of training goes on."""
+        """Start the clock of the training steps."""
         self.clock.start()
 
     def on_train_batch_end(
@@ -82,11 +82,11 @@ class ProgressLines(ProgressBar):
             self._tell(self._line(trainer))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The time of training stands still."""
+        """Stop the clock of the training steps."""
         self.clock.stop()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """The time of training stands still."""
+        """Stop the clock of the training steps."""
         self.clock.stop()
 
     def on_validation_batch_end(

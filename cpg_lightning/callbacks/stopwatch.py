@@ -1,4 +1,4 @@
-"""A stopwatch: the time of what goes on and stands still."""
+"""A stopwatch that can be stopped and started again."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Loaders: what crosses from the workers, and where a training goes on."""
+"""Loaders: what the workers send, and resuming within an epoch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -93,9 +93,9 @@ def with_int64_masks(batch: dict[str, Any]) -> dict[str, Any]:
 
 
 class TrainingLoader(SegmentationLoader):
-    """A loader over a :class:`TrainingSampler` that goes on where a checkpoint was written, within an epoch too.
+    """A loader over a :class:`TrainingSampler` that resumes at the images of a checkpoint, within an epoch too.
 
-    It goes on with a whole step, also where steps are divided otherwise than before. Lightning stores its state in
+    It resumes with a whole step, also if steps are now divided differently. Lightning stores its state in
     checkpoints because it has the two methods of a stateful loader.
     """
 

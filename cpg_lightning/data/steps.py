@@ -102,7 +102,7 @@ class Division:
 
 
 def recount_batches(checkpoint: dict[str, Any], division: Division) -> None:
-    """Let the counts of batches in a checkpoint fit another division, and end with a whole step.
+    """Convert the counts of batches in a checkpoint to another division of steps, and cut them to whole steps.
 
     A step that was not complete is taken again, with the images that it had: its gradient is not in the checkpoint.
 
@@ -117,7 +117,7 @@ def recount_batches(checkpoint: dict[str, Any], division: Division) -> None:
     progress = loop["epoch_loop.batch_progress"]
     current = progress["current"]
     if current["ready"] * before % division.images and current["completed"] < current["ready"]:
-        # When it goes on, Lightning adds the step of a batch that had not ended: here none.
+        # On resuming, Lightning counts a step for a batch that had not ended. Here that batch is repeated.
         loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
     for counts in (progress["total"], current):
         steps = counts["ready"] * before // division.images
