@@ -16,8 +16,8 @@ from torch.utils.data import DataLoader
 
 from cpg_lightning.cores import available_cores
 from cpg_lightning.data import SegmentationDataModule
-from cpg_lightning.data.data_module import Split
 from cpg_lightning.data.dataset import SegmentationDataset
+from cpg_lightning.data.description import Split
 from cpg_lightning.data.sampling import SeededIndex
 from cpg_lightning.data.workers import begin_worker
 from cpg_lightning.inspection import Findings, Inspection, summed

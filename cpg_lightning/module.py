@@ -1,6 +1,6 @@
 """The LightningModule around any segmentation network and criterion."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,13 +14,12 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from cpg_lightning.data.class_info import ClassInfo
 from cpg_lightning.data.data_module import SegmentationDataModule
-from cpg_lightning.data.loading import common_size
 from cpg_lightning.data.steps import Division, recount_batches
+from cpg_lightning.evaluation_module import EvaluationModule
 from cpg_lightning.inference import Inference
 from cpg_lightning.learning_rate import LRSchedule, check_length, plan_decay, schedule_of
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.losses.criterion import SegmentationCriterion
-from cpg_lightning.metrics.evaluation import Scores, SegmentationMetrics
 from cpg_lightning.networks import SegmentationNetwork
 from cpg_lightning.optimization import base_rate, build_optimizer, check_lr_factors, evaluate_frozen, freeze_parts
 from cpg_lightning.resuming import Progress, check_averaging, check_optimizer
@@ -34,11 +33,8 @@ from cpg_lightning.runs.checkpoints import (
     warn_of_other_classes,
 )
 
-# With more classes, one chart per class clutters the logger; the table stays complete.
-MOST_CLASSES_LOGGED = 40
 
-
-class SegmentationModule(L.LightningModule):
+class SegmentationModule(EvaluationModule):
     r"""Trains and evaluates a segmentation network.
 
     The training loss is the criterion of the main output plus, where the network has an auxiliary output,
@@ -50,15 +46,8 @@ class SegmentationModule(L.LightningModule):
         d_{\text{poly}}(t) = (1 - t)^p, \quad d_{\text{cosine}}(t) = \frac{1 + \cos \pi t}{2}, \quad
         d_{\text{constant}}(t) = 1
 
-    Logged: ``train/loss`` and the criterion's terms (``train/ce``, ``train/cpg``), ``lr``, ``val/mIoU`` and, up to 40
-    classes, ``val/IoU/<class>``, with ``val/pixel_accuracy``, ``val/class_accuracy`` and ``val/fwIoU``; ``val/boundary_IoU``,
-    ``val/boundary_F1/<n>px`` and ``val/trimap_mIoU/<n>px``; ``test/...`` likewise. All are over the whole dataset, at the
-    labels' own size.
-
-    ``val/loss`` and its terms (``val/ce``, ``val/cpg``) are means over the images of the criterion of the main output alone;
-    compare them with ``train/ce`` and ``train/cpg``. An image without a labelled pixel counts with what the criterion gives
-    for it, as in training: 0 for cross-entropy and CPG. With sliding windows, several scales or flips there is no ``val/loss``,
-    as there are no logits of the whole image.
+    Logged: ``train/loss`` and the criterion's terms (``train/ce``, ``train/cpg``), and ``lr``; in evaluation the scores of
+    :class:`~cpg_lightning.evaluation_module.EvaluationModule`.
 
     Args:
         network: Any segmentation network.
@@ -75,22 +64,20 @@ class SegmentationModule(L.LightningModule):
             ``torch.optim.AdamW`` with its own defaults if left out.
         lr_factors: Factors of the learning rate for parts of the model, by the beginning of their parameters' names, e.g.
             ``{"network.classifier": 10}``. The longest beginning decides. ``lr`` is logged without them.
-        decay_norms_and_biases: Whether biases and the weights of norms, which are all parameters of one dimension, have
-            weight decay too.
+        decay_norms_and_biases: Whether parameters of one dimension (biases, weights of norms) have weight decay too.
         freeze: Parts of the model that are not trained, likewise, e.g. ``["network.backbone"]``. They stay in evaluation:
             their BatchNorms keep their statistics.
         lr_schedule: ``poly``, ``cosine`` or ``constant``, or what builds a scheduler of torch from the optimizer, e.g.
-            ``functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1000)``; on the command line its class path with all
-            its arguments. It is stepped after each optimizer step. None of its arguments is filled in, and it has no warm-up.
+            ``functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1000)``; on the command line its class path and
+            arguments. It is stepped after each optimizer step, and has no warm-up.
         warmup_steps: Optimizer steps of linear warm-up w.
         poly_power: Power p of the polynomial decay.
         aux_weight: Weight of the auxiliary output's cross-entropy.
         weights: File of weights to start the network from: a checkpoint of this package, or a state dict; see
             :meth:`~cpg_lightning.networks.SegmentationNetwork.load_weights`.
         new_classifier: Whether to reinitialise the last layers if the weights have another number of classes.
-        compile_network: Whether the Trainer compiles the network, in place, see :meth:`torch.nn.Module.compile`. The first
-            step then takes a minute or more. Images of other sizes may compile it again. The names in the state dict do not
-            change, so checkpoints can be used with and without it.
+        compile_network: Whether the Trainer compiles the network in place, see :meth:`torch.nn.Module.compile`. The first
+            step then takes a minute or more, as may images of other sizes. Checkpoints can be used with and without it.
 
     Raises:
         ValueError: If a number is out of range, or the criterion ignores another value than 255, which is that of the masks.
@@ -127,19 +114,23 @@ class SegmentationModule(L.LightningModule):
         compile_network: bool = False,
         evaluation_loss: bool = True,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            network,
+            criterion,
+            classes,
+            image_size,
+            inference,
+            predict_probabilities,
+            boundary_metrics_every,
+            evaluation_loss,
+        )
         numbers = {"warmup_steps": warmup_steps, "poly_power": poly_power, "aux_weight": aux_weight}
         check_arguments(numbers, image_size, criterion)
-        # A checkpoint holds these as plain values, which load under weights_only=True. Objects are left out.
-        self.hparams.update({"classes": classes.plain(), "image_size": image_size})
         if weights is not None:
             warn_of_other_classes(weights, classes)
             network.load_weights(weights, new_classifier)
         if network.memory_format is not torch.contiguous_format:
             network.to(memory_format=network.memory_format)
-        self.network = network
-        self.criterion = criterion
-        self.classes = classes
         self.optimizer = optimizer
         self.lr_factors = lr_factors or {}
         self.decay_norms_and_biases = decay_norms_and_biases
@@ -148,23 +139,9 @@ class SegmentationModule(L.LightningModule):
         self.warmup_steps = warmup_steps
         self.poly_power = poly_power
         self.aux_weight = aux_weight
-        self.image_size = image_size
-        self.inference = inference or Inference()
-        self.predict_probabilities = predict_probabilities
         self.compile_network = compile_network
-        self.evaluation_loss = evaluation_loss
-        terms = criterion.term_names(classes.num_classes)
-        self.metrics = SegmentationMetrics(
-            classes.num_classes, classes.absent_classes, classes.dilation_ratio, boundary_metrics_every, terms
-        )
-        self.scores: Scores | None = None  # of the last evaluation
         self.progress = Progress()
         self.division: Division | None = None  # of a training's steps, by its data module
-        self.mean: Tensor
-        self.std: Tensor
-        # In checkpoints too: they may have come with weights that a checkpoint does not fetch again.
-        self.register_buffer("mean", 255 * torch.tensor(network.mean).view(3, 1, 1))
-        self.register_buffer("std", 255 * torch.tensor(network.std).view(3, 1, 1))
         check_lr_factors(self, self.lr_factors)
         freeze_parts(self, self.frozen)
 
@@ -234,11 +211,7 @@ class SegmentationModule(L.LightningModule):
         self.progress.restore(checkpoint)
 
     def check_continuation(self, checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
-        """Refuse to continue a training otherwise than it was begun.
-
-        Args:
-            checkpoint: What a checkpoint file holds.
-            trainer: The Trainer.
+        """Refuse to continue the training of a checkpoint in another way than it was begun.
 
         Raises:
             ValueError: If the optimizer differs, or a callback that averages weights is missing.
@@ -251,20 +224,6 @@ class SegmentationModule(L.LightningModule):
         super().train(mode)
         evaluate_frozen(self, self.frozen)
         return self
-
-    def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The network's logits of images (B, 3, H, W), RGB in 0..255.
-
-        Raises:
-            ValueError: If the network has another number of classes than the module.
-        """
-        normalised = (images - self.mean) / self.std
-        logits: dict[str, Tensor] = self.network(normalised.contiguous(memory_format=self.network.memory_format))
-        if logits["out"].shape[1] != self.classes.num_classes:
-            raise ValueError(
-                f"expected the network to have the data's {self.classes.num_classes} classes, got {logits['out'].shape[1]}"
-            )
-        return logits
 
     def setup(self, stage: str) -> None:
         """Check what this module is run with; see :meth:`check_run`."""
@@ -284,12 +243,7 @@ class SegmentationModule(L.LightningModule):
             self.network.compile()
 
     def check_run(self, trainer: L.Trainer, data: L.LightningDataModule | None, stage: str) -> None:
-        """Refuse a Trainer or data that this module cannot be run with, before anything is written.
-
-        Args:
-            trainer: The Trainer.
-            data: The data module, if there is one.
-            stage: ``fit``, ``validate``, ``test`` or ``predict``.
+        """Refuse a Trainer or data that this module cannot run ``stage`` with, before anything is written.
 
         Raises:
             ValueError: See the functions of :mod:`cpg_lightning.run_checks`.
@@ -301,20 +255,6 @@ class SegmentationModule(L.LightningModule):
         check_data(self, data, stage)
         if stage == "fit":
             check_steps(self.network, data, trainer)
-
-    def validation_scores(self) -> list[str]:
-        """The names of the scores that validations log, for callbacks that monitor one; a subclass may add its own."""
-        losses = self.metrics.loss.names if self._has_loss() else []
-        return [f"val/{name}" for name in (*self.metrics.means, *losses, *self._logged_classes())]
-
-    def _has_loss(self) -> bool:
-        """Whether evaluations have the mean loss."""
-        return self.evaluation_loss and self.inference.one_view
-
-    def _logged_classes(self) -> list[str]:
-        """The names of the scores of single classes that are logged."""
-        few = self.classes.num_classes <= MOST_CLASSES_LOGGED
-        return [f"IoU/{name}" for name in self.classes.names] if few else []
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """The loss of a batch."""
@@ -336,57 +276,11 @@ class SegmentationModule(L.LightningModule):
         self.log("lr", torch.full((), rate, dtype=torch.float32, device=self.device), batch_size=images)
         return loss
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
-        """The predicted classes, or the probabilities with ``predict_probabilities``; None for a batch without a readable image."""
-        if batch.get("name") == []:
-            return None
-        if self.predict_probabilities:
-            return self.inference.probabilities(*self._evaluated(batch))
-        return self.predicted_classes(batch)
-
-    def predicted_classes(self, batch: dict[str, Any]) -> Tensor:
-        """The predicted classes (B, H, W) at the labels' own size, which is the images' before they were resized."""
-        return self.inference.classes(*self._evaluated(batch))
-
-    def _evaluated(self, batch: dict[str, Any]) -> tuple[Callable[[Tensor], Tensor], Tensor, tuple[int, int], bool]:
-        """The arguments of :meth:`Inference.classes` for a batch."""
-        return lambda images: self(images)["out"], batch["image"], common_size(batch), self.network.align_corners
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """Count the pixels of a batch.
-
-        Returns:
-            The ``prediction``, and the ``counts`` of each image, see :meth:`SegmentationMetrics.update`; both are for callbacks.
-        """
-        prediction, logits = self.inference.classes_and_logits(*self._evaluated(batch))
-        if self.metrics.with_loss and logits is not None:
-            loss = self.criterion.value(logits, batch["mask"], self.network.align_corners)
-            self.metrics.loss.update(loss, self.criterion.terms, len(prediction))
-        return {"prediction": prediction, "counts": self.metrics.update(prediction, batch["mask"])}
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """As :meth:`validation_step`."""
-        return self.validation_step(batch, batch_idx)
-
-    def on_validation_epoch_start(self) -> None:
-        """Start counting."""
-        trainer = self.trainer
-        every = trainer.check_val_every_n_epoch or 1
-        last_epoch = trainer.max_epochs not in (None, -1) and trainer.current_epoch + every >= trainer.max_epochs
-        last = last_epoch or trainer.global_step == trainer.max_steps
-        self.metrics.begin(trainer.state.fn == "fit", last, loss=self._has_loss())
-
-    def on_test_epoch_start(self) -> None:
-        """Start counting."""
-        self.metrics.begin(loss=self._has_loss())
-
     def on_validation_epoch_end(self) -> None:
-        """Log the scores."""
-        self._log_scores("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Log the scores."""
-        self._log_scores("test")
+        """Log the scores, and note which training batch was validated."""
+        super().on_validation_epoch_end()
+        if not self.trainer.sanity_checking:
+            self.progress.validated_batch = self.trainer.fit_loop.total_batch_idx
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimizer and its schedule, see :func:`~cpg_lightning.learning_rate.schedule_of`."""
@@ -404,19 +298,3 @@ class SegmentationModule(L.LightningModule):
         plan_decay(self.progress.plan, self.trainer, self.lr_schedule, self.warmup_steps)
         for config in self.trainer.lr_scheduler_configs:
             check_length(self.trainer, config.scheduler, self.lr_schedule, self.warmup_steps)
-
-    def _log_scores(self, stage: str) -> None:
-        """Log what was counted, on every process: it is gathered."""
-        if self.trainer.sanity_checking:
-            self.metrics.reset()
-            return
-        self.scores = self.metrics.compute()
-        self.metrics.reset()
-        if stage == "val":
-            self.metrics.validations += 1
-            self.progress.validated_batch = self.trainer.fit_loop.total_batch_idx
-        logged = self.scores.means | dict(zip(self._logged_classes(), self.scores.iou, strict=False))
-        for name, score in logged.items():
-            score = score.to(self.device, torch.float32)  # not every device has float64
-            # All processes have the same score, but Lightning recommends to reduce it. A maximum is exact, a mean is rounded.
-            self.log(f"{stage}/{name}", score, prog_bar=name == "mIoU", sync_dist=True, reduce_fx="max")

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from cpg_lightning.data.class_info import ClassInfo
-from cpg_lightning.data.data_module import SegmentationDataModule, Split
+from cpg_lightning.data.data_module import SegmentationDataModule
+from cpg_lightning.data.description import Split
 from cpg_lightning.data.files import IMAGE_SUFFIXES
 
 

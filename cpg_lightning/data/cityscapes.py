@@ -8,7 +8,8 @@ import numpy as np
 
 from cpg_lightning.data.class_info import ClassInfo
 from cpg_lightning.data.class_table import official
-from cpg_lightning.data.data_module import SegmentationDataModule, Split
+from cpg_lightning.data.data_module import SegmentationDataModule
+from cpg_lightning.data.description import Split
 
 TABLE = official("cityscapes")
 IMAGE, LABEL = "_leftImg8bit.png", "_gtFine_labelIds.png"

@@ -10,8 +10,9 @@ import numpy as np
 
 from cpg_lightning.data.class_info import ClassInfo
 from cpg_lightning.data.class_table import official
-from cpg_lightning.data.data_module import SegmentationDataModule, Split
+from cpg_lightning.data.data_module import SegmentationDataModule
 from cpg_lightning.data.decoding import MOST_PIXELS, decode_label
+from cpg_lightning.data.description import Split
 from cpg_lightning.data.files import IMAGE_SUFFIXES
 
 TABLE = official("coco_stuff")

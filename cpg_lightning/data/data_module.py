@@ -1,24 +1,20 @@
-"""The data module of a segmentation dataset: a subclass states its classes and lists its files."""
+"""The data module of a segmentation dataset: its datasets and loaders."""
 
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import albumentations as A
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from cpg_lightning.cores import available_cores
 from cpg_lightning.data.augmentation import Augmentation
-from cpg_lightning.data.class_info import ClassInfo
-from cpg_lightning.data.class_table import label_table, label_values_of
 from cpg_lightning.data.dataset import FileDataset, SegmentationDataset, image_names
-from cpg_lightning.data.decoding import MOST_PIXELS, decode_image, decode_label
+from cpg_lightning.data.decoding import MOST_PIXELS
+from cpg_lightning.data.description import DatasetDescription, Split
 from cpg_lightning.data.files import FileTree
 from cpg_lightning.data.loading import SegmentationLoader, TrainingLoader, loader_options, with_int64_masks
 from cpg_lightning.data.options import check_area, check_image_size, check_whole
@@ -30,11 +26,9 @@ from cpg_lightning.data.sampling import EvaluationSampler, TrainingSampler
 from cpg_lightning.data.steps import Division
 from cpg_lightning.data.workers import default_workers, local_processes
 
-Split = Literal["train", "val", "test"]
 
-
-class SegmentationDataModule(L.LightningDataModule, ABC):
-    """Loaders over image and label files; a subclass states its classes and lists the files of a split.
+class SegmentationDataModule(DatasetDescription, L.LightningDataModule):
+    """Loaders over image and label files.
 
     A batch is ``{"image": uint8 (B, 3, H, W) RGB, "mask": int64 (B, H, W), "name": list of B}``. Training images are
     augmented and padded to the crop size (image 0, mask 255, which is ignored); in evaluation the mask keeps the label
@@ -42,6 +36,9 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
     new iteration of the training loader is the next epoch. Training samples depend on the seed given to
     ``lightning.seed_everything``, on the epoch and on the image, not on the number of workers or processes.
     Images without labels can be predicted, and nothing else: their batches have no mask.
+
+    A subclass is one dataset: it sets the attributes of :class:`~cpg_lightning.data.description.DatasetDescription` and writes
+    its :meth:`files`.
 
     Args:
         root: Folder of the dataset, or of its official zip files where the dataset has ``archives``.
@@ -66,29 +63,10 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
     Attributes:
         predicted: What has been predicted already and is left out; None for nothing.
         ignored_signals: Signals that the workers ignore, for a training that ends by them after its step; none by default.
-        classes: The classes, and how the dataset's official evaluation scores them.
-        layout: The dataset's folders and files, drawn as a tree, for error messages.
-        label_values: The value in the label files of each class; every other value but the void ones is an error.
-        void_values: Values in the label files that are ignored; the first is what ignored pixels are written as.
-        splits: The splits that there are.
-        default_test_split: The default of ``test_split``: the validation split, where test labels are not public.
-        unknown_hint: What to do about an unknown label value, for its message.
-        archives: The dataset's official zip files; see :class:`~cpg_lightning.data.files.FileTree`.
-        official_counts: Number of images of each split as published.
 
     Raises:
         ValueError: For sizes or numbers out of range.
     """
-
-    classes: ClassInfo
-    layout: str = ""
-    label_values: tuple[int, ...]
-    void_values: tuple[int, ...] = ()
-    splits: tuple[Split, ...] = ("train", "val", "test")
-    default_test_split: Split = "test"
-    unknown_hint: str = "is this the dataset that the data module is for?"
-    archives: Mapping[str, tuple[str, str]] = {}
-    official_counts: ClassVar[Mapping[Split, int]] = {}
 
     def __init__(
         self,
@@ -140,50 +118,8 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
         self.tree = FileTree(self.root, self.layout, self.archives, max_pixels)
         self.datasets: dict[str, SegmentationDataset | PredictionDataset] = {}
 
-    @property
-    def num_classes(self) -> int:
-        """Number of classes C."""
-        return self.classes.num_classes
-
     def read_metadata(self) -> None:
         """Set the attributes that are read from files in ``root``; none by default."""
-
-    @abstractmethod
-    def files(self, split: Split) -> list[tuple[Path, Path | None]]:
-        """Path of each image of a split with that of its label, if the split has labels, sorted.
-
-        Raises:
-            FileNotFoundError: If a folder is missing.
-            ValueError: If it holds no images, images without labels or labels without images, or there is no such split.
-        """
-
-    def label_table(self) -> np.ndarray:
-        """The class, 255 (ignored) or ``UNKNOWN`` for each of the 256 values of a label file, uint8 (256)."""
-        return label_table(self.label_values, self.void_values)
-
-    def to_label_values(self, mask: np.ndarray) -> np.ndarray:
-        """Classes as the values of the dataset's label files, as a benchmark's server expects them.
-
-        Args:
-            mask: Classes or 255, integer, any shape.
-
-        Returns:
-            uint8, of the same shape; ignored pixels as the first of ``void_values``.
-
-        Raises:
-            ValueError: For an entry that is no class, and for ignored pixels where the dataset has no value for them.
-        """
-        return label_values_of(mask, self.label_values, self.void_values)
-
-    @staticmethod
-    def decode_image(data: bytes, path: Path) -> np.ndarray:
-        """An image, uint8 (H, W, 3) RGB, as it is shown, from its file's content; ``path`` is for messages."""
-        return decode_image(data, path)
-
-    @staticmethod
-    def decode_label(data: bytes, path: Path) -> np.ndarray:
-        """Label values, uint8 (H, W), of a label file's content; ``path`` is for messages."""
-        return decode_label(data, path)
 
     def dataset(self, split: Split, training: bool) -> SegmentationDataset:
         """The dataset of a split, for training or for evaluation.
@@ -208,22 +144,6 @@ class SegmentationDataModule(L.LightningDataModule, ABC):
             self.label_table(),
             self.max_pixels,
         )
-
-    def label_decoder(self) -> Callable[[bytes, Path], np.ndarray]:
-        """What turns a label file's content and path into label values: ``decode_label``, unless it needs to know more."""
-        return self.decode_label
-
-    def why_no_labels(self, split: Split) -> str:
-        """What there is in place of the labels of a split that has none, and a likely cause, where it can be said."""
-        return ""
-
-    def suspicions(self, pixels: np.ndarray) -> list[str]:
-        """What in the labels of a split looks as if they were of another kind than the dataset's; none by default.
-
-        Args:
-            pixels: Pixels of each label value, int64 (256).
-        """
-        return []
 
     def prediction_dataset(self, split: Split) -> PredictionDataset:
         """The images to predict: ``predict_images``, or those of a split; without those that are predicted already.

@@ -12,8 +12,9 @@ from cpg_lightning.data.augmentation import Augmentation
 from cpg_lightning.data.class_info import ClassInfo
 from cpg_lightning.data.class_table import EXAMPLE, read_classes
 from cpg_lightning.data.color_labels import ColorLabels
-from cpg_lightning.data.data_module import SegmentationDataModule, Split
+from cpg_lightning.data.data_module import SegmentationDataModule
 from cpg_lightning.data.decoding import MOST_PIXELS
+from cpg_lightning.data.description import Split
 from cpg_lightning.data.files import IMAGE_SUFFIXES
 from cpg_lightning.data.paths import composed, expanded, nearest, walked
 

@@ -8,9 +8,10 @@ import numpy as np
 
 from cpg_lightning.data.augmentation import Augmentation
 from cpg_lightning.data.class_info import ClassInfo
-from cpg_lightning.data.data_module import SegmentationDataModule, Split
+from cpg_lightning.data.data_module import SegmentationDataModule
 from cpg_lightning.data.dataset import SegmentationDataset
 from cpg_lightning.data.decoding import MOST_PIXELS
+from cpg_lightning.data.description import Split
 from cpg_lightning.data.options import check_area, check_sides, check_whole
 from cpg_lightning.data.prediction import PredictionDataset
 
