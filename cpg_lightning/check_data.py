@@ -20,8 +20,9 @@ from cpg_lightning.data.dataset import SegmentationDataset
 from cpg_lightning.data.description import Split
 from cpg_lightning.data.sampling import SeededIndex
 from cpg_lightning.data.workers import begin_worker
+from cpg_lightning.errors import raised_first
 from cpg_lightning.inspection import Findings, Inspection, summed
-from cpg_lightning.parsing import YAML, Parser, raised_first
+from cpg_lightning.parsing import YAML, Parser
 from cpg_lightning.pictures import contact_sheet
 
 Weighting = Literal["inverse_log", "median_frequency"]

@@ -1,11 +1,8 @@
 """The cpg command: LightningCLI with links from the data to the model, and runs that name and record themselves."""
 
-import io
-import os
 import shlex
 import shutil
 import sys
-from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -28,9 +25,12 @@ from cpg_lightning.callbacks.run_record import RunRecord, versions
 from cpg_lightning.check_data import check_data
 from cpg_lightning.command import WITHOUT_LIGHTNING, without_lightning
 from cpg_lightning.data import SegmentationDataModule
+from cpg_lightning.errors import raised_first
+from cpg_lightning.first_lines import introduce
 from cpg_lightning.given_optimizer import check_rate
+from cpg_lightning.help import describe
 from cpg_lightning.learning_rate import check_unfinished
-from cpg_lightning.messages import bad_input, describe, introduce, quieten
+from cpg_lightning.messages import quieten
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.parsing import (
     YAML,
@@ -38,8 +38,6 @@ from cpg_lightning.parsing import (
     check_callables,
     check_trainer,
     imported,
-    message_of,
-    raised_first,
 )
 from cpg_lightning.prediction_output import check_output, leave_out_predicted
 from cpg_lightning.resuming import groups_of
@@ -105,24 +103,6 @@ def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
         opened = open_run()
         if run and opened is not None and opened is not opened_before:
             opened.finish(exit_code=int(sys.exc_info()[0] is not None))
-
-
-def command() -> None:
-    """The ``cpg`` command: :func:`main`, but bad input ends in its message alone."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may have bytes that cannot be printed
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        main()
-    except bad_input() as error:
-        if os.environ.get("CPG_TRACEBACK"):
-            raise
-        sys.exit(f"cpg: {message_of(error)}\n(CPG_TRACEBACK=1 shows where)")
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except SystemExit as end:
-        if isinstance(end.__context__, KeyboardInterrupt):  # a Trainer turns Ctrl-C into status 1
-            sys.exit(130)
-        raise
 
 
 class SegmentationCLI(LightningCLI):
@@ -238,7 +218,7 @@ class SegmentationCLI(LightningCLI):
         if self.subcommand == "fit":
             self._begin()
         self.checkpoint = None  # the Trainer reads the file itself
-        rank_zero_only(_make)(self.place.folder.path)
+        rank_zero_only(self.place.folder.make)()
 
     def _begin(self) -> None:
         """Compare the experiment with that of the folder, and record it there before the first step."""
@@ -256,7 +236,7 @@ class SegmentationCLI(LightningCLI):
         if not self.place.is_done:
             introduce(config, self.trainer, self.model, self.datamodule, folder.path)
         if self.trainer.is_global_zero and not self.place.is_done and not self.place.temporary:
-            _make(folder.path)
+            folder.make()
             folder.begin(record)
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -310,16 +290,3 @@ def _drop_pretrained(model: Namespace) -> None:
         if argument in model.network.init_args:
             model.network.init_args[argument] = value
     model.weights = None
-
-
-def _make(folder: Path) -> None:
-    """Make the folder of the run."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError("no permission to write")
-    except OSError as error:
-        raise ValueError(
-            f"expected a folder that can be written to, got {folder} ({error}); "
-            "choose where runs go with --trainer.default_root_dir"
-        ) from error

@@ -4,37 +4,43 @@ import io
 import os
 import sys
 
+from cpg_lightning.errors import bad_input, message_of
+
 WITHOUT_LIGHTNING = (("init",), ("study",), ("report",))
 
 
 def command() -> None:
-    """Run ``cpg init``, ``study`` or ``report``, or import Lightning and run :func:`cpg_lightning.cli.command`."""
-    if tuple(sys.argv[1:2]) in WITHOUT_LIGHTNING:
-        sys.exit(without_lightning(sys.argv[1], sys.argv[2:]))
-    from cpg_lightning.cli import command as trainer_command
+    """Run the command line. Bad input ends in its message alone."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may have bytes that cannot be printed
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        if tuple(sys.argv[1:2]) in WITHOUT_LIGHTNING:
+            sys.exit(without_lightning(sys.argv[1], sys.argv[2:]))
+        from cpg_lightning.cli import main
 
-    trainer_command()
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except SystemExit as end:
+        if isinstance(end.__context__, KeyboardInterrupt):  # a Trainer turns Ctrl-C into status 1
+            sys.exit(130)
+        raise
+    except Exception as error:
+        if os.environ.get("CPG_TRACEBACK") or not isinstance(error, bad_input()):
+            raise
+        sys.exit(f"cpg: {message_of(error)}\n(CPG_TRACEBACK=1 shows where)")
 
 
 def without_lightning(name: str, arguments: list[str]) -> int:
     """Run ``init``, ``study`` or ``report``, and return the exit status."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # names may have unprintable characters
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        if name == "init":
-            from cpg_lightning.configurations import init
+    if name == "init":
+        from cpg_lightning.configurations import init
 
-            return init(arguments)
-        if name == "report":
-            from cpg_lightning.studies.report import report
+        return init(arguments)
+    if name == "report":
+        from cpg_lightning.studies.report import report
 
-            return report(arguments)
-        from cpg_lightning.studies.study import study
+        return report(arguments)
+    from cpg_lightning.studies.study import study
 
-        return study(arguments)
-    except KeyboardInterrupt:  # before the first cell has started
-        return 130
-    except (ValueError, OSError) as error:
-        if os.environ.get("CPG_TRACEBACK"):
-            raise
-        sys.exit(f"cpg: {error}\n(CPG_TRACEBACK=1 shows where)")
+    return study(arguments)

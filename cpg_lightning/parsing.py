@@ -4,15 +4,12 @@ import enum
 import math
 import os
 import re
-import traceback
 from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import isclass, signature
-from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
-import jsonargparse
 import yaml
 from jsonargparse import Namespace, get_loader, set_dumper, set_loader
 from lightning.pytorch.callbacks import Callback
@@ -178,24 +175,6 @@ def dump_yaml(config: Any) -> str:
 
 set_loader(YAML, load_yaml, (yaml.YAMLError,))
 set_dumper(YAML, dump_yaml)
-
-
-def raised_first(error: BaseException) -> BaseException:
-    """The error of whoever raised first, out of what jsonargparse puts around it."""
-    library = Path(jsonargparse.__file__).parent
-    each: BaseException | None = error
-    while each is not None:
-        frames = traceback.extract_tb(each.__traceback__)
-        if not frames or library not in Path(frames[-1].filename).parents:
-            return each
-        each = each.__cause__ or each.__context__
-    return error
-
-
-def message_of(error: BaseException) -> str:
-    """The message of an error; from a worker process it arrives after the worker's traceback."""
-    first = raised_first(error)
-    return str(first).rsplit(f"{type(first).__name__}: ", maxsplit=1)[-1].strip()
 
 
 def _from_printed(value: Any) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cpg_lightning.cli import command
+from cpg_lightning.command import command
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 BASE = ["--config", str(EXPERIMENTS / "base.yaml"), "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]

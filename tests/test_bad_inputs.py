@@ -8,7 +8,7 @@ import sys
 import pytest
 from bad_inputs import BAD_INPUTS, PAGE, SHORT, with_table
 
-from cpg_lightning.cli import command
+from cpg_lightning.command import command
 
 ROWS = [row for rows in BAD_INPUTS.values() for row in rows]
 ADDED = {"check-data": ["--num_workers", "0", "--crops", ""]}  # faster, and alike in all

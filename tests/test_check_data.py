@@ -13,7 +13,8 @@ from PIL import Image
 from rich.console import Console
 
 from cpg_lightning.check_data import check_data, class_weights, look
-from cpg_lightning.cli import command, main
+from cpg_lightning.cli import main
+from cpg_lightning.command import command
 from cpg_lightning.data import (
     Augmentation,
     CityscapesDataModule,

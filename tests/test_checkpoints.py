@@ -87,7 +87,7 @@ class TestNothingRuns:
     def test_other_attributes_of_this_package_are_no_networks(self, checkpoint):
         for name in (
             "cpg_lightning.networks.weights.read_file",
-            "cpg_lightning.cli.command",
+            "cpg_lightning.command.command",
             "cpg_lightning.networks.os",
         ):
             checkpoint["hyper_parameters"]["network"] = described(name)

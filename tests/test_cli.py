@@ -24,7 +24,8 @@ from torchvision.models import mobilenet_v3_large
 
 import cpg_lightning
 from cpg_lightning.callbacks import EvaluationReport
-from cpg_lightning.cli import command, main
+from cpg_lightning.cli import main
+from cpg_lightning.command import command
 from cpg_lightning.data import Augmentation, CamVidDataModule
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.module import SegmentationModule

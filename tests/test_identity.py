@@ -5,7 +5,8 @@ import yaml
 from commands import ARGUMENTS, EXPERIMENTS
 
 from cpg_lightning.cli import main
-from cpg_lightning.runs.identity import experiment_of, readable_name
+from cpg_lightning.runs.identity import experiment_of
+from cpg_lightning.runs.naming import readable_name
 
 NAMES = {
     "ce": "ce",

@@ -16,7 +16,8 @@ from PIL import Image
 from tiny import SGD, Tiny, trainer_of
 
 from cpg_lightning.callbacks import PredictionWriter
-from cpg_lightning.cli import command, main
+from cpg_lightning.cli import main
+from cpg_lightning.command import command
 from cpg_lightning.data import Augmentation, CamVidDataModule, CityscapesDataModule, ShapesDataModule
 from cpg_lightning.inference import Inference
 from cpg_lightning.losses import CrossEntropyCPGLoss

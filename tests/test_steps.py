@@ -179,13 +179,13 @@ class TestResuming:
 
 class TestErrors:
     def test_what_does_not_divide_names_the_numbers_that_do(self):
-        with pytest.raises(ValueError, match="to divide by 8 devices, got 12") as error:
+        with pytest.raises(ValueError, match="to be divisible by 8 devices, got 12") as error:
             Division(12, processes=8)
-        options = "What goes: --trainer.devices 1, 2, 3, 4, 6 or 12; or --data.batch_size 8 or 16"
+        options = "Set --trainer.devices 1, 2, 3, 4, 6 or 12; or --data.batch_size 8 or 16"
         assert str(error.value).endswith(options)
 
     def test_accumulated_batches_that_go_are_named_too(self):
-        with pytest.raises(ValueError, match="to divide by 2 devices times 4 accumulated batches, got 12") as error:
+        with pytest.raises(ValueError, match="to be divisible by 2 devices times 4 accumulated batches, got 12") as error:
             Division(12, processes=2, batches=4)
         options = (
             "--trainer.devices 1 or 3; or --trainer.accumulate_grad_batches 1, 2, 3 or 6; or --data.batch_size 8 or 16"
@@ -195,7 +195,7 @@ class TestErrors:
     @pytest.mark.parametrize("arguments", [["--trainer.devices=4", DDP], ["--trainer.accumulate_grad_batches=4"]])
     def test_the_command_refuses_it_before_anything_is_written(self, camvid, monkeypatch, capsys, arguments):
         message = fails(monkeypatch, capsys, "fit", *ARGUMENTS, *arguments)
-        assert "the images of one step over all devices, to divide by" in message
+        assert "the images of one step over all devices, to be divisible by" in message
         assert sorted(path.name for path in Path.cwd().iterdir()) == ["camvid"]
 
     @pytest.mark.parametrize("callback", [BatchSizeFinder(), GradientAccumulationScheduler({0: 1, 1: 2})])

@@ -15,7 +15,8 @@ from steps import in_two_processes
 from tiny import Tiny, trainer_of
 
 from cpg_lightning.callbacks import StopOnSignal
-from cpg_lightning.cli import command, main
+from cpg_lightning.cli import main
+from cpg_lightning.command import command
 from cpg_lightning.data import Augmentation, CamVidDataModule
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.module import SegmentationModule
@@ -141,7 +142,7 @@ def test_ctrl_c_outside_of_a_training_is_no_error(camvid, monkeypatch):
 def in_a_group(*arguments):
     """Runs the command in a process group of its own."""
     settings = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    code = "import os; os.setpgrp(); import signal; signal.signal(2, signal.default_int_handler); from cpg_lightning.cli import command; command()"
+    code = "import os; os.setpgrp(); import signal; signal.signal(2, signal.default_int_handler); from cpg_lightning.command import command; command()"
     return subprocess.run(
         [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False, env=settings, timeout=300
     )

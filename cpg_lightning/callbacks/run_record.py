@@ -17,7 +17,7 @@ from cpg_lightning.callbacks.columns import columns
 from cpg_lightning.callbacks.costs import Costs
 from cpg_lightning.data.paths import expanded
 from cpg_lightning.runs.folder import RunFolder
-from cpg_lightning.runs.identity import class_name
+from cpg_lightning.runs.naming import class_name
 
 
 class RunRecord(SaveConfigCallback):

@@ -8,7 +8,7 @@ from cpg_lightning.data.class_info import ClassInfo
 from cpg_lightning.data.class_table import official
 from cpg_lightning.data.data_module import SegmentationDataModule
 from cpg_lightning.data.description import Split
-from cpg_lightning.data.files import IMAGE_SUFFIXES
+from cpg_lightning.data.paths import IMAGE_SUFFIXES
 
 TABLE = official("ade20k")
 

@@ -6,7 +6,7 @@ from typing import ClassVar
 from cpg_lightning.data.class_info import ClassInfo
 from cpg_lightning.data.data_module import SegmentationDataModule
 from cpg_lightning.data.description import Split
-from cpg_lightning.data.files import IMAGE_SUFFIXES
+from cpg_lightning.data.paths import IMAGE_SUFFIXES
 
 
 class CamVidDataModule(SegmentationDataModule):

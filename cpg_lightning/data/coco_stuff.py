@@ -13,7 +13,7 @@ from cpg_lightning.data.class_table import official
 from cpg_lightning.data.data_module import SegmentationDataModule
 from cpg_lightning.data.decoding import MOST_PIXELS, decode_label
 from cpg_lightning.data.description import Split
-from cpg_lightning.data.files import IMAGE_SUFFIXES
+from cpg_lightning.data.paths import IMAGE_SUFFIXES
 
 TABLE = official("coco_stuff")
 OFFICIAL_IDS = 182  # ids of things and stuff, 11 of which have no masks; 0 is unlabeled

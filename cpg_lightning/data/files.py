@@ -7,17 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from cpg_lightning.data.archive import Archive, bytes_of
 from cpg_lightning.data.decoding import MOST_PIXELS
-from cpg_lightning.data.paths import composed, lines_of, nearest, walked
-
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"),
-    *(".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k", ".avif"),
-)
-# Suffixes of images that are not supported. A note mentions such files.
-OTHER_SUFFIXES = (
-    *(".heic", ".heif", ".jxl", ".svg", ".psd", ".tga", ".exr", ".hdr", ".ico", ".pcx", ".eps", ".pdf", ".npy", ".npz"),
-    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw", ".mp4", ".mov", ".avi"),
-)
+from cpg_lightning.data.paths import IMAGE_SUFFIXES, OTHER_SUFFIXES, composed, lines_of, nearest, walked
 
 
 class FileTree:

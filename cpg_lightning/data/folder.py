@@ -15,8 +15,7 @@ from cpg_lightning.data.color_labels import ColorLabels
 from cpg_lightning.data.data_module import SegmentationDataModule
 from cpg_lightning.data.decoding import MOST_PIXELS
 from cpg_lightning.data.description import Split
-from cpg_lightning.data.files import IMAGE_SUFFIXES
-from cpg_lightning.data.paths import composed, expanded, nearest, walked
+from cpg_lightning.data.paths import IMAGE_SUFFIXES, composed, expanded, nearest, walked
 
 IMAGES, LABELS, LISTS = "images/{split}/{name}.*", "labels/{split}/{name}.png", "{split}.txt"
 

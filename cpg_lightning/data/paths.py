@@ -1,10 +1,20 @@
-"""Walking folders, normalising names, and expanding paths from the user."""
+"""Paths: suffixes of images, walking folders, normalising names, and expanding paths from the user."""
 
 import os
 import re
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".dib", ".tif", ".tiff", ".webp", ".gif"),
+    *(".pbm", ".pgm", ".ppm", ".pnm", ".jp2", ".j2k", ".avif"),
+)
+# Suffixes of images that are not supported. A note mentions such files.
+OTHER_SUFFIXES = (
+    *(".heic", ".heif", ".jxl", ".svg", ".psd", ".tga", ".exr", ".hdr", ".ico", ".pcx", ".eps", ".pdf", ".npy", ".npz"),
+    *(".dng", ".cr2", ".cr3", ".nef", ".arw", ".raf", ".orf", ".rw2", ".raw", ".mp4", ".mov", ".avi"),
+)
 
 
 def walked(folder: Path, suffixes: tuple[str, ...] = ()) -> Iterator[Path]:

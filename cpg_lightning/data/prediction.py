@@ -14,8 +14,8 @@ from torch.utils.data import Dataset
 from cpg_lightning.data.archive import bytes_of
 from cpg_lightning.data.dataset import decoded_file, evaluation_sample
 from cpg_lightning.data.decoding import MOST_PIXELS
-from cpg_lightning.data.files import IMAGE_SUFFIXES, FileTree
-from cpg_lightning.data.paths import lines_of, nearest
+from cpg_lightning.data.files import FileTree
+from cpg_lightning.data.paths import IMAGE_SUFFIXES, lines_of, nearest
 
 
 class PredictionDataset(Dataset[dict[str, Any]], ABC):

@@ -29,7 +29,7 @@ class Division:
     def __post_init__(self) -> None:
         if self.images % (self.processes * self.batches):
             raise ValueError(
-                f"expected data.batch_size, the images of one step over all devices, to divide by {self.parts}, got "
+                f"expected data.batch_size, the images of one step over all devices, to be divisible by {self.parts}, got "
                 f"{self.images}. {self.alternatives()}"
             )
 
@@ -50,7 +50,7 @@ class Division:
         return devices if self.batches == 1 else f"{devices} times {self.batches} accumulated batches"
 
     def alternatives(self, smallest: int = 1) -> str:
-        """Which numbers go instead, one of them changed, as options of the command line.
+        """The numbers that divide evenly, one of them changed, as options of the command line.
 
         Args:
             smallest: Images that a batch of one process must have at least.
@@ -63,7 +63,7 @@ class Division:
             ("--trainer.accumulate_grad_batches", self._factors(self.processes, smallest) if self.batches > 1 else []),
             ("--data.batch_size", sorted({*sizes} - {self.images})[:2]),
         ]
-        return f"What goes: {'; or '.join(f'{option} {_listed(numbers)}' for option, numbers in options if numbers)}"
+        return f"Set {'; or '.join(f'{option} {_listed(numbers)}' for option, numbers in options if numbers)}"
 
     def _factors(self, other: int, smallest: int) -> list[int]:
         """The numbers that, times another, divide the images into parts that are large enough."""

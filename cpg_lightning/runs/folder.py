@@ -42,6 +42,22 @@ class RunFolder:
         others = {CELL, LOCK, LOG, _partial(CELL)}
         return not self.path.exists() or (self.path.is_dir() and {each.name for each in self.path.iterdir()} <= others)
 
+    def make(self) -> None:
+        """Make the folder.
+
+        Raises:
+            ValueError: If it cannot be written to.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not os.access(self.path, os.W_OK):
+                raise PermissionError("no permission to write")
+        except OSError as error:
+            raise ValueError(
+                f"expected a folder that can be written to, got {self.path} ({error}); "
+                "choose where runs go with --trainer.default_root_dir"
+            ) from error
+
     def experiment(self) -> dict[str, Any]:
         """The content of ``experiment.json``.
 

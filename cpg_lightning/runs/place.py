@@ -14,7 +14,9 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 
 from cpg_lightning.data.paths import expanded
 from cpg_lightning.runs.folder import CONFIG, RunFolder
-from cpg_lightning.runs.identity import digest, inference_of, readable_name
+from cpg_lightning.runs.given_values import digest
+from cpg_lightning.runs.identity import inference_of
+from cpg_lightning.runs.naming import readable_name
 
 EVALUATIONS = ("validate", "test")
 

@@ -1,0 +1,51 @@
+"""The first lines of a training: what it trains, on what, and where."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.utilities import rank_zero_info
+
+from cpg_lightning.data import SegmentationDataModule
+from cpg_lightning.runs.naming import class_name
+
+
+def introduce(
+    config: Mapping[str, Any],
+    trainer: L.Trainer,
+    module: L.LightningModule,
+    data: SegmentationDataModule,
+    folder: Path,
+) -> None:
+    """Print what is trained, a line for each part of it.
+
+    Args:
+        config: The configuration of ``fit`` as plain values.
+        trainer: The Trainer.
+        module: The module.
+        data: The data module, after its ``setup("fit")``.
+        folder: The folder of the run.
+    """
+    images = ", ".join(f"{len(dataset)} {split}" for split, dataset in data.datasets.items())
+    parameters = sum(each.numel() for each in module.parameters())
+    division = data.division
+    devices = f"{division.processes} {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"
+    workers = data.loader_options()["num_workers"]
+    for line in (
+        f"data: {class_name(config['data']['class_path'])}, {images} images, {data.num_classes} classes",
+        f"network: {class_name(config['model']['network']['class_path'])}, {parameters:,} parameters",
+        f"criterion: {_named(config['model']['criterion'])}",
+        f"optimizer: {_named(config['model'].get('optimizer') or {'class_path': 'torch.optim.AdamW'})}",
+        f"step: {division.images} images, {division.share} at a time on {devices}, precision {trainer.precision}",
+        f"loading: {workers} workers a process",
+        f"folder: {folder}",
+    ):
+        rank_zero_info(line)
+
+
+def _named(entry: Mapping[str, Any]) -> str:
+    """A class with its arguments that are numbers or text."""
+    arguments = (entry.get("init_args") or {}).items()
+    shown = ", ".join(f"{name}={value}" for name, value in arguments if isinstance(value, int | float | str))
+    return f"{class_name(entry['class_path'])}({shown})"

@@ -1,0 +1,49 @@
+"""The values of a configuration that are not at their defaults, as plain values."""
+
+import json
+from collections.abc import Mapping
+from hashlib import sha256
+from inspect import Parameter, signature
+from typing import Any
+
+from cpg_lightning.parsing import imported
+
+
+def shortened(entry: Mapping[str, Any], leave: set[str] = frozenset()) -> dict[str, Any]:  # type: ignore[assignment]
+    """A class with those of its arguments that are not at their defaults."""
+    arguments = {name: value for name, value in (entry.get("init_args") or {}).items() if name not in leave}
+    kept = not_default(arguments, tuple(arguments), defaults_of(imported(entry["class_path"])))
+    return {"class_path": entry["class_path"], **({"init_args": kept} if kept else {})}
+
+
+def plain_value(value: Any) -> Any:
+    """A value of a configuration, without arguments at their defaults in the classes in it."""
+    if isinstance(value, Mapping):
+        return (
+            shortened(value)
+            if "class_path" in value
+            else {str(name): plain_value(each) for name, each in value.items()}
+        )
+    if isinstance(value, list | tuple):
+        return [plain_value(each) for each in value]
+    return value if isinstance(value, bool | int | float | str | None) else str(value)
+
+
+def not_default(values: Mapping[str, Any], names: tuple[str, ...], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of some names that are neither None nor their defaults."""
+    given = {name: plain_value(values[name]) for name in names if values.get(name) is not None}
+    return {name: value for name, value in given.items() if value != plain_value(defaults.get(name))}
+
+
+def defaults_of(kind: Any) -> dict[str, Any]:
+    """The defaults of the arguments with which something is called."""
+    try:
+        parameters = signature(kind).parameters
+    except ValueError:  # a class in C may not tell
+        return {}
+    return {name: each.default for name, each in parameters.items() if each.default is not Parameter.empty}
+
+
+def digest(values: Any) -> str:
+    """A short digest of plain values."""
+    return sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]

@@ -1,0 +1,80 @@
+"""Readable names of an experiment and of its parts."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cpg_lightning.runs.given_values import digest, shortened
+
+# Arguments of a criterion that have a short form in names.
+SHORT = {"kernel_size": "k", "ohem_threshold": "ohem", "label_smoothing": "smooth"}
+
+
+def readable_name(config: Mapping[str, Any]) -> str:
+    """What a run trains, e.g. ``camvid-lraspp-ce+cpg0.5``."""
+    return f"{data_name(config)}-{network_name(config)}-{criterion_name(config)}"
+
+
+def data_name(config: Mapping[str, Any]) -> str:
+    """The dataset, e.g. ``camvid``; of a folder of one's own, the folder's name."""
+    kind = class_name(config["data"]["class_path"]).removesuffix("DataModule").lower()
+    root = Path(str(config["data"].get("init_args", {}).get("root", ""))).name
+    return _file_name(root) if kind == "folder" and _file_name(root) else kind
+
+
+def network_name(config: Mapping[str, Any]) -> str:
+    """The network, e.g. ``lraspp``; of a family, which one; of an adapter, what it wraps."""
+    network = config["model"]["network"]
+    arguments = network.get("init_args", {})
+    parts = [arguments.get(name) for name in ("architecture", "encoder", "model_type")]
+    wrapped = arguments.get("network")
+    if isinstance(wrapped, Mapping) and "class_path" in wrapped:
+        parts.append(class_name(wrapped["class_path"]))
+    elif isinstance(wrapped, str):
+        parts.append(class_name(wrapped))
+    return "-".join(_file_name(str(part)) for part in (class_name(network["class_path"]), *parts) if part).lower()
+
+
+def criterion_name(config: Mapping[str, Any]) -> str:
+    """The criterion with its numbers that are not at their defaults, e.g. ``ce+cpg0.5-k5`` or ``0.25ce+0.75jaccard``."""
+    return _file_name(_loss_name(config["model"]["criterion"]))
+
+
+def _loss_name(criterion: Mapping[str, Any]) -> str:
+    parts = criterion.get("init_args", {}).get("losses")
+    if isinstance(parts, list):
+        weights = criterion["init_args"].get("weights") or [1] * len(parts)
+        pairs = zip(weights, parts, strict=True)
+        return "+".join(f"{'' if weight == 1 else f'{weight:g}'}{_loss_name(part)}" for weight, part in pairs)
+    arguments = dict(shortened(criterion, leave={"strip_logits"}).get("init_args", {}))
+    if "cpg_weight" not in criterion.get("init_args", {}):
+        name = class_name(criterion["class_path"]).removesuffix("Loss").lower()
+    else:
+        weight = criterion["init_args"]["cpg_weight"]
+        cpg = "cpg" if weight == 1 else f"cpg{weight:g}"
+        terms = [*(["ce"] if arguments.pop("ce_weight", 1) else []), *([cpg] if weight else [])]
+        name = "+".join(terms)
+        arguments.pop("cpg_weight", None)
+    said = [_argument(argument, value) for argument, value in sorted(arguments.items())]
+    return "-".join([name, *(each for each in said if each)])
+
+
+def _argument(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"{'' if value else 'no_'}{name}"
+    if isinstance(value, int | float):
+        return f"{SHORT.get(name, name)}{value:g}"
+    if isinstance(value, str):
+        return value
+    return "weighted" if name == "class_weights" else digest(value)[:4]
+
+
+def class_name(class_path: str) -> str:
+    """The name of the class of an import path."""
+    return class_path.rpartition(".")[2]
+
+
+def _file_name(text: str) -> str:
+    """Text without characters that folders and shells make something of."""
+    return re.sub(r"[^\w.+=-]+", "_", text).strip("_.")
