@@ -188,7 +188,7 @@ class SegmentationCLI(LightningCLI):
             _drop_pretrained(config.model)
         folder = place.folder.path
         config.trainer.default_root_dir = str(folder)
-        ours = callbacks_of_runs(config.trainer, self.subcommand == "fit")
+        ours = callbacks_of_runs(config.trainer, self.subcommand)
         self.trainer_defaults["callbacks"] = ours + self.trainer_defaults["callbacks"]  # StopOnSignal sees a step last
         keep_checkpoints_in(folder, config.trainer)
         without_key = set_up_wandb(loggers, place, self.subcommand)
