@@ -22,6 +22,7 @@ from cpg_lightning.callbacks import (
     StopOnSignal,
 )
 from cpg_lightning.callbacks.run_record import RunRecord, versions
+from cpg_lightning.callbacks.stopping import SIGNALS
 from cpg_lightning.check_data import check_data
 from cpg_lightning.command import WITHOUT_LIGHTNING, without_lightning
 from cpg_lightning.data import SegmentationDataModule
@@ -167,7 +168,8 @@ class SegmentationCLI(LightningCLI):
             _drop_pretrained(config.model)
         folder = place.folder.path
         config.trainer.default_root_dir = str(folder)
-        self.trainer_defaults["callbacks"] += callbacks_of_runs(config.trainer, self.subcommand == "fit")
+        ours = callbacks_of_runs(config.trainer, self.subcommand)
+        self.trainer_defaults["callbacks"] = ours + self.trainer_defaults["callbacks"]  # StopOnSignal sees a step last
         keep_checkpoints_in(folder, config.trainer)
         without_key = set_up_wandb(loggers, place, self.subcommand)
         training = place.evaluated if loggers else None
@@ -262,7 +264,8 @@ class SegmentationCLI(LightningCLI):
             with explained(self.trainer, self.model, self.datamodule, self._get(self.config, "ckpt_path")):
                 super()._run_subcommand(subcommand)
         except SIGTERMException as end:
-            if end.code and not self.place.temporary:  # by StopOnSignal, in the first process
+            # By StopOnSignal, in the first process. SLURM continues a requeued job by itself.
+            if end.code in [128 + number for number in SIGNALS] and not self.place.temporary:
                 again = shlex.join(["cpg", *arguments_to_continue(sys.argv[1:], self.place.folder.path)])
                 rank_zero_info(f"continue with: {again}")
             raise

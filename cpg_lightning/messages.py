@@ -11,14 +11,16 @@ WARNINGS = (
     r".*predict.*returned `?None",
     r"The number of training batches .* is smaller than the logging interval",
 )
-NOTES = ("💡 Tip", "TPU available", "GPU available: False")
+NOTES = ("💡 Tip", "TPU available", "GPU available: False", "`weights_only` was not set")
+LOGGERS = ("utilities.rank_zero", "trainer.connectors.checkpoint_connector")
 
 
 def quieten() -> None:
     """Leave out messages of the libraries that tell a user of the command nothing."""
     for pattern in WARNINGS:
         warnings.filterwarnings("ignore", pattern)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_wanted)
+    for name in LOGGERS:
+        logging.getLogger(f"lightning.pytorch.{name}").addFilter(_is_wanted)
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:

@@ -10,14 +10,17 @@ from cpg_lightning.callbacks import AtomicCheckpoints, Costs, MetricsFile, Progr
 from cpg_lightning.parsing import configured, imported
 
 
-def callbacks_of_runs(trainer: Namespace, training: bool) -> list[Callback]:
+def callbacks_of_runs(trainer: Namespace, subcommand: str | None) -> list[Callback]:
     """The callbacks that are added to those of a configuration; one of a class that it lists is not added.
 
     Args:
         trainer: The Trainer's options.
-        training: Whether the run is a training.
+        subcommand: ``fit``, ``validate``, ``test``, ``predict``, or None where nothing is run.
     """
-    kinds: list[type[Callback]] = [TerminateOnNonFinite, AtomicCheckpoints, Costs, MetricsFile] if training else []
+    kinds: list[type[Callback]] = [TerminateOnNonFinite, AtomicCheckpoints] if subcommand == "fit" else []
+    if subcommand is not None:
+        # In evaluations they do nothing, but Lightning warns of each callback in a checkpoint that the Trainer lacks.
+        kinds += [Costs, MetricsFile]
     there = [imported(each.class_path) for each in configured(trainer.get("callbacks"))]
     bar = any(issubclass(each, ProgressBar) for each in there)
     if trainer.enable_progress_bar is not False and not bar and not sys.stdout.isatty():

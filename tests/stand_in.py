@@ -1,6 +1,6 @@
 """A stand-in for ``cpg fit``: leaves behind what a run leaves in its folder, within milliseconds, or fails as it is told.
 
-Options: --output FOLDER, --key KEY, --epochs N, --seconds of an epoch, --fail yes, --deaf yes (to SIGINT and SIGTERM), --worker yes.
+Options: --output FOLDER, --key KEY, --epochs N, --seconds of an epoch, --fail yes, --requeued yes, --deaf yes (to SIGINT and SIGTERM), --worker yes.
 """
 
 import json
@@ -46,6 +46,8 @@ def main():
     print("training", flush=True)
     if options.get("fail") == "yes":
         sys.exit("cpg: expected \x1b[1mdata[/bold], got none\n(CPG_TRACEBACK=1 shows where)")
+    if options.get("requeued") == "yes":
+        sys.exit(128 + signal.SIGUSR1)
     done = int(checkpoint.read_text()) if checkpoint.exists() else 0
     metrics = folder / "metrics.csv"
     if not metrics.exists():

@@ -103,7 +103,7 @@ def test_the_file_is_flushed_before_renaming_and_the_folder_after(path, monkeypa
     monkeypatch.setattr(os, "fsync", synchronised)
     monkeypatch.setattr(Path, "replace", replaced)
     AtomicCheckpointIO().save_checkpoint(checkpoint_of(2), path)
-    partial = str(path.with_name(".last.ckpt.partial"))
+    partial = str(path.with_name(".checkpoint.partial"))
     assert events == [partial, (partial, str(path)), str(path.parent)]
 
 
@@ -189,12 +189,12 @@ def killed(path, moment):
 def is_readable_after_a_kill(path, moment):
     said = killed(path, moment)
     assert step_of(path) in (said, said + 1)
-    assert set(os.listdir(path.parent)) <= {"last.ckpt", ".last.ckpt.partial"}
+    assert set(os.listdir(path.parent)) <= {"last.ckpt", ".checkpoint.partial"}
 
 
 def test_a_kill_leaves_a_whole_checkpoint_and_its_partial_file_is_overwritten(path):
     is_readable_after_a_kill(path, 0.02)
-    path.with_name(".last.ckpt.partial").write_bytes(b"the rest of a longer one" * 10_000)
+    path.with_name(".checkpoint.partial").write_bytes(b"the rest of a longer one" * 10_000)
     AtomicCheckpointIO().save_checkpoint(checkpoint_of(3), path)
     assert step_of(path) == 3
     assert os.listdir(path.parent) == ["last.ckpt"]

@@ -3,12 +3,14 @@
 import json
 import os
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 import torch
 from commands import ARGUMENTS, fails
 
 from cpg_lightning.cli import main
+from cpg_lightning.runs.checkpoint_io import PARTIAL
 from cpg_lightning.runs.folder import RunFolder
 
 FIT = [*ARGUMENTS, "--trainer.logger=false"]
@@ -194,6 +196,27 @@ class TestRunOption:
         main(["validate", "--run", "trained", "--ckpt_path", "last"])
         assert len(list(Path("trained/evaluations").iterdir())) == 3
 
+    @pytest.mark.parametrize(
+        ("command", "options"),
+        [
+            ("validate", ["--trainer.callbacks=EvaluationReport"]),
+            ("predict", ["--trainer.callbacks=PredictionWriter", "--overwrite=true"]),
+        ],
+    )
+    def test_of_the_callbacks_in_a_checkpoint_only_the_users_are_missed(self, command, options, recwarn):
+        def missed():
+            said = [str(each.message) for each in recwarn if "callbacks used to create" in str(each.message)]
+            recwarn.clear()
+            return said
+
+        main([command, "--run", "trained"])
+        assert missed() == []
+        main([command, "--run", "trained", *options])
+        (said,) = missed()
+        assert "BestCheckpoint" in said
+        assert "Costs" not in said
+        assert "MetricsFile" not in said
+
     def test_predictions_lie_in_the_folder_of_the_run(self):
         main(["predict", "--run", "trained"])
         assert {path.name for path in Path("trained/predictions/labels").iterdir()} == {"test_000.png", "test_001.png"}
@@ -245,17 +268,53 @@ class TestJobs:
             fit("--trainer.max_epochs=1", f"--seed_everything={seed}")
         assert len(list(Path("runs").iterdir())) == 2
 
+    @pytest.mark.parametrize("option", ["--model.criterion.cpg_weight=0.5", "--trainer.max_epochs=2"])
+    def test_so_are_two_configurations(self, camvid, job, option):
+        for options in ([], [option]):
+            fit("--trainer.max_epochs=1", *options)
+        folders = list(Path("runs").iterdir())
+        assert len({experiment(folder)["key"] for folder in folders}) == 2
+        assert all(folder.name.endswith(f"-{experiment(folder)['id']}") for folder in folders)
+
+    def test_so_are_two_folders(self, camvid, job):
+        for folder in ("first", "second"):
+            fit("--trainer.max_epochs=1", f"--output={folder}")
+        assert experiment("first")["id"] != experiment("second")["id"]
+
+    def test_the_checkpoint_of_a_requeued_job_belongs_to_its_run(self, camvid, job):
+        fit("--trainer.max_epochs=1")
+        (folder,) = Path("runs").iterdir()
+        run = RunFolder.of_checkpoint(folder / "hpc_ckpt_1.ckpt")
+        assert run is not None
+        assert run.path == folder.absolute()
+
+    def test_a_job_that_was_killed_while_it_wrote_its_first_checkpoint_starts_over(self, camvid, job):
+        fit("--trainer.max_epochs=1")
+        (folder,) = Path("runs").iterdir()
+        rmtree(folder / "checkpoints")
+        (folder / "summary.json").unlink()
+        (folder / PARTIAL).write_bytes(b"a part")
+        fit("--trainer.max_epochs=1")
+        assert RunFolder(folder).is_finished
+
     def test_a_restart_by_torchrun_needs_to_know_its_folder(self, camvid, monkeypatch):
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
         with pytest.raises(ValueError, match="expected --output FOLDER where torchrun restarts a training"):
             fit()
 
-    def test_a_run_of_an_agent_has_the_id_of_the_agents_run(self, camvid, monkeypatch):
+    def test_a_run_of_an_agent_has_the_id_of_the_agents_run_and_continues_as_itself(self, camvid, monkeypatch):
         monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
         monkeypatch.setenv("WANDB_RUN_ID", "r9")
-        fit("--trainer.max_epochs=1")
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            fit("--trainer.callbacks+=tiny.Broken", "--trainer.callbacks.epoch=1")
         (folder,) = Path("runs").iterdir()
         assert folder.name == "camvid-tiny-ce+cpg-seed0-r9"
+        assert experiment(folder)["id"] == "r9"
+        fit()
+        assert list(Path("runs").iterdir()) == [folder]
+        assert RunFolder(folder).summary()["epochs"] == 2
+        with pytest.raises(ValueError, match="images_a_step is 3 instead of 2"):
+            fit("--data.batch_size=3")
 
 
 class TestGroups:

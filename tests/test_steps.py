@@ -185,7 +185,9 @@ class TestErrors:
         assert str(error.value).endswith(options)
 
     def test_accumulated_batches_that_go_are_named_too(self):
-        with pytest.raises(ValueError, match="to be divisible by 2 devices times 4 accumulated batches, got 12") as error:
+        with pytest.raises(
+            ValueError, match="to be divisible by 2 devices times 4 accumulated batches, got 12"
+        ) as error:
             Division(12, processes=2, batches=4)
         options = (
             "--trainer.devices 1 or 3; or --trainer.accumulate_grad_batches 1, 2, 3 or 6; or --data.batch_size 8 or 16"

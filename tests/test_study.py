@@ -99,6 +99,14 @@ def test_a_failed_cell_does_not_stop_the_others(sweep, capsys):
     assert len(starts("yes-0")) == 2  # started again, since what was wrong may be mended
 
 
+def test_a_run_that_has_its_job_requeued_ends_the_study_and_has_not_failed(sweep, capsys):
+    file = sweep({"seed": [0, 1]})
+    assert study([file, "--", "--requeued=yes"]) == 128 + signal.SIGUSR1
+    assert [len(starts(cell)) for cell in "01"] == [1, 0]
+    assert "failed" not in listed(capsys, file)[1]
+    assert study([file]) == 0
+
+
 def test_a_run_that_ends_without_a_summary_has_failed(sweep, capsys):
     file = sweep({"x": ["1"]})
     Path(file).write_text(Path(file).read_text().replace(str(STAND_IN), "-c").replace("${args}", "pass"))

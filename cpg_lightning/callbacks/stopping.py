@@ -3,12 +3,14 @@
 import math
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -27,8 +29,12 @@ class StopOnSignal(Callback):
     which Python exits with status 130 (SIGINT) or 143 (SIGTERM). A validation is left after the batch, and begins again when
     the training continues. A second signal ends the process at once. A signal that is ignored at the start stays ignored.
 
-    The command adds it to trainings. It takes the place of Lightning's own handler of SIGTERM, which lets each process end
-    after a step of its own, where the others wait for it.
+    In a SLURM job, SIGUSR1 ends a training in the same way (status 138). In place of ``last.ckpt``, Lightning writes its
+    ``hpc_ckpt_N.ckpt`` and asks SLURM to start the job again, unless ``SLURMEnvironment(auto_requeue=False)``.
+
+    The command adds it to trainings. It takes the place of Lightning's own handlers. With that of SIGTERM, each process ends
+    after a step of its own, where the others wait for it. That of SIGUSR1 writes a checkpoint in the middle of a step, and
+    the images of this step are left out when the training continues.
 
     Example:
         >>> trainer = L.Trainer(callbacks=[StopOnSignal()])  # doctest: +SKIP
@@ -40,14 +46,18 @@ class StopOnSignal(Callback):
         self.received = 0  # the number of the first signal
         self.steps_before = 0
         self.listens = False
+        self.requeue_signal: int | None = None  # of SLURM
+        self.requeue: Callable[[int, FrameType | None], Any] | None = None  # Lightning's handler of it
         self.group: Any = None  # of all processes, on the CPU: no device is waited for
         self.batches = 0  # of a validation that every process has
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Let the workers that load images outlive the signal: the step may need them."""
+        self.requeue_signal = _requeue_signal(trainer)
         data = getattr(trainer, "datamodule", None)
         if stage == "fit" and isinstance(data, SegmentationDataModule):
-            data.ignored_signals = SIGNALS
+            # SLURM sends its signal to the workers too.
+            data.ignored_signals = SIGNALS if self.requeue_signal is None else (*SIGNALS, self.requeue_signal)
 
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Listen from here on: Lightning has just set its handlers, and sets those from before at the end."""
@@ -99,6 +109,8 @@ class StopOnSignal(Callback):
             self.group = distributed.new_group(backend="gloo")
 
         def hear(number: int, frame: FrameType | None) -> None:
+            if self.received and self.requeue_signal in (number, self.received):
+                return  # SLURM sends SIGTERM to a job that it requeues, and later SIGKILL
             if self.received:
                 if trainer.strategy.launcher is not None:
                     trainer.strategy.launcher.kill(signal.SIGKILL)
@@ -110,12 +122,19 @@ class StopOnSignal(Callback):
         for number in SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, hear)
+        handler = None if self.requeue_signal is None else signal.getsignal(self.requeue_signal)
+        if self.requeue_signal is not None and callable(handler):
+            self.requeue = handler
+            signal.signal(self.requeue_signal, hear)
 
     def _end_if_signalled(self, trainer: L.Trainer) -> None:
         number = self._largest(self.received)
         if not number:
             return
-        trainer.save_checkpoint(Path(trainer.default_root_dir) / CHECKPOINTS / "last.ckpt", weights_only=False)
+        if self.requeue is not None and number == self.requeue_signal:
+            self.requeue(number, None)
+        else:
+            trainer.save_checkpoint(Path(trainer.default_root_dir) / CHECKPOINTS / "last.ckpt", weights_only=False)
         rank_zero_info(f"ended by {signal.Signals(number).name} after step {trainer.global_step}")
         # The process that has started others waits for them, and takes another status than 0 for a fault of theirs.
         raise SIGTERMException(128 + number if trainer.local_rank == 0 else 0)
@@ -127,3 +146,11 @@ class StopOnSignal(Callback):
         numbers = torch.tensor([number])
         distributed.all_reduce(numbers, distributed.ReduceOp.MAX, group=self.group)
         return int(numbers.item())
+
+
+def _requeue_signal(trainer: L.Trainer) -> int | None:
+    """The signal on which Lightning has SLURM start the job again; None where it does not."""
+    environment = trainer._accelerator_connector.cluster_environment
+    if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
+        return environment.requeue_signal
+    return None

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+PARTIAL = ".checkpoint.partial"  # name of the temporary file
 CHUNK = 2**24  # bytes per write
 MEGABYTE = 1e6
 NOT_FOR_FOLDERS = (errno.EINVAL, errno.ENOTSUP)  # errors of file systems that cannot synchronise a folder
@@ -44,8 +45,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         # As in Lightning, it is first saved in memory. The size is then known, and disk errors are Python's OSErrors.
         content = io.BytesIO()
         torch.save(checkpoint, content)
-        # The name is always the same, so that a file that a kill left behind is overwritten.
-        partial = path.with_name(f".{path.name}.partial")
+        # The name is always the same, so that a file that a kill left behind is overwritten. It is not that of the
+        # checkpoint: Lightning would take a part of hpc_ckpt_1.ckpt for the whole.
+        partial = path.with_name(PARTIAL)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with self._open(partial) as file:

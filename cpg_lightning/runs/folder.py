@@ -24,8 +24,9 @@ class RunFolder:
     @classmethod
     def of_checkpoint(cls, path: str | Path) -> "RunFolder | None":
         """The run of a checkpoint file; None if the file is not in the folder of a run."""
-        folder = Path(path).absolute().parent.parent
-        return cls(folder) if (folder / EXPERIMENT).is_file() else None
+        # The checkpoints of a requeued job are in the run's folder itself.
+        folders = Path(path).absolute().parents[:2]
+        return next((cls(folder) for folder in folders if (folder / EXPERIMENT).is_file()), None)
 
     @property
     def is_run(self) -> bool:

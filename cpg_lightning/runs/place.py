@@ -15,7 +15,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from cpg_lightning.data.paths import expanded
 from cpg_lightning.runs.folder import CONFIG, RunFolder
 from cpg_lightning.runs.given_values import digest
-from cpg_lightning.runs.identity import inference_of
+from cpg_lightning.runs.identity import RECIPE, inference_of
 from cpg_lightning.runs.naming import readable_name
 
 EVALUATIONS = ("validate", "test")
@@ -70,12 +70,11 @@ def place_of(subcommand: str | None, config: Namespace, plain: dict[str, Any], l
     path = config.get("ckpt_path")
     run = RunFolder.of_checkpoint(path) if path else None
     if subcommand == "fit" and config.trainer.get("fast_dev_run"):
-        return Place(
-            RunFolder(tempfile.mkdtemp(prefix="cpg-")), *_named(config, plain, loggers), checkpoint=path, temporary=True
-        )
+        folder = RunFolder(tempfile.mkdtemp(prefix="cpg-"))
+        return Place(folder, *_named(config, plain, loggers, None), checkpoint=path, temporary=True)
     if subcommand == "fit":
         return _of_training(config, plain, loggers, run)
-    name, run_id = _named(config, plain, loggers)
+    name, run_id = _named(config, plain, loggers, _agents_id())
     parent = RunFolder(Path(config.trainer.default_root_dir or "runs"))
     if subcommand is None:
         return Place(RunFolder(parent.path / f"{name}-{run_id}"), name, run_id)
@@ -95,47 +94,54 @@ def _of_training(config: Namespace, plain: dict[str, Any], loggers: list[Namespa
             f"expected a checkpoint of the run in {output.path}, got {path}, whose run in {run.path} is continued there; to start "
             "another run from its weights, use --model.weights"
         )
-    folder = run or output or _of_job(config, plain)
-    name, run_id = _named(config, plain, loggers)
+    folder = run or output
+    scheduled = _agents_id() or (_jobs_id(config, plain) if folder is None else None)
+    name, run_id = _named(config, plain, loggers, scheduled)
     if folder is None:
-        if int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
+        if scheduled is None and int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0:
             raise ValueError(
                 "expected --output FOLDER where torchrun restarts a training: it is continued there; got none"
             )
         folder = RunFolder(Path(config.trainer.default_root_dir or "runs") / f"{name}-{run_id}")
-        if folder.is_run:
+        if scheduled is None and folder.is_run:
             raise ValueError(
                 f"expected a folder without another run, got {folder.path}; to continue that run, use --output"
             )
-    elif folder.is_run:
+    if folder.is_run:
         record = folder.experiment()
         newest = None if folder.is_finished else folder.newest_checkpoint()
         checkpoint = path or (None if newest is None else str(newest))
         return Place(
             folder, f"{record['name']}-seed{record['seed']}", record["id"], folder, checkpoint, path is not None
         )
-    elif not folder.is_free():
+    if not folder.is_free():
         raise ValueError(
             f"expected a new or an empty folder, or that of a run, got {folder.path}, which holds something else"
         )
     return Place(folder, name, run_id, None, path)
 
 
-def _of_job(config: Namespace, plain: dict[str, Any]) -> RunFolder | None:
-    """The folder of a training in a SLURM job, the same when the job is started again; None outside of one."""
+def _agents_id() -> str | None:
+    """The id of a run of ``wandb agent``; None outside of one."""
+    return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
+
+
+def _jobs_id(config: Namespace, plain: dict[str, Any]) -> str | None:
+    """The id of a training in a SLURM job, the same when the job is started again; None outside of one."""
     if not SLURMEnvironment.detect():
         return None
     job = [os.environ.get(name) for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")]
     job = job if all(job) else [os.environ.get("SLURM_JOB_ID")]
-    run_id = digest([job, {name: plain[name] for name in ("model", "data")}, config.seed_everything])[:8]
-    return RunFolder(Path(config.trainer.default_root_dir or "runs") / f"{_name(config, plain)}-{run_id}")
+    recipe = {name: plain["trainer"].get(name) for name in RECIPE}
+    return digest([job, plain["model"], plain["data"], recipe, config.seed_everything])[:8]
 
 
-def _named(config: Namespace, plain: dict[str, Any], loggers: list[Namespace]) -> tuple[str, str]:
-    """The name and the id of a new run: the user's, those of an agent of Weights & Biases, or new ones."""
+def _named(
+    config: Namespace, plain: dict[str, Any], loggers: list[Namespace], scheduled: str | None
+) -> tuple[str, str]:
+    """The name and the id of a new run: the user's, those of a scheduler, or new ones."""
     name = next((logger.name for logger in loggers if logger.name), None) or _name(config, plain)
-    agent = os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
-    run_id = next((logger.id for logger in loggers if logger.id), None) or agent or secrets.token_hex(4)
+    run_id = next((logger.id for logger in loggers if logger.id), None) or scheduled or secrets.token_hex(4)
     return name.replace("/", "-"), run_id
 
 

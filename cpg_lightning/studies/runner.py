@@ -22,6 +22,7 @@ SHOW_EVERY = 1.0  # seconds between two updates of the display
 RETRY_EVERY = 1.0  # seconds between two attempts to start a cell that another study runs
 PATIENCE = 60.0  # seconds for a run to end by itself after a signal
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+REQUEUED = 128 + signal.SIGUSR1  # exit status of a run that has asked SLURM to start the job again
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ class Runner:
         return 128 + self.signals[0] if self.signals else int(bool(self.failed))
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
-        self.signals.append(number)
+        if signal.SIGUSR1 not in self.signals:  # SLURM sends SIGTERM to a job that it requeues, and later SIGKILL
+            self.signals.append(number)
 
     def _fill(self) -> None:
         """Start cells in the free slots."""
@@ -216,6 +218,8 @@ class Runner:
             if finished:
                 folder.write(each.record)
                 self.display.ended(each.job, folder.status(locked=True), seconds)
+            elif exit_status == REQUEUED and not self.signals:
+                self.signals.append(signal.SIGUSR1)  # no other cell starts, and the running ones end too
             elif not self.signals:
                 note = (
                     folder.reason(exit_status) if exit_status else "ended without summary.json: not trained to its end"
