@@ -95,7 +95,7 @@ class TestCounting:
             "│ 3 │ background │ 72.22% │ 4 │ 1.9% │",
             "│ 7 │ crack │ 16.67% │ 3 │ 8.3% │",
             "│ 255 │ ignored │ 11.11% │ 4 │ │",
-            "nothing is wrong",
+            "no problems found",
         ):
             assert expected in shown
 
@@ -353,7 +353,7 @@ class TestClassWeights:
         assert cli.model.criterion.cpg_weight == 0.5
 
     def test_there_must_be_training_labels(self, folder):
-        with pytest.raises(ValueError, match="expected training labels to weigh classes by"):
+        with pytest.raises(ValueError, match="expected training labels, to compute class weights from"):
             checked(folder, None, "--splits", "[val]", "--class_weights", "w.yaml")
 
 

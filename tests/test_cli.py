@@ -231,7 +231,7 @@ class TestAfterwards:
         assert np.array_equal(np.array(Image.open(folder / "palette" / "test_000.png")), palette[expected])
 
     def test_evaluating_without_a_checkpoint_is_warned_of(self, camvid):
-        with pytest.warns(UserWarning, match="validate takes the weights that the network is built with"):
+        with pytest.warns(UserWarning, match="validate uses the initial weights of the network"):
             main(["validate", *ARGUMENTS, "--trainer.logger=false"])
 
     def test_another_run_starts_from_its_weights_and_needs_them_but_once(self, run, camvid, capsys):

@@ -68,7 +68,7 @@ class TestExports:
             "[20, 28]",
         ]
         assert check_data([*root, *arguments, "--num_workers", "0"]) == 0
-        assert "nothing is wrong" in capsys.readouterr().out
+        assert "no problems found" in capsys.readouterr().out
 
 
 def commands():

@@ -191,7 +191,7 @@ class TestSchedule:
             trainer_of(max_epochs=-1).fit(module_of(warmup_steps=100), datamodule=data)
 
     def test_a_warm_up_longer_than_the_training_is_warned_of(self, data):
-        with pytest.warns(UserWarning, match="warm-up of 7 steps is no shorter than the training of 6"):
+        with pytest.warns(UserWarning, match="warm-up of 7 steps is not shorter than the training of 6"):
             trainer_of(limit_val_batches=0).fit(module_of(warmup_steps=7), datamodule=data)
 
     def test_the_optimizer_is_adamw_where_none_is_given(self, data):

@@ -116,7 +116,7 @@ class TestFactors:
     def test_a_scheduler_that_undoes_them_is_refused(self, camvid):
         cycle = functools.partial(OneCycleLR, max_lr=0.1, total_steps=6)
         with pytest.raises(
-            ValueError, match=r"expected a schedule that keeps the factors .*, got OneCycleLR, .*2 rates"
+            ValueError, match=r"expected a schedule that keeps the ratios .*, got OneCycleLR, .*2 learning rates"
         ):
             fit(camvid, module_of(lr_factors={"network.head": 10}, lr_schedule=cycle))
         both = functools.partial(OneCycleLR, max_lr=[0.1, 1.0], total_steps=6)
@@ -218,7 +218,7 @@ class TestErrors:
             module_of(lr_factors={"network.head": factor})
 
     def test_something_must_be_left_to_train(self):
-        with pytest.raises(ValueError, match="expected freeze to leave something to train"):
+        with pytest.raises(ValueError, match="expected freeze to leave parameters to train"):
             module_of(freeze=["network"])
 
 

@@ -184,7 +184,7 @@ class TestOutput:
     def test_images_that_are_predicted_are_left_out_and_counted(self, predicted, photographs, caplog):
         assert predicted()[0] == ["a.png", "b.png", "more/a.png"]
         assert predicted()[0] == []
-        assert "3 images are predicted in out already and left out; --overwrite true predicts them again" in caplog.text
+        assert "3 images are already predicted in out and skipped; --overwrite true predicts them again" in caplog.text
         Image.new("RGB", (12, 12)).save(photographs / "c.png")
         assert predicted()[0] == ["c.png"]
 

@@ -256,7 +256,7 @@ class TestAnotherEnd:
         assert again.values == pytest.approx(rates[3:])
 
     def test_a_finished_training_has_no_rate_to_go_on_with(self, camvid):
-        with pytest.raises(ValueError, match="expected a training that is not finished"):
+        with pytest.raises(ValueError, match="expected an unfinished training"):
             self.continued(camvid, 9)
 
 

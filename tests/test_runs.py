@@ -106,9 +106,7 @@ class TestFolder:
 
     def test_a_finished_run_is_continued_to_no_other_end(self, first):
         before = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()}
-        with pytest.raises(
-            ValueError, match=r"a training that is not finished, .* decayed to 0; --model\.weights starts"
-        ):
+        with pytest.raises(ValueError, match=r"an unfinished training, .* decayed to 0; --model\.weights starts"):
             fit("--ckpt_path=first/checkpoints/last.ckpt", "--trainer.max_epochs=3")
         assert {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()} == before
 
