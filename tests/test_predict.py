@@ -139,7 +139,7 @@ class TestFiles:
         (photographs / "c.jpg").write_bytes((photographs / "a.jpg").read_bytes()[:99])
         data = data_of(tmp_path, predict_images=str(photographs))
         data.num_workers = workers
-        with pytest.raises(ValueError, match=r"(?s)got 2 that were left out:.*b\.png.*c\.jpg"):
+        with pytest.raises(ValueError, match=r"(?s)got 2 that were skipped:.*b\.png.*c\.jpg"):
             predict(data, tmp_path)
         assert (tmp_path / "out" / "labels" / "more" / "a.png").is_file()
 
@@ -271,7 +271,7 @@ class TestCommand:
         for _ in range(2):
             with pytest.raises(SystemExit) as stopped:
                 command()
-            assert "got 1 that were left out" in str(stopped.value)
+            assert "got 1 that were skipped" in str(stopped.value)
         (photographs / "broken.png").unlink()
         before = (tmp_path / "out" / "labels" / "a.png").stat().st_mtime_ns
         cli = main(sys.argv[1:])
