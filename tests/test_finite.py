@@ -65,9 +65,9 @@ def test_a_loss_that_is_not_finite_ends_the_training_within_the_logged_steps(nam
         trainer.fit(module_of(), named)
     assert trainer.global_step == 3
     assert str(end.value) == (
-        "expected a finite loss, got nan in step 2, epoch 0, learning rate 0.0886762. The training has ended; checkpoints "
-        "that were written before are whole. Use a lower learning rate (--model.optimizer.lr), more warm-up "
-        "(--model.warmup_steps) or --trainer.gradient_clip_val. The images since the last look: image0, image1, image2, "
+        "expected a finite loss, got nan in step 2, epoch 0, learning rate 0.0886762. The training has stopped; earlier "
+        "checkpoints are complete. Use a lower learning rate (--model.optimizer.lr), more warm-up "
+        "(--model.warmup_steps) or --trainer.gradient_clip_val. The images since the last check: image0, image1, image2, "
         "image3, image4, image5."
     )
 
