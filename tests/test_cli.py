@@ -420,7 +420,7 @@ class TestErrors:
         assert "expected a folder that can be written to, got occupied/camvid-tiny" in shown
         access = os.access  # the tests may run as root, whom no permission stops
         monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK and access(path, mode))
-        assert "choose where runs go with --trainer.default_root_dir" in fails(monkeypatch, capsys, "fit", *ARGUMENTS)
+        assert "choose another folder with --trainer.default_root_dir" in fails(monkeypatch, capsys, "fit", *ARGUMENTS)
 
     @pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
     def test_a_checkpoint_that_is_none(self, camvid, monkeypatch, capsys, subcommand):
@@ -440,7 +440,7 @@ class TestErrors:
             "got one without callbacks, epoch, global_step, loops, lr_schedulers, optimizer_states: weights.ckpt"
             in shown
         )
-        assert "can start another training by --model.weights, but not continue one" in shown
+        assert "can start another training with --model.weights, but cannot continue one" in shown
 
     @pytest.mark.parametrize("subcommand", ["fit", "validate"])
     def test_a_checkpoint_of_another_network(self, run, camvid, monkeypatch, capsys, subcommand):

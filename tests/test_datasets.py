@@ -559,7 +559,7 @@ class TestErrors:
 
     def test_an_unknown_split_is_named(self, tmp_path):
         for name in ("ade20k", "coco_stuff", "coco_stuff_10k", "folder"):
-            with pytest.raises(ValueError, match="expected a split out of train, val, got 'test'"):
+            with pytest.raises(ValueError, match="expected split to be one of train, val, got 'test'"):
                 written(name, tmp_path).dataset("test", training=False)
 
     def test_test_images_without_labels_are_never_replaced_by_others(self, tmp_path):

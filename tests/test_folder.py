@@ -276,5 +276,5 @@ class TestColours:
 
     def test_colours_of_16_bits_are_refused(self, colours, tmp_path):
         Image.new("I;16", (4, 4)).save(tmp_path / "label.png")
-        with pytest.raises(ValueError, match="8 bits a channel, got 16 bits"):
+        with pytest.raises(ValueError, match="8 bits per channel, got 16 bits"):
             colours((tmp_path / "label.png").read_bytes(), Path("x"))

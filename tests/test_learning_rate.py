@@ -104,7 +104,7 @@ class TestErrors:
             fit(camvid, functools.partial(StepLR, step_size=2), warmup_steps=3)
 
     def test_a_scheduler_that_needs_a_score_is_refused(self, camvid):
-        with pytest.raises(ValueError, match="got ReduceLROnPlateau, which needs a score; take poly, cosine, constant"):
+        with pytest.raises(ValueError, match="got ReduceLROnPlateau, which needs a score; use poly, cosine, constant"):
             fit(camvid, ReduceLROnPlateau)
 
     def test_a_cycle_that_ends_before_the_training_is_refused_before_the_first_step(self, camvid):

@@ -382,9 +382,9 @@ class TestPredictor:
         [
             (np.zeros((4, 4, 3)), r"uint8 \(H, W, 3\), got float64 .*\* image\)\.round\(\)\.astype\(np\.uint8\)"),
             (np.zeros((4, 4, 3), np.uint16), r"uint8 \(H, W, 3\), got uint16 \(4, 4, 3\); convert it to 0\.\.255"),
-            (np.zeros((4, 4, 4), np.uint8), r"got uint8 \(4, 4, 4\); .* alpha and other channels are to be left out"),
+            (np.zeros((4, 4, 4), np.uint8), r"got uint8 \(4, 4, 4\); .* remove alpha and other channels"),
             (np.zeros((3, 4, 5), np.uint8), r"got uint8 \(3, 4, 5\); np\.moveaxis"),
-            (np.zeros((2, 4, 4, 3), np.uint8), "give several images as a list"),
+            (np.zeros((2, 4, 4, 3), np.uint8), "pass several images as a list"),
             (np.zeros(4, np.uint8), r"uint8 \(H, W, 3\), got uint8 \(4,\)"),
             (np.zeros((0, 4, 3), np.uint8), r"uint8 \(H, W, 3\), got uint8 \(0, 4, 3\)"),
             (torch.zeros(4, 5, 3, dtype=torch.uint8), r"a tensor as uint8 \(3, H, W\), got torch\.uint8 \(4, 5, 3\)"),

@@ -286,7 +286,7 @@ class TestGroups:
     def test_a_key_that_cannot_be_one_is_one_message(self, camvid, monkeypatch, capsys):
         monkeypatch.setenv("WANDB_API_KEY", "short")
         shown = fails(monkeypatch, capsys, "fit", *ARGUMENTS)
-        assert shown.startswith("cpg: expected an API key of Weights & Biases, or none, got another: ")
+        assert shown.startswith("cpg: expected a valid API key of Weights & Biases, or none, got another: ")
         assert "WANDB_API_KEY" in shown
         assert len(shown.splitlines()) == 2  # and how to see where
         assert not Path("runs").exists()
