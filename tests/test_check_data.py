@@ -285,13 +285,13 @@ class TestOneReport:
                 COCOStuffDataModule,
                 write_coco_stuff,
                 44,
-                "COCO-Stuff 10k, whose values are one more; use COCOStuff10kDataModule",
+                "COCO-Stuff 10k, whose values are larger by one; use COCOStuff10kDataModule",
             ),
             (
                 COCOStuff10kDataModule,
                 write_coco_stuff_10k,
                 45,
-                "COCO-Stuff 164k, whose values are one less; use COCOStuffDataModule",
+                "COCO-Stuff 164k, whose values are smaller by one; use COCOStuffDataModule",
             ),
         ],
     )

@@ -148,7 +148,9 @@ class TestPatterns:
     def test_a_missing_label_names_the_pattern(self, tmp_path):
         root = write_roboflow(tmp_path)
         next((root / "valid").glob("*_mask.png")).unlink()
-        with pytest.raises(ValueError, match=r"got none for 1, .*looked for as valid/\{name\}_mask\.png"):
+        with pytest.raises(
+            ValueError, match=r"got none for 1, .*the pattern of the labels is valid/\{name\}_mask\.png"
+        ):
             built(root, **ROBOFLOW).files("val")
 
     @pytest.mark.parametrize(

@@ -443,14 +443,14 @@ class TestPaths:
         assert len(predicted(tmp_path, "${DATA}/mine/images/val")) == 2
 
     def test_an_empty_path_is_not_the_current_folder(self, tmp_path):
-        with pytest.raises(ValueError, match=r"expected a path, got ''; for the current folder give \."):
+        with pytest.raises(ValueError, match=r"expected a path, got ''; use \. for the current folder"):
             folder_of("")
         with pytest.raises(ValueError, match="expected a path, got ' '"):
             predicted(tmp_path, " ")
 
     def test_a_variable_that_is_not_set_is_named(self):
         with pytest.raises(
-            ValueError, match=r"environment variable NOWHERE to be set, got none, for the path \$\{NOWHERE\}/x"
+            ValueError, match=r"environment variable NOWHERE of the path \$\{NOWHERE\}/x to be set, got none"
         ):
             expanded("${NOWHERE}/x")
 

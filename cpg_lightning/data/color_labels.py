@@ -74,6 +74,6 @@ class ColorLabels:
         rest = len(colours) - len(described)
         more = f" and {rest} more colours" if rest else ""
         return (
-            f"expected the colours of the class table, got {', '.join(described)}{more}: {path}; give the colour a line, without "
-            "a name if it is to be ignored; many colours between the classes' come from a JPEG or from smoothed edges"
+            f"expected the colours of the class table, got {', '.join(described)}{more}: {path}; add a line with the colour, "
+            "without a name to ignore it; many colours between those of the classes come from a JPEG or from smoothed edges"
         )

@@ -211,7 +211,7 @@ class SegmentationDataModule(DatasetDescription, L.LightningDataModule):
         dataset = self.dataset(split, training=loader == "train")
         if not dataset.labelled:
             raise ValueError(
-                f"expected images with labels to {TrainerFn(stage).value} with, got the {split} split of {type(self).__name__} in "
+                f"expected images with labels for {TrainerFn(stage).value}, got the {split} split of {type(self).__name__} in "
                 f"{self.root}, which has none; its images can be predicted. {self.why_no_labels(split)}"
                 f"Expected layout:\n{self.layout}"
             )
