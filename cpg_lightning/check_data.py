@@ -76,7 +76,7 @@ def check_data(args: Sequence[str] | None = None) -> int:
     if options.class_weights:
         write_class_weights(data, counted.get("train"), options.weighting, Path(options.class_weights))
         place = options.class_weights
-        said = f"class weights: {place}; use them by --model.criterion {place}"
+        said = f"class weights: {place}; use them with --model.criterion {place}"
         console.print(said, soft_wrap=True, highlight=False, markup=False)
     problems = sum(findings.problems for findings in counted.values())
     console.print(f"[red]{problems} problem{'s'[: problems > 1]}" if problems else "[green]no problems found")

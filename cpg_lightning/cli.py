@@ -195,8 +195,9 @@ class SegmentationCLI(LightningCLI):
             if "stateful callback" not in str(error):
                 raise
             raise ValueError(
-                "expected callbacks of one class to differ in what they monitor, got two alike; base.yaml has a BestCheckpoint "
-                "for val/mIoU and one for the latest epoch: to change their options, list all of trainer.callbacks in a file"
+                "expected callbacks of one class to monitor different scores, got two with the same; base.yaml has a "
+                "BestCheckpoint for val/mIoU and one for the latest epoch: to change their options, list all callbacks of the "
+                "Trainer in a file"
             ) from error
 
     def after_instantiate_classes(self) -> None:

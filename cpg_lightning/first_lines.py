@@ -38,7 +38,7 @@ def introduce(
         f"criterion: {_named(config['model']['criterion'])}",
         f"optimizer: {_named(config['model'].get('optimizer') or {'class_path': 'torch.optim.AdamW'})}",
         f"step: {division.images} images, {division.share} at a time on {devices}, precision {trainer.precision}",
-        f"loading: {workers} workers a process",
+        f"loading: {workers} workers per process",
         f"folder: {folder}",
     ):
         rank_zero_info(line)

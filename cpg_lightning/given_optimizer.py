@@ -42,8 +42,8 @@ def check_rate(arguments: Sequence[str]) -> None:
     if str(rate) != str(own):  # compared as text, because NaN != NaN
         earlier, later = (each.class_path.rpartition(".")[2] for each in (before, after))
         raise ValueError(
-            f"expected a learning rate for {later}, got none: it would take over {rate}, which is {earlier}'s, and its own "
-            f"default is {own}; give {OPTION}.lr"
+            f"expected a learning rate for {later}, got none: it would inherit {rate} from {earlier}, but its own default is "
+            f"{own}; set {OPTION}.lr"
         )
 
 

@@ -112,7 +112,7 @@ def check_prefixes(module: nn.Module, option: str, prefixes: Iterable[str]) -> N
         inside = [name.removeprefix(f"{above}.") for name in names if name.startswith(f"{above}.")]
         known = ", ".join(dict.fromkeys(f"{above}.{name.partition('.')[0]}" for name in inside))
         raise ValueError(
-            f"expected {option} to name a part of the model that has parameters, got {prefix}; there are {known}"
+            f"expected {option} to name a part of the model that has parameters, got {prefix}; the parts are {known}"
         )
 
 

@@ -60,8 +60,8 @@ def check_monitors(module: SegmentationModule, callbacks: Iterable[Callback]) ->
         monitor = str(getattr(callback, "monitor", ""))
         if monitor in sometimes:
             raise ValueError(
-                f"expected {type(callback).__name__} to monitor a score of every validation, got {monitor}, which is "
-                f"computed in every {every}th; set --model.boundary_metrics_every 1"
+                f"expected {type(callback).__name__} to monitor a score of every validation, got {monitor}, which "
+                f"only every {every}th validation computes; set --model.boundary_metrics_every 1"
             )
         if monitor in losses and monitor not in known:
             raise ValueError(
@@ -108,7 +108,7 @@ def check_data(module: SegmentationModule, data: L.LightningDataModule | None, s
     given = module.inference.window or module.image_size
     if not isinstance(given, tuple | list) or tuple(given) != size:
         raise ValueError(
-            f"expected images of {only}, in evaluation, got {'images of any size' if given is None else given}; set "
+            f"expected images in evaluation of {only}, got {'images of any size' if given is None else given}; set "
             f"--data.image_size {list(size)}, or an --model.inference with this window and border pad"
         )
 

@@ -217,7 +217,7 @@ IMAGES = [
 
 LABELS = [
     BadInput("a label of another size", saved(LABEL, Image.new("L", (10, 12), 3)), f"expected the label to have its image's size, 36x48 pixels (height x width), got 12x10: mine/{LABEL}"),
-    BadInput("a value without a class", saved(LABEL, Image.new("L", (48, 36), 99)), f"expected label values 3, 7, 255, got [99]: mine/{LABEL}; give the value a line in classes.csv, without a name if it is to be ignored"),
+    BadInput("a value without a class", saved(LABEL, Image.new("L", (48, 36), 99)), f"expected label values 3, 7, 255, got [99]: mine/{LABEL}; add a line with the value to classes.csv, without a name to ignore it"),
     BadInput("labels that were a JPEG once", saved(LABEL, RAMP), f"got [0, 1, 2, 4, 5, 6, 8, 9, 10, 11]: mine/{LABEL}; values between the classes come from a JPEG, or from resizing labels as images"),
     BadInput("a label in RGB", saved(LABEL, Image.new("RGB", (48, 36))), f"expected a label of one 8-bit channel ... colour type RGB: mine/{LABEL}"),
     BadInput("a label of 16 bits", saved(LABEL, Image.new("I;16", (48, 36))), f"expected a label of one 8-bit channel ... got a PNG of 16 bits per channel and colour type grey: mine/{LABEL}"),
@@ -302,8 +302,8 @@ MODELS = [
     BadInput("a power that is no number", folder(), "expected poly_power to be 0 or more and finite, got nan", f"{FIT} --model.poly_power .nan"),
     BadInput("a learning rate that is no number", folder(), "expected model.optimizer.lr to be a finite number, got nan", f"{FIT} --model.optimizer SGD --model.optimizer.lr .nan"),
     BadInput("a negative weight", folder(), "expected aux_weight to be 0 or more and finite, got -1.0", f"{FIT} --model.aux_weight -1"),
-    BadInput("another optimizer without a rate of its own", folder(), "expected a learning rate for SGD, got none: it would take over 0.002, which is AdamW's, and its own default is 0.001; give --model.optimizer.lr", f"{FIT} --model.optimizer AdamW --model.optimizer.lr 0.002 --model.optimizer SGD"),
-    BadInput("a part of the model that does not exist", folder(), "expected lr_factors to name a part of the model that has parameters, got network.head; there are network.backbone, network.classifier", f'{FIT} --model.lr_factors "{{network.head: 10}}"'),
+    BadInput("another optimizer without a rate of its own", folder(), "expected a learning rate for SGD, got none: it would inherit 0.002 from AdamW, but its own default is 0.001; set --model.optimizer.lr", f"{FIT} --model.optimizer AdamW --model.optimizer.lr 0.002 --model.optimizer SGD"),
+    BadInput("a part of the model that does not exist", folder(), "expected lr_factors to name a part of the model that has parameters, got network.head; the parts are network.backbone, network.classifier", f'{FIT} --model.lr_factors "{{network.head: 10}}"'),
     BadInput("a warm-up for a scheduler of torch", folder(), "expected warmup_steps to be 0 with StepLR, got 5: the linear warm-up belongs to poly, cosine, constant; set --model.warmup_steps 0", f"{FIT} --trainer.max_epochs 1 --model.warmup_steps 5 --model.lr_schedule StepLR --model.lr_schedule.step_size 9"),
     BadInput("a function in place of an optimizer", folder(), "expected model.optimizer to be a torch optimizer, got os.system", f'{FIT} --model.optimizer "{{class_path: os.system, init_args: {{command: ls}}}}"'),
     BadInput("weights that are not there", folder(), "expected a file of weights, found none at none.pth", f"{FIT} --model.weights none.pth"),
@@ -312,7 +312,7 @@ MODELS = [
     BadInput("a checkpoint that is not there", folder(), "expected a checkpoint file, got none: none.ckpt", f"{FIT} --ckpt_path none.ckpt"),
     BadInput("a text file as a checkpoint", folder(lambda root: Path("a.ckpt").write_text("text")), "expected a file of weights, could not read a.ckpt", f"{FIT} --ckpt_path a.ckpt"),
     BadInput("weights as a checkpoint to train on", folder(lambda root: torch.save({"pytorch-lightning_version": "2", "state_dict": {}}, "a.ckpt")), "got one without callbacks, epoch, global_step, loops, lr_schedulers, optimizer_states: a.ckpt; a file that contains only weights can start another training with --model.weights", f"{FIT} --ckpt_path a.ckpt"),
-    BadInput("a prediction over a file of somebody else's", folder(lambda root: other_file(Path("out/labels/val0.png"))), "expected to overwrite only predictions of this command, got out/labels/val0.png, which it did not write; choose another --output, or give --overwrite true", "cpg predict $MINE $MODEL --trainer.callbacks PredictionWriter --data.predict_images mine/images/val --output out"),
+    BadInput("a prediction over a file of somebody else's", folder(lambda root: other_file(Path("out/labels/val0.png"))), "expected to overwrite only predictions of this command, got out/labels/val0.png, which it did not write; choose another --output, or set --overwrite true", "cpg predict $MINE $MODEL --trainer.callbacks PredictionWriter --data.predict_images mine/images/val --output out"),
 ]  # fmt: skip
 
 RUNS = [
@@ -323,8 +323,8 @@ RUNS = [
     BadInput("a validation after no batch", folder(), "expected trainer.val_check_interval to be a number of batches or a share of an epoch above 0, got 0", f"{FIT} --trainer.val_check_interval 0"),
     BadInput("a negative bound of gradients", folder(), "expected trainer.gradient_clip_val to be 0 or more, got -1", f"{FIT} --trainer.gradient_clip_val -1"),
     BadInput("devices that are no number", folder(), "expected options that the Trainer takes: `devices`", f"{FIT} --trainer.devices x --trainer.accelerator cpu"),
-    BadInput("two callbacks with one state", folder(), "expected callbacks of one class to differ in what they monitor, got two alike", f'{FIT} --trainer.callbacks "[{{class_path: ModelCheckpoint}}, {{class_path: ModelCheckpoint}}]"'),
-    BadInput("a callback on a score of some validations", folder(), "expected EarlyStopping to monitor a score of every validation, got val/boundary_IoU, which is computed in every 5th; set --model.boundary_metrics_every 1", f'{FIT} --trainer.callbacks "[{{class_path: EarlyStopping, init_args: {{monitor: val/boundary_IoU}}}}]"'),
+    BadInput("two callbacks with one state", folder(), "expected callbacks of one class to monitor different scores, got two with the same", f'{FIT} --trainer.callbacks "[{{class_path: ModelCheckpoint}}, {{class_path: ModelCheckpoint}}]"'),
+    BadInput("a callback on a score of some validations", folder(), "expected EarlyStopping to monitor a score of every validation, got val/boundary_IoU, which only every 5th validation computes; set --model.boundary_metrics_every 1", f'{FIT} --trainer.callbacks "[{{class_path: EarlyStopping, init_args: {{monitor: val/boundary_IoU}}}}]"'),
     BadInput("a callback on a score that there is not", folder(), "expected EarlyStopping to monitor one of val/mIoU, ... got val/miou", f'{FIT} --trainer.callbacks "[{{class_path: EarlyStopping, init_args: {{monitor: val/miou}}}}]"'),
     BadInput("a step that does not divide", folder(), "expected data.batch_size, the images of one step over all devices, to be divisible by 1 device times 3 accumulated batches, got 4. Set --trainer.accumulate_grad_batches 1, 2 or 4; or --data.batch_size 3 or 6", f"{FIT} --trainer.max_epochs 1 --data.batch_size 4 --trainer.accumulate_grad_batches 3"),
     BadInput("one image at a time, for a network that takes two", folder(), "expected 2 or more images per device and batch, because DeepLabV3 does not accept a single image in training (Expected more than 1 value per channel when training, got input size torch.Size([1, 256, 1, 1])), got data.batch_size=4 divided by 1 device times 4 accumulated batches. Set --trainer.accumulate_grad_batches 1 or 2; or --data.batch_size 8", f"{FIT} --trainer.max_epochs 1 --model.network DeepLabV3 --data.batch_size 4 --trainer.accumulate_grad_batches 4"),

@@ -347,7 +347,7 @@ class TestErrors:
             module_of(camvid).setup("validate")
 
     def test_a_loader_before_setup_asks_for_setup(self, camvid):
-        with pytest.raises(ValueError, match=r"expected setup\('validate'\) before the val loader"):
+        with pytest.raises(ValueError, match=r"expected a call of setup\('validate'\) before val_dataloader\(\)"):
             module_of(camvid).val_dataloader()
 
     @pytest.mark.parametrize("content", [b"", b"no image", None], ids=["empty", "text", "truncated"])

@@ -95,7 +95,7 @@ def test_a_short_training_is_looked_at_at_its_end(named):
 
 
 def test_gradients_that_are_not_finite_end_the_training(named):
-    with pytest.raises(ValueError, match="expected finite gradients, got a largest one of inf in step 3, epoch 0"):
+    with pytest.raises(ValueError, match="expected finite gradients, got a largest gradient of inf in step 3, epoch 0"):
         fitted(named, TerminateOnNonFinite(), Poisoned(3, infinite_gradient), gradient_clip_val=1.0)
 
 

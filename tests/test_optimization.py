@@ -209,7 +209,9 @@ class TestErrors:
     )
     def test_a_prefix_of_nothing_is_refused_with_what_there_is(self, option, prefix, known):
         given = {prefix: 2} if option == "lr_factors" else [prefix]
-        with pytest.raises(ValueError, match=f"expected {option} to name a part .*, got {prefix}; there are {known}$"):
+        with pytest.raises(
+            ValueError, match=f"expected {option} to name a part .*, got {prefix}; the parts are {known}$"
+        ):
             module_of(**{option: given})
 
     @pytest.mark.parametrize("factor", [0, -1, float("nan"), float("inf")])
@@ -235,7 +237,7 @@ class TestCommand:
         assert shown.startswith(
             "cpg: expected lr_factors to name a part of the model that has parameters, got network.outt; "
         )
-        assert "there are network.out\n" in shown
+        assert "the parts are network.out\n" in shown
         assert not Path("runs").exists()
 
 

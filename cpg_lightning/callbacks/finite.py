@@ -143,7 +143,7 @@ def _wrong_loss(batches: list[Batch], gradient: Tensor | None) -> str | None:
         if not math.isfinite(number):
             return f"expected a finite loss, got {number} {_place(batch)}"
     if gradient is not None and not math.isfinite(numbers[-1]):
-        return f"expected finite gradients, got a largest one of {numbers[-1]} {_place(batches[-1])}"
+        return f"expected finite gradients, got a largest gradient of {numbers[-1]} {_place(batches[-1])}"
     return None
 
 

@@ -58,7 +58,7 @@ class ClassInfo:
         if self.absent_classes not in ("skip", "skip_always", "zero"):
             raise ValueError(f"expected absent_classes to be skip, skip_always or zero, got {self.absent_classes!r}")
         if not isinstance(self.dilation_ratio, Real) or not 0 < self.dilation_ratio <= 1:
-            raise ValueError(f"expected a dilation_ratio over 0 and up to 1, got {self.dilation_ratio!r}")
+            raise ValueError(f"expected dilation_ratio to be above 0 and at most 1, got {self.dilation_ratio!r}")
         object.__setattr__(self, "names", tuple(self.names))
         object.__setattr__(self, "palette", tuple((int(red), int(green), int(blue)) for red, green, blue in palette))
 

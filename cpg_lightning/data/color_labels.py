@@ -31,7 +31,7 @@ class ColorLabels:
         self.colours: list[tuple[str, Colour, int]] = colours
         free = sorted(set(range(256)) - {value for _, _, value in colours})
         if not free:
-            raise ValueError("expected at most 255 colours, got 256: leave a value out of the class table")
+            raise ValueError("expected at most 255 colours, got 256: remove a value from the class table")
         self.unknown = free[-1]
         # One byte for each of the 2^24 colours: a look-up is faster than any search.
         self.values = np.full(1 << 24, self.unknown, dtype=np.uint8)

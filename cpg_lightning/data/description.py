@@ -38,7 +38,7 @@ class DatasetDescription(ABC):
     void_values: tuple[int, ...] = ()
     splits: tuple[Split, ...] = ("train", "val", "test")
     default_test_split: Split = "test"
-    unknown_hint: str = "is this the dataset that the data module is for?"
+    unknown_hint: str = "is this the dataset of the data module?"
     archives: Mapping[str, tuple[str, str]] = {}
     official_counts: ClassVar[Mapping[Split, int]] = {}
 

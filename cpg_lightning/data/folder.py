@@ -80,7 +80,7 @@ root/
     labels/train/any_name.png
     (or images/any_name.jpg, labels/any_name.png and lists of names train.txt, val.txt, test.txt)"""
 
-    unknown_hint = "give the value a line in classes.csv, without a name if it is to be ignored"
+    unknown_hint = "add a line with the value to classes.csv, without a name to ignore it"
 
     def __init__(
         self,
