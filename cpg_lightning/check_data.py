@@ -1,4 +1,4 @@
-"""``cpg check-data``: what is in a dataset, and what is wrong with it."""
+"""``cpg check-data``: statistics and problems of a dataset."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,22 +31,27 @@ FORMULAS = {
     "median_frequency": "median of the frequencies / frequency in the images that have the class",
 }
 
-LABELLED = ("train", "val")  # splits that are of no use without labels
-MOST_NAMES = 10  # of classes in a note
-CROPS = 16  # on the contact sheet
-CHUNK = 8  # images that a worker looks at in one go
+LABELLED = ("train", "val")  # splits that need labels
+MOST_NAMES = 10  # largest number of class names in a note
+CROPS = 16  # number of crops on the contact sheet
+CHUNK = 8  # number of images in one batch of a worker
 
 
 def check_data(args: Sequence[str] | None = None) -> int:
-    """Look at every file of a configured dataset: ``cpg check-data --config FILE [options]``.
+    """Inspect every file of a configured dataset: ``cpg check-data --config FILE [options]``.
 
-    Prints, for each split, the number of images against the published one, their sizes and modes, the share of pixels and
-    the number of images of each class, the share of each class's pixels that are next to another class, label values that
-    the dataset does not have, and files that are missing, broken or do not match. Draws a sheet of training crops.
+    For each split, it prints
 
-    All of it is found in one run: a file without a partner does not keep the others from being looked at. Something is
-    wrong, or suspicious, which is a likely reading of the numbers and counts as wrong too, or a note, which does not:
-    such as a class that no label of the split has.
+    - the number of images, and the published number,
+    - the sizes and modes of the images,
+    - for each class: the share of the pixels, the number of images, and the share of its pixels next to another class,
+    - label values without a class, and files that are missing, broken or do not match.
+
+    It also draws a sheet of training crops.
+
+    One run reports all problems; it does not stop at the first one. There are three kinds of messages. *Wrong* is a certain
+    problem. *Suspicious* is a probable problem, and counts as one. A *note* is no problem, for example a class that does
+    not occur in the labels of a split.
 
     Args:
         args: The command's arguments after its name, ``sys.argv`` by default.
@@ -71,15 +76,15 @@ def check_data(args: Sequence[str] | None = None) -> int:
     if options.class_weights:
         write_class_weights(data, counted.get("train"), options.weighting, Path(options.class_weights))
         place = options.class_weights
-        said = f"class weights: {place}; use them by --model.criterion {place}"
+        said = f"class weights: {place}; use them with --model.criterion {place}"
         console.print(said, soft_wrap=True, highlight=False, markup=False)
     problems = sum(findings.problems for findings in counted.values())
-    console.print(f"[red]{problems} problem{'s'[: problems > 1]}" if problems else "[green]nothing is wrong")
+    console.print(f"[red]{problems} problem{'s'[: problems > 1]}" if problems else "[green]no problems found")
     return int(problems > 0)
 
 
 def look(data: SegmentationDataModule, split: Split, workers: int, console: Console) -> Findings:
-    """Look at every file of a split, in several worker processes."""
+    """Inspect every file of a split, in several worker processes."""
     total, dataset = found(data, split, training=False)
     if dataset is None or not len(dataset):
         return total
@@ -108,7 +113,7 @@ def look(data: SegmentationDataModule, split: Split, workers: int, console: Cons
 
 
 def found(data: SegmentationDataModule, split: Split, training: bool) -> tuple[Findings, SegmentationDataset | None]:
-    """The dataset of a split, of what is there and has its partner, and what is wrong with the rest."""
+    """Return the problems of the file lists of a split, and the dataset of the images and labels without such problems."""
     findings, dataset = Findings(), None
     data.tree.problems, data.tree.notes = [], []
     try:
@@ -123,7 +128,7 @@ def found(data: SegmentationDataModule, split: Split, training: bool) -> tuple[F
 
 
 def _look_at_all(data: SegmentationDataModule, split: Split, total: Findings) -> None:
-    """What is wrong with the labels of a split taken together."""
+    """Add the problems and notes that follow from the pixel counts of a whole split."""
     absent = [
         name for name, value in zip(data.classes.names, data.label_values, strict=True) if not total.pixels[value]
     ]
@@ -140,14 +145,14 @@ def _look_at_all(data: SegmentationDataModule, split: Split, total: Findings) ->
 
 
 def class_weights(data: SegmentationDataModule, findings: Findings, weighting: Weighting) -> list[float]:
-    """The weight of each class, by its frequency; 1 for a class that does not occur.
+    """Compute the weight of each class from its frequency. The weight of a class that does not occur is 1.
 
     Args:
-        data: Whose classes.
-        findings: Of the training split.
+        data: The data module with the classes.
+        findings: The findings of the training split.
         weighting: ``"inverse_log"``: ``1 / ln(1.02 + share of the pixels)`` (Paszke et al., "ENet", 2016).
-            ``"median_frequency"``: the median of the frequencies by the class's own, which is its share of the labelled
-            pixels of the images that have it (Eigen and Fergus, 2015).
+            ``"median_frequency"``: the median frequency of all classes, divided by the frequency of the class. The frequency
+            is the share of the class in the labelled pixels of the images that contain it (Eigen and Fergus, 2015).
     """
     values = list(data.label_values)
     pixels = findings.pixels[values].astype(np.float64)
@@ -162,13 +167,13 @@ def class_weights(data: SegmentationDataModule, findings: Findings, weighting: W
 def write_class_weights(
     data: SegmentationDataModule, findings: Findings | None, weighting: Weighting, path: Path
 ) -> None:
-    """Write a criterion with class weights, as ``--model.criterion`` takes it.
+    """Write a configuration file for ``--model.criterion`` with class weights.
 
     Raises:
         ValueError: If there are no training labels.
     """
     if findings is None or not findings.pixels[list(data.label_values)].any():
-        raise ValueError(f"expected training labels to weigh classes by, got none in {data.root}")
+        raise ValueError(f"expected training labels, to compute class weights from, got none in {data.root}")
     criterion = {
         "class_path": "CrossEntropyCPGLoss",
         "init_args": {"cpg_weight": 1.0, "class_weights": class_weights(data, findings, weighting)},
@@ -181,7 +186,7 @@ def write_class_weights(
 
 
 def _show(data: SegmentationDataModule, split: Split, findings: Findings, console: Console) -> None:
-    """Print what was found in a split."""
+    """Print the findings of a split."""
     published = data.official_counts.get(split)
     console.rule(f"{type(data).__name__}: {split}")
     console.print(f"{findings.images} images" + (f" of {published} published" if published else ""))
@@ -225,10 +230,10 @@ def _class_table(data: SegmentationDataModule, findings: Findings) -> Table:
 
 
 def _draw_crops(data: SegmentationDataModule, path: Path, seed: int, console: Console) -> None:
-    """A sheet of random training crops with their labels; those that cannot be read are left out."""
+    """Draw a sheet of random training crops with their labels. Crops of unreadable files are skipped."""
     _, dataset = found(data, "train", training=True)
     if dataset is None or not len(dataset) or not dataset.labelled:
-        return  # it was said already
+        return  # reported already
     crops: list[tuple[np.ndarray, np.ndarray]] = []
     for index in np.random.default_rng(seed).choice(len(dataset), CROPS, replace=len(dataset) < CROPS):
         try:
@@ -246,21 +251,23 @@ def _parser() -> Parser:
     parser = Parser(
         prog="cpg check-data",
         parser_mode=YAML,
-        description="Look at every file of a dataset, and say what is in it and what is wrong with it.",
+        description="Inspect every file of a dataset, and print its statistics and its problems.",
         usage="cpg check-data --config FILE [options]",
     )
     parser.add_argument(
-        "--config", action=ActionConfigFile, help="a configuration as of cpg fit; its data is looked at"
+        "--config", action=ActionConfigFile, help="a configuration file of cpg fit; only its data section is used"
     )
     parser.add_subclass_arguments(SegmentationDataModule, "data", required=True)
-    parser.add_argument("--splits", type=list[Split] | None, help="the splits to look at; all by default")
+    parser.add_argument("--splits", type=list[Split] | None, help="the splits to inspect; all by default")
     parser.add_argument(
-        "--num_workers", type=int | None, help="worker processes; by default as many as the cores that it may use"
+        "--num_workers", type=int | None, help="number of worker processes; by default, the number of available cores"
     )
-    parser.add_argument("--crops", type=str | None, default="check-data.png", help="where the training crops are drawn")
-    parser.add_argument("--class_weights", type=str | None, help="where a criterion with class weights is written")
-    parser.add_argument("--weighting", type=Weighting, default="inverse_log", help="how classes are weighed")
+    parser.add_argument("--crops", type=str | None, default="check-data.png", help="picture file of the training crops")
+    parser.add_argument(
+        "--class_weights", type=str | None, help="YAML file to write, with a criterion that has class weights"
+    )
+    parser.add_argument("--weighting", type=Weighting, default="inverse_log", help="formula of the class weights")
     parser.add_argument("--seed_everything", type=int, default=0, help="seed of the training crops")
-    for section in ("model", "trainer"):  # what else a configuration has
+    for section in ("model", "trainer"):  # accepted in a configuration file, and not used
         parser.add_argument(f"--{section}", type=dict, help=SUPPRESS)
     return parser

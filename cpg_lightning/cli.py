@@ -1,4 +1,4 @@
-"""The cpg command: LightningCLI with links from the data to the model, and runs that name and record themselves."""
+"""The ``cpg`` command: LightningCLI with links from the data to the model, and a recorded folder for each run."""
 
 import shlex
 import shutil
@@ -15,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import cpg_lightning
 
-# Imported classes are those that the command line knows by their short names.
+# The command line knows imported classes by their short names; some imports serve only this.
 from cpg_lightning.callbacks import (
     BestCheckpoint,  # noqa: F401
     EvaluationReport,  # noqa: F401
@@ -53,11 +53,11 @@ from cpg_lightning.runs.wandb_settings import open_run, set_group, set_up_wandb,
 def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
     """Run the command line from Python.
 
-    ``check-data`` needs no Trainer: it is :func:`~cpg_lightning.check_data.check_data`, whose status this exits with.
+    ``check-data``, ``init``, ``study`` and ``report`` need no Trainer; they end with ``sys.exit``.
 
     Args:
         args: The arguments, ``sys.argv`` by default.
-        run: Whether to run a subcommand. Without, the arguments have none, and everything is built and nothing run.
+        run: Whether to run a subcommand. If False, the arguments contain no subcommand, and the objects are built only.
 
     Returns:
         The command line, with ``model``, ``datamodule`` and ``trainer``.
@@ -75,7 +75,7 @@ def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
             SegmentationDataModule,
             subclass_mode_data=True,
             save_config_callback=RunRecord,
-            # In Python signals are the caller's.
+            # In Python, the caller handles signals.
             trainer_defaults={"callbacks": [StopOnSignal()] if args is None else []},
             seed_everything_default=0,
             auto_configure_optimizers=False,
@@ -85,7 +85,7 @@ def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
                 "prog": "cpg",
                 "description": describe(),
                 "version": cpg_lightning.__version__,
-                # In place of every option there is, which would bury an error's message.
+                # The default usage lists every option and would hide an error's message.
                 **{
                     name: {"usage": f"cpg {name} --config FILE [options]", "parser_mode": YAML}
                     for name in SegmentationCLI.subcommands()
@@ -100,37 +100,37 @@ def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
             raise
         raise first from None
     finally:
-        # Or the next run of this process would be logged into this one. A run of the caller's stays open.
+        # Otherwise, the next run of this process would be logged into this one. A run that the caller opened stays open.
         opened = open_run()
         if run and opened is not None and opened is not opened_before:
             opened.finish(exit_code=int(sys.exc_info()[0] is not None))
 
 
 class SegmentationCLI(LightningCLI):
-    """LightningCLI whose data tells the model its classes, and whose every run has a name and a folder of its own."""
+    """LightningCLI that links the classes of the data to the model, and gives each run a name and a folder."""
 
     checkpoint: dict[str, Any] | None
     place: Place
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Link the facts of the dataset to whatever needs them."""
+        """Link the classes and the image size of the data to the model, and add the options for folders."""
         parser.link_arguments("data.classes", "model.classes", apply_on="instantiate")
         parser.link_arguments("data.image_size", "model.image_size", apply_on="instantiate")
         parser.add_argument(
             "--output",
             type=str | None,
-            help="folder of the run for fit, which continues the run that is there; for predict the folder of the predictions",
+            help="fit: folder of the run; a run that exists in it is continued. predict: folder of the predictions",
         )
         parser.add_argument(
             "--run",
             type=str | None,
-            help="folder of a training whose configuration and best checkpoint validate, test and predict take",
+            help="validate, test, predict: folder of a training; its configuration and its best checkpoint are used",
         )
         parser.add_argument(
             "--overwrite",
             type=bool,
             default=False,
-            help="whether predict predicts all images again, and writes over files",
+            help="predict: whether to predict all images again and overwrite files",
         )
         parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
 
@@ -141,21 +141,21 @@ class SegmentationCLI(LightningCLI):
             check_rate(args)
 
     def before_instantiate_classes(self) -> None:
-        """Give the run its name, its folder and its place in Weights & Biases."""
+        """Set the name, the folder and the Weights & Biases settings of the run."""
         config = self.config[self.subcommand] if self.subcommand else self.config
         record = config.clone()
         for argument in set(vars(record)) - {"seed_everything", "trainer", "model", "data"}:
-            del record[argument]  # the subcommand's own, such as ckpt_path
+            del record[argument]  # options of the subcommand, such as ckpt_path
         check_callables(config)
         check_trainer(config.trainer)
         if config.trainer.enable_model_summary is None:
-            config.trainer.enable_model_summary = False  # the first lines say it
+            config.trainer.enable_model_summary = False  # the first lines print the number of parameters
         if self.subcommand in ("validate", "test"):
             config.verbose = False  # the report prints the scores
         if self.subcommand == "predict":
             config.trainer.logger = False  # predictions are files
             if config.return_predictions is None:
-                config.return_predictions = False  # they are written, not collected
+                config.return_predictions = False  # PredictionWriter writes them
         check_output(self.subcommand, config)
         loggers = wandb_loggers(config.trainer)
         self.place = place = place_of(self.subcommand, config, _plain(self._parser(self.subcommand), record), loggers)
@@ -176,7 +176,7 @@ class SegmentationCLI(LightningCLI):
         self.save_config_kwargs = {"record": record, "without_key": without_key, "training": training}
 
     def instantiate_classes(self) -> None:
-        """Build everything, and let checkpoints describe the network."""
+        """Build all objects, and store a description of the network for checkpoints."""
         super().instantiate_classes()
         config = yaml.safe_load(self.parser.dump(self.config))
         network = (config[self.subcommand] if self.subcommand else config)["model"]["network"]
@@ -187,7 +187,7 @@ class SegmentationCLI(LightningCLI):
         """Build the Trainer.
 
         Raises:
-            ValueError: For options that it refuses, and if two callbacks would keep their state under one name.
+            ValueError: If the Trainer refuses an option, or two callbacks would save their states under one name.
         """
         try:
             return super().instantiate_trainer(**options)
@@ -197,22 +197,23 @@ class SegmentationCLI(LightningCLI):
             if "stateful callback" not in str(error):
                 raise
             raise ValueError(
-                "expected callbacks of one class to differ in what they monitor, got two alike; base.yaml has a BestCheckpoint "
-                "for val/mIoU and one for the latest epoch: to change their options, list all of trainer.callbacks in a file"
+                "expected callbacks of one class to monitor different scores, got two with the same; base.yaml has a "
+                "BestCheckpoint for val/mIoU and one for the latest epoch: to change their options, list all callbacks of the "
+                "Trainer in a file"
             ) from error
 
     def after_instantiate_classes(self) -> None:
-        """Look at the checkpoint and the data before anything is written, then make the run's folder."""
+        """Check the checkpoint and the data before anything is written, then create the run's folder."""
         if not self.subcommand:
             return
-        self.datamodule.trainer = self.trainer  # as a Trainer does it, too late for this
+        self.datamodule.trainer = self.trainer  # the Trainer sets it too, but later
         self.model.check_run(self.trainer, self.datamodule, self.subcommand)
         if self.checkpoint:
             path = self._get(self.config, "ckpt_path")
             check_classes(self.model.classes, self.checkpoint, path)
             check_weights(self.model, self.checkpoint["state_dict"], path)
         elif self.subcommand != "fit":
-            rank_zero_warn(f"without --ckpt_path, {self.subcommand} takes the weights that the network is built with")
+            rank_zero_warn(f"without --ckpt_path, {self.subcommand} uses the initial weights of the network")
         if self.subcommand == "predict" and self.config.predict.output is not None:
             config = _plain(self.parser, self.config)["predict"]
             leave_out_predicted(config, self.trainer, self.model, self.datamodule)
@@ -223,7 +224,7 @@ class SegmentationCLI(LightningCLI):
         rank_zero_only(self.place.folder.make)()
 
     def _begin(self) -> None:
-        """Compare the experiment with that of the folder, and record it there before the first step."""
+        """Compare the experiment with the one in the folder, and record it there before the first step."""
         folder, config = self.place.folder, _plain(self.parser, self.config)["fit"]
         experiment = experiment_of(config, self.model, self.datamodule)
         seed = config["seed_everything"]
@@ -246,8 +247,8 @@ class SegmentationCLI(LightningCLI):
 
         Raises:
             ValueError: See :func:`~cpg_lightning.run_errors.explained`.
-            MemoryError: See there.
-            ChildProcessError: See there.
+            MemoryError: As for ``ValueError``.
+            ChildProcessError: As for ``ValueError``.
         """
         if subcommand == "fit" and self.place.is_done:
             rank_zero_info(f"the run in {self.place.folder.path} is finished; its scores are in its summary.json")
@@ -255,7 +256,7 @@ class SegmentationCLI(LightningCLI):
         done = self.datamodule.predicted
         if done is not None and done.left_out:
             rank_zero_info(
-                f"{done.left_out} images are predicted in {done.folder} already and left out; --overwrite true predicts them "
+                f"{done.left_out} images are already predicted in {done.folder} and skipped; --overwrite true predicts them "
                 "again"
             )
             if not done.identities:
@@ -264,7 +265,7 @@ class SegmentationCLI(LightningCLI):
             with explained(self.trainer, self.model, self.datamodule, self._get(self.config, "ckpt_path")):
                 super()._run_subcommand(subcommand)
         except SIGTERMException as end:
-            # By StopOnSignal, in the first process. SLURM continues a requeued job by itself.
+            # Raised by StopOnSignal in the first process. SLURM continues a requeued job by itself.
             if end.code in [128 + number for number in SIGNALS] and not self.place.temporary:
                 again = shlex.join(["cpg", *arguments_to_continue(sys.argv[1:], self.place.folder.path)])
                 rank_zero_info(f"continue with: {again}")
@@ -274,21 +275,21 @@ class SegmentationCLI(LightningCLI):
                 rank_zero_only(shutil.rmtree)(self.place.folder.path, ignore_errors=True)
 
     def _parse_ckpt_path(self) -> None:
-        """Leave the configuration alone.
+        """Keep the configuration unchanged.
 
-        LightningCLI would overwrite it, and the command line with it, by the hyperparameters in the checkpoint. The
-        configuration that goes with a checkpoint is in the folder of its run.
+        LightningCLI would overwrite the configuration, including the command line, with the hyperparameters in the
+        checkpoint. Here the configuration of a training is in the folder of its run.
         """
 
 
 def _plain(parser: LightningArgumentParser, config: Namespace) -> dict[str, Any]:
-    """A configuration as plain values."""
+    """Return a configuration as plain values."""
     plain: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_validation=True))
     return plain
 
 
 def _drop_pretrained(model: Namespace) -> None:
-    """Fetch no weights to start from where a checkpoint has them all."""
+    """Turn off pretrained weights, because a checkpoint replaces them all."""
     for argument, value in imported(model.network.class_path).without_pretrained().items():
         if argument in model.network.init_args:
             model.network.init_args[argument] = value

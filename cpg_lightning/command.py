@@ -10,8 +10,8 @@ WITHOUT_LIGHTNING = (("init",), ("study",), ("report",))
 
 
 def command() -> None:
-    """Run the command line. Bad input ends in its message alone."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # a file's name may have bytes that cannot be printed
+    """Run the command line. For bad input, print the error message without a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a file name may contain bytes that cannot be printed
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         if tuple(sys.argv[1:2]) in WITHOUT_LIGHTNING:

@@ -1,4 +1,4 @@
-"""Which errors are the user's to mend, and their message."""
+"""Errors that the user can correct, and their messages."""
 
 import sys
 import traceback
@@ -6,8 +6,8 @@ from pathlib import Path
 
 
 def bad_input() -> tuple[type[Exception], ...]:
-    """The errors whose message alone is shown."""
-    # Only a library that is imported can have raised, and importing one takes seconds.
+    """Return the error types that are shown without a traceback."""
+    # Importing these libraries takes seconds. A library that is not imported cannot have raised an error.
     lightning = sys.modules.get("lightning.fabric.utilities.exceptions")
     wandb = sys.modules.get("wandb")
     return (
@@ -21,7 +21,7 @@ def bad_input() -> tuple[type[Exception], ...]:
 
 
 def raised_first(error: BaseException) -> BaseException:
-    """The error of whoever raised first, out of what jsonargparse puts around it."""
+    """Return the original error inside the errors that jsonargparse wraps around it."""
     jsonargparse = sys.modules.get("jsonargparse")
     if jsonargparse is None or jsonargparse.__file__ is None:
         return error
@@ -36,6 +36,6 @@ def raised_first(error: BaseException) -> BaseException:
 
 
 def message_of(error: BaseException) -> str:
-    """The message of an error; from a worker process it arrives after the worker's traceback."""
+    """Return the message of an error, without the traceback that a worker process puts before it."""
     first = raised_first(error)
     return str(first).rsplit(f"{type(first).__name__}: ", maxsplit=1)[-1].strip()

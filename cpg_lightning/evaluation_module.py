@@ -21,30 +21,30 @@ MOST_CLASSES_LOGGED = 40
 class EvaluationModule(L.LightningModule):
     """Predicts with a segmentation network and scores its predictions.
 
-    It is the part of a :class:`~cpg_lightning.module.SegmentationModule` that ``validate``, ``test`` and ``predict`` run.
+    ``validate``, ``test`` and ``predict`` use only this part of a :class:`~cpg_lightning.module.SegmentationModule`.
 
     Logged: ``val/mIoU`` and, up to 40 classes, ``val/IoU/<class>``; ``val/pixel_accuracy``, ``val/class_accuracy`` and
-    ``val/fwIoU``; ``val/boundary_IoU``, ``val/boundary_F1/<n>px`` and ``val/trimap_mIoU/<n>px``; ``test/...`` likewise. All
-    are over the whole dataset, at the labels' own size.
+    ``val/fwIoU``; ``val/boundary_IoU``, ``val/boundary_F1/<n>px`` and ``val/trimap_mIoU/<n>px``; likewise ``test/...``. All
+    scores are over the whole dataset, at the size of the label files.
 
-    ``val/loss`` and its terms (``val/ce``, ``val/cpg``) are means over the images of the criterion of the main output alone;
-    compare them with ``train/ce`` and ``train/cpg``. An image without a labelled pixel counts with what the criterion gives
-    for it, as in training: 0 for cross-entropy and CPG. With sliding windows, several scales or flips there is no ``val/loss``,
-    as there are no logits of the whole image.
+    ``val/loss`` and its terms (``val/ce``, ``val/cpg``) are means of the criterion over the images. They include the main
+    output only; compare them with ``train/ce`` and ``train/cpg``. An image without a labelled pixel counts with the value
+    of the criterion, as in training: 0 for cross-entropy and CPG. With sliding windows, several scales or flips, there are
+    no logits of the whole image, and ``val/loss`` is not logged.
 
     Args:
         network: See :class:`~cpg_lightning.module.SegmentationModule`, like all arguments.
         criterion: The criterion of the mean loss.
         classes: The classes of the data.
-        image_size: What the data module resizes images to.
-        inference: How images are predicted; whole and once if None.
-        predict_probabilities: Whether ``predict`` gives probabilities.
-        boundary_metrics_every: In training, every n-th validation has boundary metrics.
-        evaluation_loss: Whether evaluation has the mean loss.
+        image_size: Size to which the data module resizes images.
+        inference: How images are predicted. If None, each whole image is predicted once.
+        predict_probabilities: Whether ``predict`` returns probabilities.
+        boundary_metrics_every: In training, every n-th validation computes boundary metrics.
+        evaluation_loss: Whether evaluation computes the mean loss.
 
     Attributes:
-        metrics: What the pixels are counted with.
-        scores: The scores of the last evaluation; None before the first.
+        metrics: The metrics of the evaluation.
+        scores: The scores of the last evaluation; None before the first one.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class EvaluationModule(L.LightningModule):
         evaluation_loss: bool,
     ) -> None:
         super().__init__()
-        # A checkpoint holds these as plain values, which load under weights_only=True. Objects are left out.
+        # Checkpoints contain plain values only, so that they load with weights_only=True.
         self.hparams.update({"classes": classes.plain(), "image_size": image_size})
         self.network = network
         self.criterion = criterion
@@ -75,12 +75,12 @@ class EvaluationModule(L.LightningModule):
         self.scores: Scores | None = None
         self.mean: Tensor
         self.std: Tensor
-        # In checkpoints too: they may have come with weights that a checkpoint does not fetch again.
+        # Saved in checkpoints: they may come from pretrained weights, which are not loaded together with a checkpoint.
         self.register_buffer("mean", 255 * torch.tensor(network.mean).view(3, 1, 1))
         self.register_buffer("std", 255 * torch.tensor(network.std).view(3, 1, 1))
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """The network's logits of images (B, 3, H, W), RGB in 0..255.
+        """Compute the network's logits of images (B, 3, H, W), RGB in 0..255.
 
         Raises:
             ValueError: If the network has another number of classes than the module.
@@ -94,21 +94,21 @@ class EvaluationModule(L.LightningModule):
         return logits
 
     def validation_scores(self) -> list[str]:
-        """The names of the scores that validations log, for callbacks that monitor one; a subclass may add its own."""
+        """Return the names of all scores that a validation can log. Callbacks may monitor these. Subclasses may add more."""
         losses = self.metrics.loss.names if self._has_loss() else []
         return [f"val/{name}" for name in (*self.metrics.means, *losses, *self._logged_classes())]
 
     def _has_loss(self) -> bool:
-        """Whether evaluations have the mean loss."""
+        """Whether evaluation computes the mean loss."""
         return self.evaluation_loss and self.inference.one_view
 
     def _logged_classes(self) -> list[str]:
-        """The names of the scores of single classes that are logged."""
+        """Names of the logged scores of single classes."""
         few = self.classes.num_classes <= MOST_CLASSES_LOGGED
         return [f"IoU/{name}" for name in self.classes.names] if few else []
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor | None:
-        """The predicted classes, or the probabilities with ``predict_probabilities``; None for a batch without a readable image."""
+        """Return the predicted classes, or probabilities with ``predict_probabilities``. None if no image can be read."""
         if batch.get("name") == []:
             return None
         if self.predict_probabilities:
@@ -116,7 +116,7 @@ class EvaluationModule(L.LightningModule):
         return self.predicted_classes(batch)
 
     def predicted_classes(self, batch: dict[str, Any]) -> Tensor:
-        """The predicted classes (B, H, W) at the labels' own size, which is the images' before they were resized."""
+        """Return the predicted classes (B, H, W) at the size of the label files, the images' size before resizing."""
         return self.inference.classes(*self._evaluated(batch))
 
     def _evaluated(self, batch: dict[str, Any]) -> tuple[Callable[[Tensor], Tensor], Tensor, tuple[int, int], bool]:
@@ -127,7 +127,7 @@ class EvaluationModule(L.LightningModule):
         """Count the pixels of a batch.
 
         Returns:
-            The ``prediction``, and the ``counts`` of each image, see :meth:`SegmentationMetrics.update`; both are for callbacks.
+            For callbacks: the ``prediction``, and the ``counts`` of each image; see :meth:`SegmentationMetrics.update`.
         """
         prediction, logits = self.inference.classes_and_logits(*self._evaluated(batch))
         if self.metrics.with_loss and logits is not None:
@@ -136,11 +136,11 @@ class EvaluationModule(L.LightningModule):
         return {"prediction": prediction, "counts": self.metrics.update(prediction, batch["mask"])}
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """As :meth:`validation_step`."""
+        """See :meth:`validation_step`."""
         return self.validation_step(batch, batch_idx)
 
     def on_validation_epoch_start(self) -> None:
-        """Start counting."""
+        """Reset the metrics."""
         trainer = self.trainer
         every = trainer.check_val_every_n_epoch or 1
         last_epoch = trainer.max_epochs not in (None, -1) and trainer.current_epoch + every >= trainer.max_epochs
@@ -148,7 +148,7 @@ class EvaluationModule(L.LightningModule):
         self.metrics.begin(trainer.state.fn == "fit", last, loss=self._has_loss())
 
     def on_test_epoch_start(self) -> None:
-        """Start counting."""
+        """Reset the metrics."""
         self.metrics.begin(loss=self._has_loss())
 
     def on_validation_epoch_end(self) -> None:
@@ -160,7 +160,7 @@ class EvaluationModule(L.LightningModule):
         self._log_scores("test")
 
     def _log_scores(self, stage: str) -> None:
-        """Log what was counted, on every process: it is gathered."""
+        """Log the scores. Every process must call this, because the metrics are synchronised."""
         if self.trainer.sanity_checking:
             self.metrics.reset()
             return
@@ -171,5 +171,5 @@ class EvaluationModule(L.LightningModule):
         logged = self.scores.means | dict(zip(self._logged_classes(), self.scores.iou, strict=False))
         for name, score in logged.items():
             score = score.to(self.device, torch.float32)  # not every device has float64
-            # All processes have the same score, but Lightning recommends to reduce it. A maximum is exact, a mean is rounded.
+            # All processes have the same score. Lightning warns without sync_dist. The maximum is exact; a mean is rounded.
             self.log(f"{stage}/{name}", score, prog_bar=name == "mIoU", sync_dist=True, reduce_fx="max")

@@ -1,4 +1,4 @@
-"""The first lines of a training: what it trains, on what, and where."""
+"""The first lines of a training: data, network, criterion, optimizer, step, loading and folder."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,7 +18,7 @@ def introduce(
     data: SegmentationDataModule,
     folder: Path,
 ) -> None:
-    """Print what is trained, a line for each part of it.
+    """Print one line for each part of a training.
 
     Args:
         config: The configuration of ``fit`` as plain values.
@@ -38,14 +38,14 @@ def introduce(
         f"criterion: {_named(config['model']['criterion'])}",
         f"optimizer: {_named(config['model'].get('optimizer') or {'class_path': 'torch.optim.AdamW'})}",
         f"step: {division.images} images, {division.share} at a time on {devices}, precision {trainer.precision}",
-        f"loading: {workers} workers a process",
+        f"loading: {workers} workers per process",
         f"folder: {folder}",
     ):
         rank_zero_info(line)
 
 
 def _named(entry: Mapping[str, Any]) -> str:
-    """A class with its arguments that are numbers or text."""
+    """Return a class name with those arguments that are numbers or strings."""
     arguments = (entry.get("init_args") or {}).items()
     shown = ", ".join(f"{name}={value}" for name, value in arguments if isinstance(value, int | float | str))
     return f"{class_name(entry['class_path'])}({shown})"

@@ -1,4 +1,4 @@
-"""The optimizer that configuration files and options give one after the other, and whose learning rate it has."""
+"""Check that the last optimizer on the command line does not inherit the learning rate of another optimizer."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -15,16 +15,16 @@ OPTION = "--model.optimizer"
 
 
 def check_rate(arguments: Sequence[str]) -> None:
-    """Refuse an optimizer that has the learning rate of another, which came before it.
+    """Raise an error if an optimizer inherits the learning rate of an optimizer that was given before it.
 
-    jsonargparse keeps what was given to the earlier class and the later one accepts too. For a learning rate that is a
-    mistake: one for AdamW is far from one for SGD.
+    If a second optimizer class is given, jsonargparse keeps those arguments of the first one that the second one also
+    accepts. For the learning rate this is a mistake: good values for AdamW and for SGD are far apart.
 
     Args:
-        arguments: The command line, which jsonargparse accepts.
+        arguments: The command line, after jsonargparse has accepted it.
 
     Raises:
-        ValueError: If the last optimizer that is named has another learning rate than it would have without those before it.
+        ValueError: If the learning rate of the last optimizer depends on an optimizer that was given before it.
     """
     given = list(_given(arguments))
     steps = [_optimizer(given[: number + 1]) for number in range(len(given))]
@@ -39,27 +39,27 @@ def check_rate(arguments: Sequence[str]) -> None:
     alone = _optimizer(given[number:])
     rate = steps[-1].init_args.get("lr")
     own = None if alone is None else alone.init_args.get("lr")
-    if str(rate) != str(own):  # as text, of which NaN is the same as NaN
+    if str(rate) != str(own):  # compared as text, because NaN != NaN
         earlier, later = (each.class_path.rpartition(".")[2] for each in (before, after))
         raise ValueError(
-            f"expected a learning rate for {later}, got none: it would take over {rate}, which is {earlier}'s, and its own "
-            f"default is {own}; give {OPTION}.lr"
+            f"expected a learning rate for {later}, got none: it would inherit {rate} from {earlier}, but its own default is "
+            f"{own}; set {OPTION}.lr"
         )
 
 
 def _optimizer(given: list[str]) -> Namespace | None:
-    """The optimizer that some options come to, with all of its arguments; None if there is none."""
+    """Return the optimizer with all arguments that results from some options, or None."""
     parser = ArgumentParser(exit_on_error=False, parser_mode=YAML)
     parser.add_argument(OPTION, type=OptimizerCallable | None, enable_path=True)
     try:
         optimizer = parser.parse_args(given).model.optimizer
-    except ArgumentError:  # an argument without a default is given by other options
+    except ArgumentError:  # these options lack an argument that other options give
         return None
     return optimizer if isinstance(optimizer, Namespace) else None
 
 
 def _given(arguments: Sequence[str]) -> Iterator[str]:
-    """The options of the optimizer in their order, those of configuration files among them."""
+    """Yield the options of the optimizer in their order, including those in configuration files."""
     for option, value in _pairs(arguments):
         if option in ("--config", "-c"):
             yield from _given_by_file(Path(value))
@@ -68,7 +68,7 @@ def _given(arguments: Sequence[str]) -> Iterator[str]:
 
 
 def _pairs(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Options with their values, which follow after ``=`` or as the next argument."""
+    """Yield options with their values. A value follows after ``=`` or is the next argument."""
     for argument, following in zip(arguments, [*arguments[1:], ""], strict=True):
         option, equals, value = argument.partition("=")
         if argument.startswith("-"):

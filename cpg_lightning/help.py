@@ -1,4 +1,4 @@
-"""What ``cpg --help`` begins with."""
+"""The description at the top of ``cpg --help``."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from cpg_lightning.parsing import subclasses
 
 
 def describe() -> str:
-    """What ``cpg --help`` begins with."""
+    """Return the description at the top of ``cpg --help``."""
     families: dict[str, type[Any]] = {
         "data": SegmentationDataModule,
         "networks": SegmentationNetwork,
@@ -18,8 +18,8 @@ def describe() -> str:
     names = {title: sorted(known.__name__ for known in subclasses(family)) for title, family in families.items()}
     known = " ".join(f"{title}: {', '.join(classes)}." for title, classes in names.items())
     return (
-        "Trains and evaluates segmentation networks with boundary-aware losses. Known by their short names, and others by "
-        f"their class path: {known} What is in a dataset, and wrong with it: cpg check-data --help. Many runs, and what follows "
-        "from them: cpg study --help, cpg report --help. First run: cpg fit "
-        "--config experiments/quickstart.yaml; where there is no experiments/, cpg init writes it"
+        "Trains and evaluates segmentation networks with boundary-aware losses. These classes are given by name, and other "
+        f"classes by class path: {known} Inspect a dataset: cpg check-data --help. Train many runs: cpg study --help. Compare "
+        "runs: cpg report --help. First run: cpg fit --config experiments/quickstart.yaml. If there is no folder "
+        "experiments/, cpg init writes it"
     )

@@ -1,4 +1,4 @@
-"""Prediction of images: whole or by sliding windows, at several scales, mirrored, around any network."""
+"""Whole-image, sliding-window, multi-scale and flip prediction with any network."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +12,8 @@ from torch import Tensor
 from cpg_lightning.row_interpolation import source_rows, upsampled_rows
 
 Network = Callable[[Tensor], Tensor]
-LARGEST_LOGIT = 80.0  # float32 holds its exponential
-LARGEST_STRIP = 2**26  # scores that are computed together
+LARGEST_LOGIT = 80.0  # its exponential is finite in float32
+LARGEST_STRIP = 2**26  # number of scores that are computed at once
 
 
 class Inference:
@@ -28,22 +28,22 @@ class Inference:
     result and added up over the scales. The scores are
 
     - ``"softmax"``: probabilities, :math:`\mathrm{mean}(\mathrm{softmax}(z), \mathrm{softmax}(z_\mathrm{mirrored}))`, or
-    - ``"exponential"``: those of HRNet-OCR's official test, :math:`\exp(\mathrm{mean}(z, z_\mathrm{mirrored}))`; then an
-      image without a window is one window.
+    - ``"exponential"``: those of HRNet-OCR's official test, :math:`\exp(\mathrm{mean}(z, z_\mathrm{mirrored}))`. Without a
+      ``window``, the whole image is then one window.
 
     The result is computed in strips of rows. Memory holds the logits at the network's own stride, or the scores of one row
-    of windows, but never a score for each class and pixel of a large image.
+    of windows, but never the scores of all classes and all pixels of a large image.
 
     Args:
         window: Height and width of the window in pixels of the resized image; the whole image by default.
         stride: Distance between windows in pixels, down and across; two thirds of the window by default.
         windows_at_once: Number of windows in one batch.
-        scales: Factors that the image is resized by.
-        long_side: Length in pixels of the longer side at scale 1; the image's own by default.
+        scales: Factors by which the image is resized.
+        long_side: Length in pixels of the longer side at scale 1; the image's own length by default.
         flip: Whether to average with the prediction of the mirrored image.
         average: How logits become scores.
-        border: What happens to a window that would reach beyond the image. ``"shift"`` moves it back to the border, and an
-            image smaller than the window is one smaller window. ``"pad"`` leaves it in its place and pads the image.
+        border: How a window that extends beyond the image is handled. ``"shift"`` moves it back to the border; an image that
+            is smaller than the window is one smaller window. ``"pad"`` keeps its position and pads the image.
         pad_colour: RGB values in 0..255 of the padding; black by default, as in training.
 
     Raises:
@@ -94,7 +94,7 @@ class Inference:
         self.pad_colour = tuple(pad_colour)
 
     def classes(self, network: Network, images: Tensor, size: tuple[int, int], align_corners: bool = False) -> Tensor:
-        """The predicted class of each pixel.
+        """Predict the class of each pixel.
 
         Args:
             network: Maps RGB images in 0..255, (B, 3, h, w), to logits (B, C, ...) at its own stride.
@@ -110,7 +110,7 @@ class Inference:
     def classes_and_logits(
         self, network: Network, images: Tensor, size: tuple[int, int], align_corners: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """:meth:`classes`, and the logits (B, C, h, w) that they are the argmax of; None for the mean of several views."""
+        """Return :meth:`classes` and the logits (B, C, h, w) of the whole image; None instead of logits for several views."""
         views = self._views(network, images, size, align_corners)
         classes = torch.cat([scores.argmax(dim=1) for scores in _strips(views, size)], dim=1)
         return classes, views[0].logits[0] if isinstance(views[0], _WholeView) and self.one_view else None
@@ -118,7 +118,7 @@ class Inference:
     def probabilities(
         self, network: Network, images: Tensor, size: tuple[int, int], align_corners: bool = False
     ) -> Tensor:
-        """The probability of each class at each pixel, float32 (B, C, height, width), on the CPU; see :meth:`classes`."""
+        """Predict the probability of each class, float32 (B, C, height, width), on the CPU. Arguments as in :meth:`classes`."""
         strips = _strips(self._views(network, images, size, align_corners), size)
         if self.one_view:
             return torch.cat([logits.softmax(dim=1).cpu() for logits in strips], dim=2)
@@ -126,11 +126,11 @@ class Inference:
 
     @property
     def one_view(self) -> bool:
-        """Whether there is nothing to average: then the scores are the upsampled logits themselves."""
+        """Whether nothing is averaged. The scores are then the upsampled logits."""
         return self.window is None and self.average == "softmax" and len(self.scales) == 1 and not self.flip
 
     def _shapes(self, images: Tensor) -> Iterator[tuple[int, int]]:
-        """Height and width of the image at each scale, rounded as in HRNet's official code."""
+        """Yield height and width of the image at each scale, rounded as in HRNet's official code."""
         sides = images.shape[-2:]
         for scale in self.scales:
             longer = max(1, int((self.long_side or max(sides)) * scale + 0.5))
@@ -147,7 +147,7 @@ class Inference:
 
 
 class _WholeView:
-    """The prediction of one resized image as a whole, row by row of the result.
+    """Whole-image prediction of one resized image, in row order.
 
     Args:
         network: See :meth:`Inference.classes`.
@@ -155,7 +155,7 @@ class _WholeView:
         size: Height and width of the result.
         align_corners: See :meth:`Inference.classes`.
         flip: Whether to average with the prediction of the mirrored image.
-        logits: Whether rows are logits and not probabilities.
+        logits: Whether :meth:`rows` returns logits instead of probabilities.
     """
 
     def __init__(
@@ -169,7 +169,7 @@ class _WholeView:
         self.as_logits = logits
 
     def rows(self, top: int, bottom: int) -> Tensor:
-        """Logits or probabilities of some rows of the result, (B, C, bottom - top, width)."""
+        """Compute logits or probabilities of some rows of the result, (B, C, bottom - top, width)."""
         upsampled = [upsampled_rows(z, 0, z.shape[2], self.size, top, bottom, self.align_corners) for z in self.logits]
         if self.as_logits:
             return upsampled[0]
@@ -180,10 +180,10 @@ class _WholeView:
 
 
 class _WindowedView:
-    """Sliding-window prediction of one resized image, row by row of the result.
+    """Sliding-window prediction of one resized image, in row order.
 
     ``total`` is the sum of the scores over the windows so far, (B, C, rows, w), and ``count`` the number of windows, (rows, w).
-    Their first row is row ``start`` of the resized image. All windows of the rows before ``finished`` have been added.
+    Their first row is row ``start`` of the resized image. Rows before ``finished`` are complete: all their windows are added.
     """
 
     def __init__(
@@ -207,14 +207,14 @@ class _WindowedView:
         self.count = torch.zeros((0, self.width), device=images.device)
 
     def rows(self, top: int, bottom: int) -> Tensor:
-        """Scores of some rows of the result, (B, C, bottom - top, width). Rows are asked for in ascending order."""
+        """Compute scores of some rows of the result, (B, C, bottom - top, width). Call this with ascending rows."""
         first, last = source_rows(self.height, self.size[0], top, bottom, self.align_corners)
         total = self._finish(first, last)
         mean = total[:, :, : last + 1 - first] / self.count[: last + 1 - first]
         return upsampled_rows(mean, first, self.height, self.size, top, bottom, self.align_corners)
 
     def _finish(self, first: int, last: int) -> Tensor:
-        """Add windows until the rows up to ``last`` are finished, and drop the rows before ``first``."""
+        """Add windows until the rows up to ``last`` are complete. Drop the rows before ``first``."""
         while self.finished <= last:
             self._add_row_of_windows(self.tops[self.next])
             self.next += 1
@@ -240,13 +240,13 @@ class _WindowedView:
                 self.count[rows, columns] += 1
 
     def _window(self, top: int, left: int) -> Tensor:
-        """One window of the images, padded where it reaches beyond them, (B, 3, height, width)."""
+        """Cut one window from the images, padded beyond their border, (B, 3, height, width)."""
         height, width = self.window
         inside = self.images[:, :, top : top + height, left : left + width]
         if inside.shape[-2:] == self.window:
             return inside
         window = inside.new_empty((len(inside), 3, height, width))
-        for channel, value in enumerate(self.inference.pad_colour):  # a tensor of the colours would be waited for
+        for channel, value in enumerate(self.inference.pad_colour):  # copying a tensor of colours would synchronise
             window[:, channel] = value
         window[:, :, : inside.shape[2], : inside.shape[3]] = inside
         return window
@@ -260,7 +260,7 @@ class _WindowedView:
             self.count = torch.cat([self.count, self.count.new_zeros((missing, self.width))])
 
     def _scores(self, windows: Tensor) -> Tensor:
-        """Scores of windows, (N, C, height, width)."""
+        """Compute the scores of windows, (N, C, height, width)."""
         logits = self._logits(windows)
         mirrored = self._logits(windows.flip(-1)).flip(-1) if self.inference.flip else logits
         if self.inference.average == "exponential":
@@ -276,14 +276,14 @@ class _WindowedView:
 
 
 def _strips(views: Sequence[_WholeView | _WindowedView], size: tuple[int, int]) -> Iterator[Tensor]:
-    """The sum of the views' scores, (B, C, rows, width), of consecutive strips of rows."""
+    """Yield the sum of the views' scores, (B, C, rows, width), for consecutive strips of rows."""
     step = max(1, LARGEST_STRIP // views[0].rows(0, 1).numel())
     for top in range(0, size[0], step):
         yield reduce(Tensor.add_, (view.rows(top, min(size[0], top + step)) for view in views))
 
 
 def _starts(length: int, window: int, stride: int, border: str) -> list[int]:
-    """Where windows begin along one side of an image."""
+    """Return the first pixel of each window along one side of an image."""
     if border == "pad":
         return list(range(0, max(0, length - window) + stride, stride))
     return sorted({*range(0, max(1, length - window), stride), max(0, length - window)})

@@ -81,7 +81,7 @@ class Findings:
 
 
 class Inspection(Dataset[Findings]):
-    """The findings of each image of a dataset."""
+    """Dataset of the findings of each image."""
 
     def __init__(self, dataset: SegmentationDataset) -> None:
         self.dataset = dataset
@@ -156,7 +156,7 @@ def decoder_warnings() -> Iterator[list[str]]:
 
 
 def summed(findings: list[Findings]) -> Findings:
-    """The sum of several findings."""
+    """Return the sum of several findings."""
     total = Findings()
     for each in findings:
         total.add(each)

@@ -1,4 +1,4 @@
-"""The schedule of the learning rate: linear warm-up, then decay to the end of training, or any scheduler of torch."""
+"""Learning rate schedules: linear warm-up and decay to the end of training, or any scheduler of torch."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -16,12 +16,12 @@ LRSchedule = Decay | Callable[[Optimizer], LRScheduler]
 
 @dataclass
 class DecayPlan:
-    """To which end the learning rate decays, and from where; it is kept in checkpoints.
+    """Start and end of the learning rate's decay. Checkpoints store it.
 
     Attributes:
-        steps: Optimizer steps of the whole training; 0 before it begins.
-        start: The step from which the learning rate decays, where the training was continued to another end; else 0.
-        factor: The factor of the learning rate in that step.
+        steps: Number of optimizer steps of the whole training; 0 before the training begins.
+        start: First step of the decay, if the training was continued to another end; else 0.
+        factor: Factor of the learning rate in step ``start``.
     """
 
     steps: float = 0
@@ -37,25 +37,25 @@ def schedule_of(
     poly_power: float,
     plan: DecayPlan,
 ) -> LRScheduler:
-    """The schedule of an optimizer, to be stepped after each optimizer step.
+    """Build the scheduler of an optimizer. It is stepped after each optimizer step.
 
     Args:
-        lr_schedule: ``poly``, ``cosine`` or ``constant``, or what builds a scheduler of torch from the optimizer.
+        lr_schedule: ``poly``, ``cosine`` or ``constant``, or a callable that builds a scheduler of torch from the optimizer.
         optimizer: The optimizer.
-        trainer: Knows the steps of the whole training.
-        warmup_steps: Optimizer steps of linear warm-up, of the first three.
+        trainer: The Trainer, which gives the number of steps of the whole training.
+        warmup_steps: Number of optimizer steps of linear warm-up, for ``poly``, ``cosine`` and ``constant``.
         poly_power: Power of the polynomial decay.
-        plan: Looked at in each step.
+        plan: The plan of the decay. It is read in each step.
 
     Raises:
-        ValueError: If the learning rate is to decay in a training without an end, or if a scheduler of torch needs a score,
-            comes with a warm-up of this package or undoes factors of the learning rate.
+        ValueError: If the learning rate should decay but the training has no end. For a scheduler of torch: if it needs a
+            score, if ``warmup_steps`` is not 0, or if it changes the ratios of the groups' learning rates.
     """
     if isinstance(lr_schedule, str):
         if lr_schedule != "constant" and trainer.max_steps == -1 and trainer.max_epochs in (None, -1):
             raise ValueError(
-                "expected an end of training, for the learning rate to decay to; set max_epochs or max_steps, or lr_schedule "
-                "constant"
+                "expected an end of the training, at which the decay of the learning rate ends, got none; set max_epochs or "
+                "max_steps, or set lr_schedule to constant"
             )
         return LambdaLR(
             optimizer,
@@ -68,13 +68,13 @@ def schedule_of(
     started = [group["lr"] for group in optimizer.param_groups]
     if not all(math.isclose(new * rates[0], old * started[0]) for old, new in zip(rates, started, strict=True)):
         raise ValueError(
-            f"expected a schedule that keeps the factors between the groups' learning rates, which are {rates}, got "
-            f"{type(schedule).__name__}, which sets them to {started}; leave lr_factors out, or give it a list of "
-            f"{len(rates)} rates"
+            f"expected a schedule that keeps the ratios of the groups' learning rates, which are {rates}, got "
+            f"{type(schedule).__name__}, which sets them to {started}; remove lr_factors, or give the schedule a list of "
+            f"{len(rates)} learning rates"
         )
     if isinstance(schedule, ReduceLROnPlateau):
         raise ValueError(
-            "expected a schedule that follows from the number of the step, got ReduceLROnPlateau, which needs a score; take "
+            "expected a schedule that depends only on the step, got ReduceLROnPlateau, which needs a score; use "
             f"{', '.join(get_args(Decay))} or another scheduler of torch"
         )
     if warmup_steps:
@@ -94,18 +94,19 @@ def rate_factor(
     start: int = 0,
     factor: float = 1.0,
 ) -> float:
-    """The factor of the learning rate in a step; see :class:`~cpg_lightning.module.SegmentationModule` for the formula.
+    """Compute the factor of the learning rate in a step.
 
-    A training that is continued to another end in step s, with the factor f, decays to that end from there: in place of
-    ``warmup_steps`` the formula has s, and its result is multiplied by f.
+    :class:`~cpg_lightning.module.SegmentationModule` gives the formula. If a training is continued to another end, its
+    learning rate decays from the current step s and the current factor f to the new end: the formula uses s instead of
+    ``warmup_steps``, and its result is multiplied by f.
 
     Args:
         decay: ``poly``, ``cosine`` or ``constant``.
-        step: Number of the optimizer step, from 0.
-        steps: Optimizer steps of the whole training; the first step does not need them.
-        warmup_steps: Optimizer steps of linear warm-up.
+        step: Index of the optimizer step, from 0.
+        steps: Number of optimizer steps of the whole training. It is not used in the first step.
+        warmup_steps: Number of optimizer steps of linear warm-up.
         poly_power: Power of the polynomial decay.
-        start: The step s; 0 for a training that was not continued to another end.
+        start: The step s; 0 if the training was not continued to another end.
         factor: The factor f.
     """
     if step <= warmup_steps:
@@ -117,19 +118,19 @@ def rate_factor(
 
 
 def plan_decay(plan: DecayPlan, trainer: L.Trainer, lr_schedule: LRSchedule, warmup_steps: int) -> None:
-    """Plan the decay to the end of a training that begins or continues.
+    """Plan the decay of the learning rate to the end of a new or continued training.
 
     Args:
-        plan: The plan in the checkpoint that it continues from, or a new one. It is changed in place.
+        plan: The plan of the checkpoint, or a new one. It is changed in place.
         trainer: The Trainer, with its data and its optimizers.
         lr_schedule: See :func:`schedule_of`.
         warmup_steps: See :func:`schedule_of`.
 
     Raises:
-        ValueError: If the learning rate has decayed to 0 already, and is to decay to another end.
+        ValueError: If the training has another end than before, and the learning rate has already decayed to 0.
     """
     steps, step = training_steps(trainer), trainer.global_step
-    # Within the warm-up nothing has decayed yet.
+    # During the warm-up, the decay has not started.
     if plan.steps not in (0, steps) and lr_schedule in ("poly", "cosine") and step > warmup_steps:
         group = trainer.optimizers[0].param_groups[0]
         check_unfinished([group["lr"]])
@@ -138,41 +139,41 @@ def plan_decay(plan: DecayPlan, trainer: L.Trainer, lr_schedule: LRSchedule, war
 
 
 def check_unfinished(rates: Sequence[float]) -> None:
-    """Refuse to continue a training to another end when its learning rates are 0.
+    """Check that a training that is continued to another end still has a learning rate above 0.
 
     Raises:
-        ValueError: If all are.
+        ValueError: If all learning rates are 0.
     """
     if rates and all(rate == 0 for rate in rates):
         raise ValueError(
-            "expected a training that is not finished, to be continued to another end, got one whose learning rate has decayed "
+            "expected an unfinished training, to continue it to another end, got one whose learning rate has decayed "
             "to 0; --model.weights starts another training from its weights"
         )
 
 
 def check_length(trainer: L.Trainer, schedule: LRScheduler, lr_schedule: LRSchedule, warmup_steps: int) -> None:
-    """Compare a schedule with the number of steps of a training that begins.
+    """Compare a schedule with the number of steps of the training.
 
     Raises:
-        ValueError: If the schedule is one of torch that fails after fewer steps.
+        ValueError: If the schedule is a OneCycleLR with fewer steps, which would fail after its last step.
     """
     steps = training_steps(trainer)
     if isinstance(schedule, OneCycleLR) and schedule.total_steps < steps:
         raise ValueError(
-            f"expected a OneCycleLR of at least the {steps:g} steps of the training, got {schedule.total_steps}, after which it "
-            f"fails; set --model.lr_schedule.total_steps {steps:g}"
+            f"expected a OneCycleLR of at least {steps:g} steps, the length of the training, got {schedule.total_steps}, after "
+            f"which it fails; set --model.lr_schedule.total_steps {steps:g}"
         )
     if lr_schedule in ("poly", "cosine") and steps <= warmup_steps:
         rank_zero_warn(
-            f"the warm-up of {warmup_steps} steps is no shorter than the training of {steps:g}: "
-            "the learning rate will not decay; set fewer warmup_steps or train for longer"
+            f"the warm-up of {warmup_steps} steps is not shorter than the training of {steps:g} steps: the learning rate "
+            "will not decay; set fewer warmup_steps, or train longer"
         )
 
 
 def training_steps(trainer: L.Trainer) -> float:
-    """Optimizer steps of the whole training; infinity before the data is loaded.
+    """Return the number of optimizer steps of the whole training; infinity before the data is loaded.
 
-    ``trainer.estimated_stepping_batches`` is not used: it loads the data, too early for a run that resumes within an epoch.
+    ``trainer.estimated_stepping_batches`` would load the data, which is too early for a run that resumes within an epoch.
     """
     limits: list[float] = [trainer.max_steps] if trainer.max_steps != -1 else []
     batches = trainer.num_training_batches

@@ -37,50 +37,50 @@ from cpg_lightning.runs.checkpoints import (
 class SegmentationModule(EvaluationModule):
     r"""Trains and evaluates a segmentation network.
 
-    The training loss is the criterion of the main output plus, where the network has an auxiliary output,
-    ``aux_weight`` times its cross-entropy. The learning rate rises linearly for ``warmup_steps`` steps w and then decays step
-    by step, with ``lr_schedule`` ``poly`` or ``cosine`` to 0 at the end of the n steps of training:
+    The training loss is the criterion of the main output. If the network has an auxiliary output, ``aux_weight`` times
+    its cross-entropy is added. The learning rate rises linearly during ``warmup_steps`` steps w. It then decays step by step;
+    with ``lr_schedule`` ``poly`` or ``cosine`` it reaches 0 at the end of the n steps of the training:
 
     .. math::
         \eta_i = \eta \min\left(1, \frac{i + 1}{w}\right) d\left(\frac{\max(0, i - w)}{n - w}\right), \quad
         d_{\text{poly}}(t) = (1 - t)^p, \quad d_{\text{cosine}}(t) = \frac{1 + \cos \pi t}{2}, \quad
         d_{\text{constant}}(t) = 1
 
-    Logged: ``train/loss`` and the criterion's terms (``train/ce``, ``train/cpg``), and ``lr``; in evaluation the scores of
+    Logged: ``train/loss``, the criterion's terms (``train/ce``, ``train/cpg``) and ``lr``. For evaluation, see
     :class:`~cpg_lightning.evaluation_module.EvaluationModule`.
 
     Args:
         network: Any segmentation network.
         criterion: Any segmentation criterion.
         classes: The classes of the data, e.g. a data module's ``classes``.
-        boundary_metrics_every: In training, every n-th validation has boundary metrics, and the last, unless training
-            ends early; in ``validate`` and ``test`` there always are.
-        image_size: What the data module resizes images to before it gives them, for predictions without one; see
-            :class:`~cpg_lightning.predictor.Predictor`.
-        inference: How images are predicted in evaluation; whole and once by default.
-        evaluation_loss: Whether evaluation has ``val/loss``. It takes time, and memory for the criterion at the labels' size.
-        predict_probabilities: Whether ``predict`` gives the probabilities of all classes rather than the classes.
-        optimizer: Builds the optimizer from the parameters, e.g. ``functools.partial(torch.optim.SGD, lr=0.01)``;
-            ``torch.optim.AdamW`` with its own defaults if left out.
-        lr_factors: Factors of the learning rate for parts of the model, by the beginning of their parameters' names, e.g.
-            ``{"network.classifier": 10}``. The longest beginning decides. ``lr`` is logged without them.
-        decay_norms_and_biases: Whether parameters of one dimension (biases, weights of norms) have weight decay too.
-        freeze: Parts of the model that are not trained, likewise, e.g. ``["network.backbone"]``. They stay in evaluation:
-            their BatchNorms keep their statistics.
-        lr_schedule: ``poly``, ``cosine`` or ``constant``, or what builds a scheduler of torch from the optimizer, e.g.
-            ``functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1000)``; on the command line its class path and
-            arguments. It is stepped after each optimizer step, and has no warm-up.
-        warmup_steps: Optimizer steps of linear warm-up w.
+        boundary_metrics_every: In training, every n-th validation and the last one compute boundary metrics. If training
+            ends early, the last one may lack them. ``validate`` and ``test`` always compute them.
+        image_size: Size to which the data module resizes images; used by :class:`~cpg_lightning.predictor.Predictor`, which
+            has no data module.
+        inference: How images are predicted in evaluation. By default, each whole image is predicted once.
+        evaluation_loss: Whether evaluation logs ``val/loss``. It takes time, and memory for the criterion at label size.
+        predict_probabilities: Whether ``predict`` returns the probabilities of all classes instead of the classes.
+        optimizer: Callable that builds the optimizer from the parameters, e.g.
+            ``functools.partial(torch.optim.SGD, lr=0.01)``; ``torch.optim.AdamW`` with its defaults by default.
+        lr_factors: Factors of the learning rate for parts of the model, by prefixes of parameter names, e.g.
+            ``{"network.classifier": 10}``. The longest matching prefix decides. ``lr`` is logged without the factors.
+        decay_norms_and_biases: Whether weight decay also applies to parameters of one dimension (biases, weights of norms).
+        freeze: Parts of the model that are not trained, by prefixes, e.g. ``["network.backbone"]``. They stay in evaluation
+            mode: their BatchNorms keep their statistics.
+        lr_schedule: ``poly``, ``cosine`` or ``constant``, or a callable that builds a scheduler of torch from the optimizer,
+            e.g. ``functools.partial(torch.optim.lr_scheduler.StepLR, step_size=1000)``; on the command line, its class path
+            and arguments. A scheduler of torch is stepped after each optimizer step, and has no warm-up.
+        warmup_steps: Number w of optimizer steps of linear warm-up.
         poly_power: Power p of the polynomial decay.
         aux_weight: Weight of the auxiliary output's cross-entropy.
-        weights: File of weights to start the network from: a checkpoint of this package, or a state dict; see
+        weights: File of initial weights of the network: a checkpoint of this package, or a state dict; see
             :meth:`~cpg_lightning.networks.SegmentationNetwork.load_weights`.
         new_classifier: Whether to reinitialise the last layers if the weights have another number of classes.
         compile_network: Whether the Trainer compiles the network in place, see :meth:`torch.nn.Module.compile`. The first
-            step then takes a minute or more, as may images of other sizes. Checkpoints can be used with and without it.
+            step, and new image sizes, then take a minute or more. Checkpoints work with and without it.
 
     Raises:
-        ValueError: If a number is out of range, or the criterion ignores another value than 255, which is that of the masks.
+        ValueError: If a number is out of range, or the criterion has another ``ignore_index`` than 255, the value in masks.
 
     Example:
         >>> import lightning as L
@@ -141,7 +141,7 @@ class SegmentationModule(EvaluationModule):
         self.aux_weight = aux_weight
         self.compile_network = compile_network
         self.progress = Progress()
-        self.division: Division | None = None  # of a training's steps, by its data module
+        self.division: Division | None = None  # how the data module divides the images of a step
         check_lr_factors(self, self.lr_factors)
         freeze_parts(self, self.frozen)
 
@@ -155,23 +155,23 @@ class SegmentationModule(EvaluationModule):
         criterion: SegmentationCriterion | None = None,
         allow: Collection[str] = (),
     ) -> "SegmentationModule":
-        """A module for evaluation, with the weights and the classes of a checkpoint.
+        """Build a module for evaluation from a checkpoint.
 
-        A checkpoint is data: only the network's class and plain arguments, the classes and the weights are
-        taken from it. It cannot choose what is imported or opened. To continue a training, use ``cpg fit --ckpt_path`` or
+        A checkpoint is untrusted data. Only the network's class, its plain arguments, the classes and the weights are used.
+        A checkpoint cannot choose code to import or files to open. To continue a training, use ``cpg fit --ckpt_path`` or
         ``Trainer.fit(ckpt_path=...)``.
 
         Args:
             checkpoint_path: The checkpoint file.
             map_location: The module's device.
-            network: The network, for a checkpoint of a module that was built in Python.
+            network: The network; required if the module of the checkpoint was built in Python.
             criterion: The criterion; :class:`~cpg_lightning.losses.CrossEntropyCPGLoss` by default.
-            allow: Class paths outside of this package that may be imported, e.g. ``["my_package.MyNetwork"]``.
+            allow: Class paths outside this package that may be imported, e.g. ``["my_package.MyNetwork"]``.
 
         Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If it is no checkpoint of this package, needs a network, is of another network, or names a class that
-                is not allowed.
+            FileNotFoundError: If the file does not exist.
+            ValueError: If the file is not a checkpoint of this package, ``network`` is missing or does not match the weights,
+                or the checkpoint names a class that is not allowed.
         """
         checkpoint = read_checkpoint(checkpoint_path)
         arguments = module_arguments(checkpoint, checkpoint_path, network, allow)
@@ -186,17 +186,17 @@ class SegmentationModule(EvaluationModule):
         return module.to(map_location)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save what a training needs to continue, such as the number of validations: only some have boundary metrics."""
+        """Save the state that a continued training needs, e.g. the number of validations for ``boundary_metrics_every``."""
         checkpoint["validations"] = self.metrics.validations
         checkpoint["progress"] = self.progress.state(self.trainer)
         if self.division is not None:
             checkpoint["images_a_batch"] = self.division.images_a_batch
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check a checkpoint that a Trainer restores, before its callbacks are restored.
+        """Check a checkpoint that a Trainer restores, before the Trainer restores its callbacks.
 
         Raises:
-            ValueError: If it has other classes, or paths outside of its folder; see
+            ValueError: If the checkpoint has other classes, or paths outside its folder; see
                 :func:`~cpg_lightning.runs.checkpoints.check_paths`.
         """
         place = "the checkpoint that the Trainer was given"
@@ -211,7 +211,7 @@ class SegmentationModule(EvaluationModule):
         self.progress.restore(checkpoint)
 
     def check_continuation(self, checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
-        """Refuse to continue the training of a checkpoint in another way than it was begun.
+        """Check that the training of a checkpoint continues with the same optimizer and weight averaging.
 
         Raises:
             ValueError: If the optimizer differs, or a callback that averages weights is missing.
@@ -220,13 +220,13 @@ class SegmentationModule(EvaluationModule):
         check_optimizer(self._optimization(trainer)[0], checkpoint, isinstance(self.lr_schedule, str))
 
     def train(self, mode: bool = True) -> Self:
-        """Switch to training or evaluation. What is frozen stays in evaluation."""
+        """Switch to training or evaluation mode. Frozen parts stay in evaluation mode."""
         super().train(mode)
         evaluate_frozen(self, self.frozen)
         return self
 
     def setup(self, stage: str) -> None:
-        """Check what this module is run with; see :meth:`check_run`."""
+        """Check the Trainer and the data; see :meth:`check_run`."""
         data = getattr(self.trainer, "datamodule", None)
         self.check_run(self.trainer, data, stage)
         self.division = data.division if stage == "fit" and isinstance(data, SegmentationDataModule) else None
@@ -234,16 +234,16 @@ class SegmentationModule(EvaluationModule):
             self.scores, self.metrics.validations, self.progress = None, 0, Progress()
 
     def configure_model(self) -> None:
-        """Compile the network in place where ``compile_network`` is set.
+        """Compile the network in place if ``compile_network`` is set.
 
         Lightning calls this hook in each process, before it wraps the module in DDP.
         """
-        # Not in the constructor: a copy for another process would not be compiled. torch reuses the code of an earlier call.
+        # Not in the constructor: a copy in another process would not be compiled. A second call reuses the compiled code.
         if self.compile_network:
             self.network.compile()
 
     def check_run(self, trainer: L.Trainer, data: L.LightningDataModule | None, stage: str) -> None:
-        """Refuse a Trainer or data that this module cannot run ``stage`` with, before anything is written.
+        """Check that a Trainer and data fit this module, before anything is written.
 
         Raises:
             ValueError: See the functions of :mod:`cpg_lightning.run_checks`.
@@ -251,13 +251,13 @@ class SegmentationModule(EvaluationModule):
         if stage == "fit":
             check_monitors(self, trainer.callbacks)  # type: ignore[attr-defined]
             check_parameters(self.network, trainer.world_size)
-            self._optimization(trainer)  # raises here, before anything is written
+            self._optimization(trainer)  # raises errors early
         check_data(self, data, stage)
         if stage == "fit":
             check_steps(self.network, data, trainer)
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """The loss of a batch."""
+        """Compute the loss of a batch."""
         logits = self(batch["image"])
         loss = self.criterion(logits["out"], batch["mask"], self.network.align_corners)
         terms = dict(self.criterion.terms)
@@ -266,35 +266,35 @@ class SegmentationModule(EvaluationModule):
             loss = loss + self.aux_weight * aux
             terms["aux"] = aux.detach()
         images = len(batch["image"])
-        # Lightning reads what is in a progress bar after every step, for which the host waits, also where there is no bar.
+        # After every step, Lightning reads the values of the progress bar, even without one. Reading waits for the device.
         bar = self.trainer.progress_bar_callback
         shown = bool(getattr(bar, "is_enabled", bar is not None))
         self.log("train/loss", loss.detach(), prog_bar=shown, batch_size=images)
         self.log_dict({f"train/{name}": term for name, term in terms.items()}, batch_size=images)
-        # A tensor that the device fills: a number would be copied to it, for which the host waits.
+        # The device fills this tensor. Copying a number to the device would make the host wait.
         rate = base_rate(self.trainer.optimizers[0])
         self.log("lr", torch.full((), rate, dtype=torch.float32, device=self.device), batch_size=images)
         return loss
 
     def on_validation_epoch_end(self) -> None:
-        """Log the scores, and note which training batch was validated."""
+        """Log the scores, and store the index of the last training batch."""
         super().on_validation_epoch_end()
         if not self.trainer.sanity_checking:
             self.progress.validated_batch = self.trainer.fit_loop.total_batch_idx
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimizer and its schedule, see :func:`~cpg_lightning.learning_rate.schedule_of`."""
+        """Build the optimizer and its scheduler; see :func:`~cpg_lightning.learning_rate.schedule_of`."""
         optimizer, schedule = self._optimization(self.trainer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _optimization(self, trainer: L.Trainer) -> tuple[Optimizer, LRScheduler]:
-        """A new optimizer and its schedule."""
+        """Build an optimizer and its scheduler."""
         optimizer = build_optimizer(self, self.optimizer, self.lr_factors, self.decay_norms_and_biases)
         plan = self.progress.plan
         return optimizer, schedule_of(self.lr_schedule, optimizer, trainer, self.warmup_steps, self.poly_power, plan)
 
     def on_train_start(self) -> None:
-        """Compare the schedule with the length of the training, and plan the decay of the learning rate to its end."""
+        """Plan the decay of the learning rate, and compare the schedule with the length of the training."""
         plan_decay(self.progress.plan, self.trainer, self.lr_schedule, self.warmup_steps)
         for config in self.trainer.lr_scheduler_configs:
             check_length(self.trainer, config.scheduler, self.lr_schedule, self.warmup_steps)

@@ -1,4 +1,4 @@
-"""Which parameters are trained and how: learning rates and weight decay of parts of a module, and parts that are frozen."""
+"""Learning rates and weight decay of parts of a module, and frozen parts."""
 
 import math
 from collections.abc import Collection, Iterable, Mapping
@@ -15,16 +15,16 @@ def build_optimizer(
     lr_factors: Mapping[str, float] | None,
     decay_norms_and_biases: bool,
 ) -> Optimizer:
-    """A new optimizer of all parameters of a module.
+    """Build an optimizer of all parameters of a module.
 
-    The parameters are in groups by their factor and by whether their weights decay, those of factor 1 first. Where neither
-    option is used, the optimizer is built from the parameters without groups.
+    Parameters with the same factor and the same weight decay form a group. Groups of factor 1 come first. If neither option
+    is used, the optimizer is built from the parameters without groups.
 
     Args:
         module: The module.
-        optimizer: Builds the optimizer from parameters or from groups of them; AdamW with its defaults if None.
-        lr_factors: Factors of the learning rate by prefixes of parameters' names.
-        decay_norms_and_biases: Whether parameters of one dimension have weight decay too.
+        optimizer: Callable that builds the optimizer from parameters or groups; AdamW with its defaults if None.
+        lr_factors: Factors of the learning rate by prefixes of parameter names.
+        decay_norms_and_biases: Whether weight decay also applies to parameters of one dimension.
     """
     build = optimizer or torch.optim.AdamW
     if not lr_factors and decay_norms_and_biases:
@@ -46,58 +46,60 @@ def build_optimizer(
 
 
 def base_rate(optimizer: Optimizer) -> float:
-    """The present learning rate of parameters whose factor is 1, also where there are none."""
+    """Return the current learning rate of a parameter with factor 1, even if no parameter has this factor."""
     group = optimizer.param_groups[0]
     rate: float = group["lr"]
     return rate / group.get("lr_factor", 1.0)
 
 
 def freeze_parts(module: nn.Module, prefixes: Collection[str]) -> None:
-    """Let some parts of a module be trained no more, and switch them to evaluation.
+    """Freeze parts of a module: exclude them from training, and switch them to evaluation mode.
 
     Args:
         module: The module.
-        prefixes: Prefixes of their parameters' names.
+        prefixes: Prefixes of parameter names.
 
     Raises:
-        ValueError: If a prefix is that of no parameter, or nothing is left to train.
+        ValueError: If a prefix matches no parameter, or no parameter is left to train.
     """
     check_prefixes(module, "freeze", prefixes)
     for name, parameter in module.named_parameters():
         if any(_begins_with(name, prefix) for prefix in prefixes):
             parameter.requires_grad_(False)
     if prefixes and not any(parameter.requires_grad for parameter in module.parameters()):
-        raise ValueError(f"expected freeze to leave something to train, got {list(prefixes)}, which is all of it")
+        raise ValueError(
+            f"expected freeze to leave parameters to train, got {list(prefixes)}, which freezes all of them"
+        )
     evaluate_frozen(module, prefixes)
 
 
 def evaluate_frozen(module: nn.Module, prefixes: Collection[str]) -> None:
-    """Switch some parts of a module to evaluation: their BatchNorms keep their statistics, their dropout does nothing."""
+    """Switch parts of a module to evaluation mode: BatchNorm keeps its statistics, and dropout is off."""
     for name, part in module.named_modules():
         if any(_begins_with(name, prefix) for prefix in prefixes):
             part.training = False
 
 
 def check_lr_factors(module: nn.Module, lr_factors: Mapping[str, float]) -> None:
-    """Refuse factors of the learning rate that are out of range or of no parameter.
+    """Check factors of the learning rate.
 
     Raises:
-        ValueError: For those.
+        ValueError: If a factor is out of range, or a prefix matches no parameter.
     """
     check_prefixes(module, "lr_factors", lr_factors)
     for prefix, factor in lr_factors.items():
         if not 0 < factor < math.inf:
             raise ValueError(
-                f"expected the factors of lr_factors to be above 0 and finite, got {factor} for {prefix}; freeze what is not "
-                f'to be trained: --model.freeze "[{prefix}]"'
+                f"expected the factors of lr_factors to be above 0 and finite, got {factor} for {prefix}; to exclude a part from "
+                f'training, freeze it: --model.freeze "[{prefix}]"'
             )
 
 
 def check_prefixes(module: nn.Module, option: str, prefixes: Iterable[str]) -> None:
-    """Refuse a prefix that no parameter's name begins with.
+    """Check that each prefix matches a parameter name.
 
     Raises:
-        ValueError: For such a prefix; it names what there is beside it.
+        ValueError: If a prefix matches none. The message lists existing parts of the model.
     """
     names = [name for name, _ in module.named_parameters()]
     for prefix in prefixes:
@@ -110,16 +112,16 @@ def check_prefixes(module: nn.Module, option: str, prefixes: Iterable[str]) -> N
         inside = [name.removeprefix(f"{above}.") for name in names if name.startswith(f"{above}.")]
         known = ", ".join(dict.fromkeys(f"{above}.{name.partition('.')[0]}" for name in inside))
         raise ValueError(
-            f"expected {option} to name a part of the model that has parameters, got {prefix}; there are {known}"
+            f"expected {option} to name a part of the model that has parameters, got {prefix}; the parts are {known}"
         )
 
 
 def _factor(name: str, lr_factors: Mapping[str, float]) -> float:
-    """The factor of the longest prefix of a parameter's name; 1 if there is none."""
+    """Return the factor of the longest prefix that matches a parameter name; 1 if none matches."""
     longest = max((prefix for prefix in lr_factors if _begins_with(name, prefix)), key=len, default=None)
     return 1.0 if longest is None else lr_factors[longest]
 
 
 def _begins_with(name: str, prefix: str) -> bool:
-    """Whether a name is a prefix or in it: ``network.out`` begins ``network.out.bias``, and not ``network.output.bias``."""
+    """Whether a prefix of whole components matches: ``network.out`` matches ``network.out.bias``, not ``network.output``."""
     return name == prefix or name.startswith(f"{prefix}.")

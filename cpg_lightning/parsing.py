@@ -1,4 +1,4 @@
-"""The parser of the ``cpg`` command: short messages for mistakes, and no call of what is no such class."""
+"""The parser of the ``cpg`` command: short error messages, and checks of class paths before they are called."""
 
 import enum
 import math
@@ -25,8 +25,8 @@ from cpg_lightning.losses import SegmentationCriterion
 from cpg_lightning.networks import SegmentationNetwork
 
 YAML = "cpg_yaml"  # the parser's mode
-MOST_NODES = 100_000  # of a configuration file
-# jsonargparse passes the value of an option two classes deep, such as --data.augmentation.scale, on as Python prints it.
+MOST_NODES = 100_000  # largest number of YAML nodes in a configuration file
+# jsonargparse passes on the values of options such as --data.augmentation.scale, two classes deep, as Python prints them.
 PRINTED = {"None": None, "nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 
 FAMILIES: tuple[type[Any], ...] = (
@@ -40,7 +40,7 @@ FAMILIES: tuple[type[Any], ...] = (
     Optimizer,
     LRScheduler,
 )
-# jsonargparse lists each type that was tried. These lines of it help nobody.
+# jsonargparse lists each type that was tried. These lines do not help the user.
 NOISE = re.compile(
     r"\s*(- )?(Does not validate against any of the Union subtypes|Subtypes: |Errors:|Given value type: |"
     r"Given value: (NestedArg|Namespace|\{)|Expected a <class 'NoneType'>|Expected a path but [^/ ]* either not accessible)"
@@ -54,7 +54,7 @@ NO_FILE = re.compile(r"File does not exist: '(.+)'")
 
 
 class Parser(LightningArgumentParser):
-    """LightningArgumentParser whose errors name the mistake alone, with what may have been meant."""
+    """LightningArgumentParser with short error messages and suggestions."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Print the message and exit with status 2."""
@@ -62,7 +62,7 @@ class Parser(LightningArgumentParser):
 
     def _shortened(self, message: str) -> str:
         lines = [line for line in message.splitlines() if line.strip() and not NOISE.match(line)]
-        shortened = "\n".join(dict.fromkeys(lines))  # each once, in order
+        shortened = "\n".join(dict.fromkeys(lines))  # without repetitions, in order
         meant = ""
         if unknown := UNKNOWN_NAME.search(message):
             known_classes = [known for family in FAMILIES for known in (family, *subclasses(family))]
@@ -82,30 +82,30 @@ class Parser(LightningArgumentParser):
 
 
 def subclasses(family: type[Any]) -> list[type[Any]]:
-    """All classes of a family, at any depth."""
+    """Return all subclasses of a class, at any depth."""
     return [each for child in family.__subclasses__() for each in (child, *subclasses(child))]
 
 
 def imported(class_path: str) -> Any:
-    """The object of an import path."""
+    """Import and return the object of an import path."""
     module, _, name = class_path.rpartition(".")
     return getattr(import_module(module), name)
 
 
 def configured(entry: Any) -> list[Namespace]:
-    """The classes with their arguments of an option that is one of them, a list of them, or none."""
+    """Return the configured classes of an option: its value is one class with arguments, a list of them, or None."""
     entries = entry if isinstance(entry, list) else [entry]
     return [each for each in entries if isinstance(each, Namespace)]
 
 
 def check_callables(config: Namespace) -> None:
-    """Refuse a ``class_path`` that names no class, before it is called.
+    """Check that each ``class_path`` names a class, before it is called.
 
-    A function is accepted where its annotation says that it returns the class that is wanted, as for jsonargparse.
+    As in jsonargparse, a function is accepted if its annotation says that it returns the expected class.
 
     Raises:
-        ValueError: If a class path of the configuration names a function of unknown result, or if ``model.optimizer`` is no
-            optimizer or ``model.lr_schedule`` no scheduler, or one of them has a number that is not finite.
+        ValueError: If a class path names a function without such an annotation, if ``model.optimizer`` is not an
+            optimizer, if ``model.lr_schedule`` is not a scheduler, or if one of their numbers is not finite.
     """
     for option, family, name in (("optimizer", Optimizer, "optimizer"), ("lr_schedule", LRScheduler, "scheduler")):
         built = config.model.get(option)
@@ -123,10 +123,10 @@ def check_callables(config: Namespace) -> None:
 
 
 def check_trainer(trainer: Namespace) -> None:
-    """Refuse options of the Trainer that it takes and then fails over, or that do nothing here.
+    """Check options that the Trainer accepts but that fail later or have no effect here.
 
     Raises:
-        ValueError: For a number out of range, and for a callback that searches for what the module does not have.
+        ValueError: If a number is out of range, or if there is a LearningRateFinder.
     """
     for name, smallest in (
         ("accumulate_grad_batches", 1),
@@ -148,18 +148,18 @@ def check_trainer(trainer: Namespace) -> None:
     for callback in configured(trainer.get("callbacks")):
         if callback.class_path.endswith(".LearningRateFinder"):
             raise ValueError(
-                "expected no LearningRateFinder: the learning rate is an option of model.optimizer, and it decays from the "
-                "first step on; compare a few short runs with --model.optimizer.lr instead"
+                "expected no LearningRateFinder: the learning rate is an option of model.optimizer, and it changes from the "
+                "first step; compare a few short runs with different --model.optimizer.lr instead"
             )
 
 
 def load_yaml(text: str) -> Any:
-    """YAML as jsonargparse reads it, but a key that is given twice, or aliases that expand without bound, are errors.
+    """Read YAML as jsonargparse does, but without duplicate keys and without aliases that expand endlessly.
 
-    A value that is no mapping may also be written as Python prints it: ``None``, ``nan``, ``inf`` or a list of these.
+    A value that is not a mapping may also be written as Python prints it: ``None``, ``nan``, ``inf`` or a list of these.
 
     Raises:
-        yaml.YAMLError: For those, and for what is no YAML.
+        yaml.YAMLError: If a key is duplicate, if aliases expand to too many nodes, or if the text is not YAML.
     """
     root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     if root is not None:
@@ -168,7 +168,7 @@ def load_yaml(text: str) -> Any:
 
 
 def dump_yaml(config: Any) -> str:
-    """A configuration as YAML, its enumerations as their values, which the standard dumper refuses."""
+    """Write a configuration as YAML. Enumerations become their values, because the standard dumper refuses them."""
     text: str = yaml.safe_dump(_without_enums(config), default_flow_style=False, allow_unicode=True, sort_keys=False)
     return text
 
@@ -178,17 +178,17 @@ set_dumper(YAML, dump_yaml)
 
 
 def _from_printed(value: Any) -> Any:
-    """A value that Python has printed, as it was before. Mappings, which are configuration files, stay as they are."""
+    """Convert a value that Python has printed back. Mappings, which come from configuration files, stay unchanged."""
     if isinstance(value, list):
         return [_from_printed(each) for each in value]
     return PRINTED.get(value, value) if isinstance(value, str) else value
 
 
 def _count_nodes(node: yaml.Node, sizes: dict[yaml.Node, int]) -> int:
-    """The number of nodes below one, aliases expanded."""
+    """Count a node and all nodes below it, with expanded aliases."""
     if node in sizes:
         return sizes[node]
-    sizes[node] = MOST_NODES + 1  # until it is known: an alias to a node that it is in has no end
+    sizes[node] = MOST_NODES + 1  # during the count, so that an alias to an enclosing node is an error
     children: list[yaml.Node] = []
     if isinstance(node, yaml.SequenceNode):
         children = node.value
@@ -220,18 +220,18 @@ def _did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def _gives(called: Any, family: type[Any]) -> bool:
-    """Whether a class or a function is known to give objects of a family when called."""
+    """Whether a class is a subclass of ``family``, or a function has an annotation that it returns one."""
     if isclass(called):
         return issubclass(called, family)
     try:
         result = get_type_hints(called).get("return")
-    except (AttributeError, NameError, TypeError):  # annotations that cannot be resolved say nothing
+    except (AttributeError, NameError, TypeError):  # annotations that cannot be resolved are ignored
         return False
     return isclass(result) and result is not type(None) and issubclass(result, family)
 
 
 def _class_paths(config: Any) -> Iterator[str]:
-    """Each class path in a configuration, at any depth."""
+    """Yield each class path in a configuration, at any depth."""
     if isinstance(config, Namespace | dict):
         entries = vars(config) if isinstance(config, Namespace) else config
         if "." in str(entries.get("class_path", "")):

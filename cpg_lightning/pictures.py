@@ -1,4 +1,4 @@
-"""Pictures of images, labels and predictions, as arrays."""
+"""Pictures of images, labels, predictions and scores."""
 
 import io
 from collections.abc import Sequence
@@ -15,20 +15,22 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 PANELS = ("image", "label", "prediction", "boundary errors")
 RIGHT, WRONG, WRONG_INSIDE, VOID = (70, 170, 90), (230, 40, 50), (240, 150, 60), (0, 0, 0)
 BACKGROUND, INK = (255, 255, 255), (40, 40, 40)
-MOST_NAMES, MOST_SHOWN = 24, 48  # classes in a legend: all of them up to here, else the largest of the pictures
-MOST_LARGE, MOST_NUMBERS = 40, 25  # classes of a confusion matrix in large print, with numbers
+# Up to MOST_NAMES classes, a legend shows all of them. With more classes, it shows the MOST_SHOWN with the most pixels.
+MOST_NAMES, MOST_SHOWN = 24, 48
+# Largest number of classes of a confusion matrix in large print, and of one with numbers.
+MOST_LARGE, MOST_NUMBERS = 40, 25
 ERRORS = (("boundary right", RIGHT), ("boundary wrong", WRONG), ("wrong elsewhere", WRONG_INSIDE))
 
 
 def coloured(classes: np.ndarray, palette: Sequence[Colour]) -> np.ndarray:
-    """Classes (H, W) in their colours, uint8 (H, W, 3); other values are black."""
+    """Map classes (H, W) to their colours, uint8 (H, W, 3). Other values are black."""
     table = np.zeros((256, 3), dtype=np.uint8)
     table[: len(palette)] = palette
     return table[classes.astype(np.uint8)]
 
 
 def boundary_band(label: np.ndarray, radius: int) -> np.ndarray:
-    """Pixels within ``radius`` (Chebyshev) of another class of the label, bool (H, W); ignored pixels make no boundary."""
+    """Pixels within Chebyshev distance ``radius`` of another class, bool (H, W). Ignored pixels form no boundary."""
     kernel = np.ones((2 * radius + 1, 2 * radius + 1), dtype=np.uint8)
     label = label.astype(np.int16)
     void = label == IGNORED
@@ -38,11 +40,14 @@ def boundary_band(label: np.ndarray, radius: int) -> np.ndarray:
 
 
 def boundary_errors(image: np.ndarray, label: np.ndarray, prediction: np.ndarray, radius: int = 3) -> np.ndarray:
-    """Where a prediction is wrong, over the greyed image: on the label's boundary (red, else green) and off it (orange).
+    """Draw the errors of a prediction over the grey image.
+
+    In the boundary band of the label, wrong pixels are red and correct pixels are green. Wrong pixels outside the band are
+    orange.
 
     Args:
         image: RGB, uint8 (H, W, 3).
-        label: Classes or 255, which is ignored and drawn black, (H, W).
+        label: Classes, or 255 for ignored pixels, which are drawn black, (H, W).
         prediction: Classes, (H, W).
         radius: Half width of the boundary band in pixels.
 
@@ -68,15 +73,15 @@ def comparison(
     width: int = 320,
     titles: Sequence[str] = (),
 ) -> Image.Image:
-    """A sheet with a row for each image: image | label | prediction | boundary errors, and the classes' colours below.
+    """Draw a sheet with one row per image: image | label | prediction | boundary errors, and a legend below.
 
-    Of many classes, the legend has those that cover the most pixels of the sheet.
+    With many classes, the legend shows the classes with the most pixels on the sheet.
 
     Args:
         rows: Image, label and prediction of one size, as for :func:`boundary_errors`.
         classes: The classes, with their colours.
         width: Width of a panel in pixels.
-        titles: What stands above each row; nothing by default.
+        titles: Title above each row; no titles by default.
     """
     gap, line, font = 6, 26, ImageFont.load_default(15)
     heights = [round(width * image.shape[0] / image.shape[1]) for image, _, _ in rows]
@@ -106,7 +111,7 @@ def comparison(
 
 
 def confusion_picture(confusion: np.ndarray, class_names: Sequence[str]) -> Image.Image:
-    """What each class's pixels are taken for: the rows of a confusion matrix (C, C) as shares; numbers up to 25 classes."""
+    """Draw a confusion matrix (C, C), each row as shares of the labelled pixels. Up to 25 classes, with numbers."""
     shares = confusion / np.maximum(confusion.sum(axis=1, keepdims=True), 1)
     large = len(class_names) <= MOST_LARGE
     inch, size = (0.28, None) if large else (0.1, 6)  # height of a row; of its name, in points
@@ -117,10 +122,10 @@ def confusion_picture(confusion: np.ndarray, class_names: Sequence[str]) -> Imag
         np.where(confusion.sum(axis=1, keepdims=True) > 0, shares, np.nan), cmap="magma_r", vmin=0, vmax=1
     )
     axes.set(xlabel="predicted", ylabel="labelled")
-    names = [name.replace("$", r"\$") for name in class_names]  # nothing is set as mathematics
+    names = [name.replace("$", r"\$") for name in class_names]  # no mathematics in names
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=size)
     axes.set_yticks(range(len(names)), names, fontsize=size)
-    if not large:  # names on all sides, and lines to find them by
+    if not large:  # names on all sides, and lines that lead to them
         axes.tick_params(top=True, labeltop=True, right=True, labelright=True)
         axes.vlines(np.arange(9.5, len(names), 10), -0.5, len(names) - 0.5, color="0.8", linewidth=0.4)
         axes.hlines(np.arange(9.5, len(names), 10), -0.5, len(names) - 0.5, color="0.8", linewidth=0.4)
@@ -134,7 +139,7 @@ def confusion_picture(confusion: np.ndarray, class_names: Sequence[str]) -> Imag
 
 
 def trimap_picture(trimap: dict[int, float], overall: float) -> Image.Image:
-    """The mean IoU within some distances of the boundary, in pixels, and of all pixels, on the axes of ``cpg report``."""
+    """Draw the mean IoU against the distance from the boundary in pixels. The axes are those of ``cpg report``."""
     figure = _figure(5.5, 3.6)
     axes = figure.subplots()
     places, values = [*map(str, trimap), "all"], [100 * value for value in (*trimap.values(), overall)]
@@ -147,8 +152,8 @@ def trimap_picture(trimap: dict[int, float], overall: float) -> Image.Image:
 
 
 def _figure(width: float, height: float) -> Any:
-    """An empty figure; width and height in inches."""
-    from matplotlib.figure import Figure  # only here: most commands draw none
+    """Return an empty figure. Width and height are in inches."""
+    from matplotlib.figure import Figure  # only here: most commands draw no figure
 
     return Figure((width, height), dpi=110, layout="constrained")
 
@@ -160,7 +165,7 @@ def _drawn(figure: Any) -> Image.Image:
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, palette: Sequence[Colour]) -> np.ndarray:
-    """An image, uint8 (H, W, 3), with the classes (H, W) over it in their colours, darker at their boundaries."""
+    """Draw classes (H, W) over an image, uint8 (H, W, 3), in their colours, darker at their boundaries."""
     blended = cv2.addWeighted(image, 0.5, coloured(mask, palette), 0.5, 0)
     blended[boundary_band(mask, 1)] //= 3
     return blended
@@ -172,12 +177,12 @@ def contact_sheet(
     columns: int = 4,
     width: int = 260,
 ) -> Image.Image:
-    """A sheet of crops of one size, each beside itself with its labels over it, and the colours of their classes below.
+    """Draw a sheet of crops of one size, with a legend below. Beside each crop is the same crop with its labels over it.
 
     Args:
-        crops: Image, uint8 (H, W, 3) RGB, and classes, (H, W), of each.
+        crops: For each crop, the image, uint8 (H, W, 3) RGB, and the classes, (H, W).
         classes: The classes, with their colours.
-        columns: How many crops in a row.
+        columns: Number of crops in a row.
         width: Width of a picture in pixels.
     """
     gap, line, font = 6, 26, ImageFont.load_default(15)
@@ -201,7 +206,7 @@ def contact_sheet(
 
 
 def shown_classes(maps: Sequence[np.ndarray], num_classes: int) -> list[int]:
-    """The classes of a legend, in order: all of a few, else those with the most pixels in some maps."""
+    """Return the classes of a legend, in order: all classes if they are few, else those with the most pixels in the maps."""
     if num_classes <= MOST_NAMES:
         return list(range(num_classes))
     pixels = np.stack([np.bincount(each.ravel(), minlength=256)[:num_classes] for each in maps]).sum(axis=0)
@@ -210,7 +215,7 @@ def shown_classes(maps: Sequence[np.ndarray], num_classes: int) -> list[int]:
 
 
 def _fitting(text: str, width: int, font: Font) -> str:
-    """A text in one line, without its beginning if it is wider than some pixels: names differ at their end."""
+    """Shorten a text to one line of ``width`` pixels. The beginning is cut, because image names differ at their end."""
     text = "".join(letter if letter.isprintable() else "?" for letter in text)
     while font.getlength(text) > width:
         text = f"...{text.removeprefix('...')[1:]}"
@@ -228,7 +233,7 @@ def _draw_legend(
 
 
 def _legend(names: Sequence[tuple[str, Colour]], width: int, font: Font) -> list[tuple[int, int, str, Colour]]:
-    """Row, left edge, name and colour of each entry, wrapped at ``width``."""
+    """Return row, left edge, name and colour of each entry, wrapped at ``width``."""
     entries, row, left = [], 0, 6
     for name, colour in names:
         length = 20 + round(font.getlength(name)) + 16

@@ -17,11 +17,11 @@ from cpg_lightning.parsing import configured
 
 
 def check_output(subcommand: str | None, config: Namespace) -> None:
-    """Set the folder of the predictions to ``--output`` of ``predict``, and refuse the option for other commands.
+    """Set the folder of the predictions to the ``--output`` of ``predict``. Check the use of this option.
 
     Raises:
-        ValueError: If the command has no option ``--output`` or ``--overwrite``, or there is not exactly one
-            PredictionWriter.
+        ValueError: If the subcommand does not support ``--output`` or ``--overwrite``, or if ``predict --output`` does not
+            have exactly one PredictionWriter.
     """
     if config.overwrite and subcommand != "predict":
         raise ValueError(f"expected --overwrite with predict, got it with {subcommand}")
@@ -50,7 +50,7 @@ def leave_out_predicted(
 def prediction_settings(
     config: Mapping[str, Any], module: SegmentationModule, data: SegmentationDataModule, kinds: list[str]
 ) -> str:
-    """A digest of everything but the image that determines a prediction."""
+    """Return a digest of everything that determines a prediction, except the image."""
     path = config.get("ckpt_path")
     weights = weights_digest(module.network.state_dict()) if path is None else file_digest(path)
     model = {name: config["model"].get(name) for name in ("network", "inference")}

@@ -1,4 +1,4 @@
-"""From a checkpoint to label maps, for Python and notebooks."""
+"""Prediction of label maps from a checkpoint, for Python and notebooks."""
 
 import copy
 from collections.abc import Collection, Sequence
@@ -20,15 +20,15 @@ from cpg_lightning.pictures import overlay
 
 
 class Predictor:
-    """Predicts the classes of images, resized as they were in the training's evaluation.
+    """Predicts the classes of images.
 
-    An image is a file, a picture of Pillow's, RGB values as a NumPy array, uint8 (H, W, 3), or as a tensor, uint8 (3, H, W).
-    Results have the image's own size.
+    An image is a file, a Pillow image, a NumPy array, uint8 (H, W, 3) RGB, or a tensor, uint8 (3, H, W). It is resized as in
+    the evaluation of the training. The result has the original size of the image.
 
     Args:
         module: A trained module.
-        inference: How images are predicted; the module's way by default.
-        device: Where.
+        inference: How images are predicted; as in the module by default.
+        device: The device.
 
     Attributes:
         classes: The classes.
@@ -46,7 +46,7 @@ class Predictor:
     def __init__(
         self, module: SegmentationModule, inference: Inference | None = None, device: str | torch.device = "cpu"
     ) -> None:
-        # A copy: the caller may go on training the module, on its device.
+        # A copy, because the caller may continue to train the module on its device.
         self.module = copy.deepcopy(module).to(device).eval()
         self.module.inference = inference or module.inference
         self.device = torch.device(device)
@@ -62,10 +62,10 @@ class Predictor:
         device: str | torch.device = "cpu",
         allow: Collection[str] = (),
     ) -> "Predictor":
-        """A predictor of a checkpoint that ``cpg fit`` or a Trainer has written.
+        """Build a predictor from a checkpoint of ``cpg fit`` or of a Trainer.
 
-        Arguments and errors as of :meth:`SegmentationModule.load_from_checkpoint`, but for ``inference`` and ``device``, see
-        :class:`Predictor`.
+        For ``inference`` and ``device``, see :class:`Predictor`. For the other arguments and the errors, see
+        :meth:`SegmentationModule.load_from_checkpoint`.
         """
         return cls(SegmentationModule.load_from_checkpoint(path, network=network, allow=allow), inference, device)
 
@@ -74,14 +74,14 @@ class Predictor:
     @overload
     def __call__(self, image: Sequence[Picture]) -> list[np.ndarray]: ...
     def __call__(self, image: Picture | Sequence[Picture]) -> np.ndarray | list[np.ndarray]:
-        """The class of each pixel, uint8 (H, W).
+        """Predict the class of each pixel, uint8 (H, W).
 
         Args:
-            image: An image, or a list of images of any sizes, which gives a list; see :class:`Predictor`.
+            image: An image, or a list of images of any sizes; see :class:`Predictor`. The result for a list is a list.
 
         Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If it cannot be read, is no RGB image of 8 bits, or the list is empty.
+            FileNotFoundError: If a file does not exist.
+            ValueError: If an image cannot be read or is not an RGB image of 8 bits, or if the list is empty.
         """
         if not isinstance(image, list | tuple):
             return self._classes(read_image(image))  # type: ignore[arg-type]  # no other sequence is an image
@@ -90,7 +90,7 @@ class Predictor:
         return [self._classes(read_image(each)) for each in image]
 
     def probabilities(self, image: Picture) -> np.ndarray:
-        """The probability of each class at each pixel of one image, float32 (C, H, W). Errors as of :meth:`__call__`."""
+        """Predict the probability of each class at each pixel of one image, float32 (C, H, W). Errors: :meth:`__call__`."""
         pixels, module = read_image(image), self.module
         size = pixels.shape[0], pixels.shape[1]
         with torch.inference_mode():
@@ -101,20 +101,20 @@ class Predictor:
         return values
 
     def overlay(self, image: Picture) -> Image.Image:
-        """A picture of one image with the predicted classes over it, in their colours. Errors as of :meth:`__call__`."""
+        """Draw the predicted classes over one image, in their colours. Errors: see :meth:`__call__`."""
         pixels = read_image(image)
         return Image.fromarray(overlay(pixels, self._classes(pixels), self.classes.palette))
 
     def label_values(self, image: Picture, data: SegmentationDataModule) -> np.ndarray:
-        """The predicted classes as the values of a dataset's label files, e.g. 7 for Cityscapes' road, uint8 (H, W).
+        """Predict the values of a dataset's label files, e.g. 7 for the road of Cityscapes, uint8 (H, W).
 
         Args:
             image: One image.
             data: The data module; its files are not read.
 
         Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: As of :meth:`__call__`, and if the data module has other classes.
+            FileNotFoundError: If the file does not exist.
+            ValueError: As in :meth:`__call__`, and if the data module has other classes.
         """
         data.classes.check_same(self.classes.names, "the predictor")
         return data.to_label_values(self._classes(read_image(image)))
@@ -125,6 +125,6 @@ class Predictor:
         return classes.astype(np.uint8)
 
     def _batch(self, pixels: np.ndarray) -> dict[str, Any]:
-        """A batch of one image, uint8 (H, W, 3)."""
+        """Build a batch of one image, uint8 (H, W, 3)."""
         sample = evaluation_sample(self.pipeline, pixels, f"an image of {pixels.shape[0]}x{pixels.shape[1]} pixels")
         return {"image": sample["image"][None].to(self.device), "size": sample["size"][None]}

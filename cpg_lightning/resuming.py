@@ -1,4 +1,4 @@
-"""Continuing a training from a checkpoint as if it had not been interrupted."""
+"""Continue a training from a checkpoint as if it had not been interrupted."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -10,9 +10,9 @@ from torch.optim import Optimizer
 
 from cpg_lightning.learning_rate import DecayPlan
 
-# Of the callbacks that average weights (EMA, SWA), by which their states in a checkpoint are known.
+# Keys in the state of callbacks that average weights (EMA, SWA).
 AVERAGING = {"latest_update_step", "average_model_state"}
-# Options of an optimizer that a schedule changes, or that decide how it computes and not what.
+# Options of an optimizer that a schedule changes, or that do not change its results.
 NOT_COMPARED = {"params", "lr", "foreach", "fused", "capturable", "differentiable"}
 SCHEDULED = {"momentum", "betas", "max_momentum", "base_momentum", "initial_lr", "max_lr", "min_lr"}
 
@@ -21,8 +21,8 @@ class Progress:
     """The state of a training that Lightning does not save: its last validation and the plan of its learning rate.
 
     Attributes:
-        validated_batch: Number of the training batch before the last validation; -1 for none.
-        plan: How the learning rate decays.
+        validated_batch: Index of the training batch before the last validation; -1 without a validation.
+        plan: The plan of the learning rate's decay.
     """
 
     def __init__(self) -> None:
@@ -30,12 +30,12 @@ class Progress:
         self.plan = DecayPlan()
 
     def state(self, trainer: L.Trainer) -> dict[str, Any]:
-        """Plain values for a checkpoint."""
+        """Return plain values for a checkpoint."""
         pending = is_due(trainer) and self.validated_batch != trainer.fit_loop.total_batch_idx
         return {"validated_batch": self.validated_batch, "validation_pending": pending, "plan": asdict(self.plan)}
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
-        """Take it from a checkpoint, and let Lightning begin with a validation that is pending there."""
+        """Restore the state from a checkpoint. If a validation is pending, Lightning then begins with it."""
         state = checkpoint.get("progress", {})
         self.validated_batch = int(state.get("validated_batch", -1))
         plan = state.get("plan", {})
@@ -45,10 +45,12 @@ class Progress:
 
 
 def is_due(trainer: L.Trainer) -> bool:
-    """Whether a validation follows the last training batch, by the Trainer's options; not for a ``val_check_interval`` in time.
+    """Whether a validation follows the last training batch, according to the Trainer's options.
+
+    A ``val_check_interval`` in units of time is not supported; the result is then False.
 
     Args:
-        trainer: A Trainer that trains.
+        trainer: A Trainer during ``fit``.
     """
     batch, every = trainer.fit_loop.batch_idx, trainer.val_check_batch
     if batch < 0 or not every or not trainer.enable_validation:
@@ -59,11 +61,12 @@ def is_due(trainer: L.Trainer) -> bool:
 
 
 def begin_with_validation(loops: dict[str, Any], pending: bool) -> None:
-    """Change the progress in a checkpoint so that Lightning runs a pending validation, whole, before the next step.
+    """Change the progress in a checkpoint so that Lightning runs a pending validation before the next step.
 
-    Lightning leaves out the validation of the batch that a checkpoint was written after, and the end of the epoch with it,
-    unless the checkpoint was written within that validation: this is what the progress then says, with none of its batches
-    done. All that follows is Lightning's own: the validation, its callbacks, and the end of the epoch.
+    After a restart, Lightning skips a validation that was due directly after the checkpoint, and the end of the epoch with
+    it. It does not skip them if the checkpoint was written during the validation. The progress is therefore changed to a
+    validation that has begun and has completed no batch. Lightning then runs the whole validation, its callbacks, and the
+    end of the epoch.
 
     Args:
         loops: ``checkpoint["loops"]["fit_loop"]``.
@@ -71,19 +74,19 @@ def begin_with_validation(loops: dict[str, Any], pending: bool) -> None:
     """
     training, validation = loops["epoch_loop.batch_progress"], loops["epoch_loop.val_loop.batch_progress"]
     for scope in ("total", "current"):
-        if pending:  # the training batch is done, and the first of the validation has begun
+        if pending:  # the training batch is complete, and the first batch of the validation has begun
             training[scope]["completed"] = training[scope]["processed"]
             validation[scope] = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
-        else:  # what a pending validation has left in the totals would say that another is
+        else:  # an earlier pending validation changed the totals, which Lightning would take for another one
             done = validation[scope]["completed"]
             validation[scope] = {"ready": done, "started": done, "processed": done, "completed": done}
 
 
 def check_averaging(checkpoint: Mapping[str, Any], callbacks: Iterable[Callback]) -> None:
-    """Refuse to continue a training with averaged weights (EMA, SWA) without the callback that averages them.
+    """Check that a training with averaged weights (EMA, SWA) continues with the callback that averages them.
 
     Args:
-        checkpoint: What a checkpoint file holds.
+        checkpoint: The content of a checkpoint file.
         callbacks: The Trainer's callbacks.
 
     Raises:
@@ -95,28 +98,28 @@ def check_averaging(checkpoint: Mapping[str, Any], callbacks: Iterable[Callback]
     missing = [key for key, state in found if isinstance(state, dict) and AVERAGING & state.keys() and key not in there]
     if missing:
         raise ValueError(
-            f"expected the callback {missing[0]} of the training in the checkpoint, whose weights it averages, got a Trainer "
-            "without it; add it (--trainer.callbacks+=...), or start another training from the weights in the checkpoint by "
+            f"expected the callback {missing[0]}, which averages the weights of the training in the checkpoint, got a Trainer "
+            "without it; add it (--trainer.callbacks+=...), or start another training from the weights in the checkpoint with "
             "--model.weights"
         )
 
 
 def check_optimizer(optimizer: Optimizer, checkpoint: Mapping[str, Any], own_schedule: bool) -> None:
-    """Refuse to continue a training with another optimizer or other options of it: those of the checkpoint would win.
+    """Check that a training continues with the same optimizer and options. Otherwise, the checkpoint would override them.
 
     Args:
-        optimizer: A new one, with its schedule.
-        checkpoint: What a checkpoint file holds.
-        own_schedule: Whether the schedule is of this package. Others may change more options than the learning rate.
+        optimizer: A new optimizer, with its scheduler.
+        checkpoint: The content of a checkpoint file.
+        own_schedule: Whether the schedule is one of this package. Other schedules may change more than the learning rate.
 
     Raises:
-        ValueError: If they differ; it names the options.
+        ValueError: If an option differs. The message names the options.
     """
     states = checkpoint.get("callbacks")
     swa = isinstance(states, dict) and any(str(key).startswith("StochasticWeightAveraging") for key in states)
     left_out = NOT_COMPARED | (SCHEDULED if swa or not own_schedule else set())
     for new, old in zip(optimizer.param_groups, groups_of(checkpoint), strict=False):
-        # A later version of torch may know more options: only with some missing on both sides it is another optimizer.
+        # A newer version of torch may have more options. It is another optimizer only if both sides lack an option.
         names = (
             new.keys() | old.keys() if new.keys() - old.keys() and old.keys() - new.keys() else new.keys() & old.keys()
         )
@@ -130,7 +133,7 @@ def check_optimizer(optimizer: Optimizer, checkpoint: Mapping[str, Any], own_sch
 
 
 def groups_of(checkpoint: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The groups of parameters of the optimizer in a checkpoint, with their options; none where they are not readable."""
+    """Return the optimizer's parameter groups in a checkpoint, with their options; an empty list if they are unreadable."""
     states = checkpoint.get("optimizer_states")
     state = states[0] if isinstance(states, list) and states else None
     groups = state.get("param_groups") if isinstance(state, dict) else None

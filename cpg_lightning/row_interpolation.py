@@ -1,4 +1,4 @@
-"""Bilinear resizing of a map, for some rows only."""
+"""Bilinear resizing of some rows of a map."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def source_rows(height: int, new_height: int, top: int, bottom: int, align_corners: bool) -> tuple[int, int]:
-    """First and last source row for the interpolation of rows ``top`` to ``bottom``.
+    """Return the first and last source row for the interpolation of rows ``top`` to ``bottom``.
 
     One extra row on each side allows for rounding, because the positions are computed on the device.
     """
@@ -23,7 +23,7 @@ def source_rows(height: int, new_height: int, top: int, bottom: int, align_corne
 def upsampled_rows(
     values: Tensor, first: int, height: int, size: tuple[int, int], top: int, bottom: int, align_corners: bool
 ) -> Tensor:
-    """Rows ``top`` to ``bottom`` of a bilinearly resized map.
+    """Compute rows ``top`` to ``bottom`` of a bilinearly resized map.
 
     Args:
         values: Rows of the map, starting with row ``first``, (B, C, rows, w).

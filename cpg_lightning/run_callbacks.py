@@ -1,4 +1,4 @@
-"""The callbacks that every run of the command has, whatever a file lists."""
+"""Callbacks that the command adds to each run."""
 
 import sys
 from pathlib import Path
@@ -11,7 +11,7 @@ from cpg_lightning.parsing import configured, imported
 
 
 def callbacks_of_runs(trainer: Namespace, subcommand: str | None) -> list[Callback]:
-    """The callbacks that are added to those of a configuration; one of a class that it lists is not added.
+    """Return the callbacks to add to those of a configuration. A class that the configuration lists is not added.
 
     Args:
         trainer: The Trainer's options.
@@ -29,7 +29,7 @@ def callbacks_of_runs(trainer: Namespace, subcommand: str | None) -> list[Callba
 
 
 def keep_checkpoints_in(folder: Path, trainer: Namespace) -> None:
-    """Let each ModelCheckpoint without a folder of its own write to the folder of the run."""
+    """Set the folder of each ModelCheckpoint without ``dirpath`` to the folder of the run."""
     for callback in configured(trainer.get("callbacks")):
         if issubclass(imported(callback.class_path), ModelCheckpoint) and not callback.init_args.dirpath:
             callback.init_args.dirpath = str(folder / "checkpoints")

@@ -1,4 +1,4 @@
-"""Whether a Trainer and data fit a module: checked before anything is written."""
+"""Checks that a Trainer and data fit a module, made before anything is written."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 
 def check_arguments(numbers: Mapping[str, float], image_size: object, criterion: SegmentationCriterion) -> None:
-    """Refuse arguments of a module that are out of range.
+    """Check arguments of a module.
 
     Args:
-        numbers: Those that are 0 or more, by their names.
+        numbers: Arguments that must be 0 or more, by name.
         image_size: One or two numbers of pixels, or None.
         criterion: The criterion.
 
     Raises:
-        ValueError: For such arguments, and for a criterion that ignores another value than masks have.
+        ValueError: If an argument is out of range, or the criterion has another ``ignore_index`` than 255.
     """
     for name, number in numbers.items():
         if not 0 <= number < math.inf:
@@ -40,18 +40,18 @@ def check_arguments(numbers: Mapping[str, float], image_size: object, criterion:
         raise ValueError(f"expected image_size to be one or two positive numbers of pixels, got {image_size!r}")
     if getattr(criterion, "ignore_index", IGNORED) != IGNORED:
         raise ValueError(
-            f"expected a criterion with ignore_index={IGNORED}, which masks have where there is no class, got "
+            f"expected a criterion with ignore_index={IGNORED}, the value of pixels without a class in masks, got "
             f"{criterion.ignore_index}"
         )
 
 
 def check_monitors(module: SegmentationModule, callbacks: Iterable[Callback]) -> None:
-    """Refuse callbacks such as EarlyStopping on a score that no validation has, or not every validation.
+    """Check that callbacks such as EarlyStopping monitor a score that every validation computes.
 
-    With a score of some validations, they would compare the last value with itself.
+    With a score that only some validations compute, a callback would compare the last value with itself.
 
     Raises:
-        ValueError: If a callback monitors such a score.
+        ValueError: If a callback monitors another score.
     """
     known, every = module.validation_scores(), module.metrics.boundary_metrics_every
     losses = [f"val/{name}" for name in module.metrics.loss.names]
@@ -60,45 +60,45 @@ def check_monitors(module: SegmentationModule, callbacks: Iterable[Callback]) ->
         monitor = str(getattr(callback, "monitor", ""))
         if monitor in sometimes:
             raise ValueError(
-                f"expected {type(callback).__name__} to monitor a score of every validation, got {monitor}, which is "
-                f"computed in every {every}th; set --model.boundary_metrics_every 1"
+                f"expected {type(callback).__name__} to monitor a score of every validation, got {monitor}, which "
+                f"only every {every}th validation computes; set --model.boundary_metrics_every 1"
             )
         if monitor in losses and monitor not in known:
             raise ValueError(
-                f"expected {type(callback).__name__} to monitor a score that validations have, got {monitor}, which they have "
-                "with --model.evaluation_loss true and whole-image inference alone; monitor val/mIoU, or leave out "
-                "--model.inference"
+                f"expected {type(callback).__name__} to monitor a score that validations compute, got {monitor}, which needs "
+                "--model.evaluation_loss true and whole-image inference; monitor val/mIoU, or remove --model.inference"
             )
         if monitor.startswith("val/") and monitor not in known:
             raise ValueError(f"expected {type(callback).__name__} to monitor one of {', '.join(known)}, got {monitor}")
 
 
 def check_parameters(network: SegmentationNetwork, processes: int) -> None:
-    """Warn of a network that may have parameters without gradients, for which several processes would wait in vain."""
+    """Warn if parameters may be without gradients, for which several processes would wait forever."""
     if processes > 1 and network.unprobed is not None:
         rank_zero_warn(
-            f"it is not known which parameters of {type(network).__name__} reach no logits: {network.unprobed}; if the first "
-            "step stops over unused parameters, set --trainer.strategy ddp_find_unused_parameters_true"
+            f"could not determine which parameters of {type(network).__name__} do not contribute to the logits: "
+            f"{network.unprobed}; if the first step fails because of unused parameters, set --trainer.strategy "
+            "ddp_find_unused_parameters_true"
         )
 
 
 def check_data(module: SegmentationModule, data: L.LightningDataModule | None, stage: str) -> None:
-    """Refuse data of other classes than the module's, or of a size that its network does not take.
+    """Check that data has the classes of the module and an image size that the network accepts.
 
     Args:
         module: The module.
-        data: The data module, if there is one.
+        data: The data module, or None.
         stage: ``fit``, ``validate``, ``test`` or ``predict``.
 
     Raises:
-        ValueError: For such data.
+        ValueError: If the classes or the size differ.
     """
     if isinstance(data, SegmentationDataModule):
         data.classes.check_same(module.classes.names, "the module")
     size = module.network.fixed_size
     if size is None:
         return
-    only = f"the one size that {type(module.network).__name__} takes, {size[0]}x{size[1]} pixels"
+    only = f"the only size that {type(module.network).__name__} accepts, {size[0]}x{size[1]} pixels"
     crop_size = tuple(getattr(data, "crop_size", size))
     if stage == "fit" and crop_size != size:
         raise ValueError(
@@ -108,32 +108,33 @@ def check_data(module: SegmentationModule, data: L.LightningDataModule | None, s
     given = module.inference.window or module.image_size
     if not isinstance(given, tuple | list) or tuple(given) != size:
         raise ValueError(
-            f"expected images of {only}, in evaluation, got {'images of any size' if given is None else given}; set "
+            f"expected images in evaluation of {only}, got {'images of any size' if given is None else given}; set "
             f"--data.image_size {list(size)}, or an --model.inference with this window and border pad"
         )
 
 
 def check_steps(network: SegmentationNetwork, data: L.LightningDataModule | None, trainer: L.Trainer) -> None:
-    """Refuse steps whose images do not divide, or change in training, or of which the network does not take its share.
+    """Check the division of a step's images.
 
     Args:
         network: The network.
-        data: The data module, if there is one.
+        data: The data module, or None.
         trainer: The Trainer.
 
     Raises:
-        ValueError: For such steps.
+        ValueError: If the images of a step do not divide evenly, if a callback would change their number during training, or
+            if each device gets a single image and the network does not accept one.
     """
     if not isinstance(data, SegmentationDataModule):
         return
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(callback, GradientAccumulationScheduler | BatchSizeFinder):
             raise ValueError(
-                f"expected no {type(callback).__name__}: data.batch_size is the images of every step, on any number of devices; "
-                "set it, and --trainer.accumulate_grad_batches where memory is short"
+                f"expected no {type(callback).__name__}: data.batch_size is the number of images of each step over all devices; "
+                "set it, and --trainer.accumulate_grad_batches if memory is short"
             )
     division = data.division
-    # Synchronised BatchNorm has the images of all processes, which Lightning tells in no other way.
+    # Synchronised BatchNorm uses the images of all processes. Lightning has no public attribute for it.
     synchronised = division.processes > 1 and (
         isinstance(trainer.strategy, ParallelStrategy) and trainer.strategy._layer_sync is not None
     )
@@ -142,19 +143,19 @@ def check_steps(network: SegmentationNetwork, data: L.LightningDataModule | None
     reason = refusal_of_one(network, data.crop_size)
     if reason is not None:
         raise ValueError(
-            f"expected 2 or more images on a device at a time, as {type(network).__name__} takes no single image in training "
-            f"({reason}), got data.batch_size={division.images} divided by {division.parts}. {division.alternatives(2)}"
+            f"expected 2 or more images per device and batch, because {type(network).__name__} does not accept a single image in "
+            f"training ({reason}), got data.batch_size={division.images} divided by {division.parts}. {division.alternatives(2)}"
         )
 
 
 def refusal_of_one(network: SegmentationNetwork, crop_size: tuple[int, int]) -> str | None:
-    """Why a network takes two images in training, but not one; None if it takes one, or no two.
+    """Return why a network accepts two images in training but not one. None if it accepts one image, or not even two.
 
     Args:
         network: The network.
         crop_size: Height and width of training images in pixels.
     """
-    # What takes one small image takes a larger one, in less time.
+    # A network that accepts one small image accepts a larger one, and the small one takes less time.
     for size in dict.fromkeys((network.fixed_size or (64, 64), crop_size)):
         reason = refusal(network, size, training=True)
         if reason is None:

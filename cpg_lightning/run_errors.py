@@ -1,4 +1,4 @@
-"""Errors in the middle of a run as one message: the cause and the remedy."""
+"""Messages with cause and remedy for errors during a run."""
 
 import re
 import traceback
@@ -13,27 +13,27 @@ from cpg_lightning.data.steps import Division
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.run_checks import refusal_of_one
 
-# Messages of torch's allocators: on the CPU, CUDA and other devices, and in the libraries below.
+# Messages of torch's allocators for the CPU, CUDA and other devices, and of the libraries that torch calls.
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
-LOST_WORKERS = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")  # of torch's message
+LOST_WORKERS = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")  # part of torch's message
 
 
 @contextmanager
 def explained(
     trainer: L.Trainer, module: SegmentationModule, data: SegmentationDataModule, checkpoint: str | None
 ) -> Iterator[None]:
-    """Run a Trainer. Errors with a known remedy are raised again with a message that names it.
+    """Context manager around a Trainer's run. An error with a known remedy is raised again with a message that names it.
 
     Args:
         trainer: The Trainer.
         module: The module.
         data: The data module.
-        checkpoint: The checkpoint that it restores, if any.
+        checkpoint: The checkpoint that the Trainer restores, if any.
 
     Raises:
         ValueError: If the state in the checkpoint cannot be restored.
         MemoryError: If a device has too little memory.
-        ChildProcessError: If the system ends a process that loads images.
+        ChildProcessError: If the operating system kills a worker process that loads images.
     """
     try:
         yield
@@ -41,7 +41,7 @@ def explained(
         if not _is_in(error, "checkpoint_connector.py", "restore"):
             raise
         raise ValueError(
-            f"expected a checkpoint with the whole state of training, got one whose state cannot be restored "
+            f"expected a checkpoint with the complete state of a training, got one whose state cannot be restored "
             f"({type(error).__name__}: {error}): {checkpoint}"
         ) from error
     except RuntimeError as error:
@@ -54,17 +54,17 @@ def explained(
 
 
 def _is_in(error: BaseException, file: str, function: str = "") -> bool:
-    """Whether an error was raised below a function of a file of Lightning."""
+    """Whether an error was raised inside a function of one of Lightning's files."""
     frames = traceback.extract_tb(error.__traceback__)
     return any(frame.filename.endswith(file) and function in frame.name for frame in frames)
 
 
 def _about_workers(processes: str, error: RuntimeError) -> str:
     return (
-        f"expected the processes that load images to run as long as the Trainer, got the end of process {processes} by the "
-        f"system, most often for want of memory (torch: {str(error).strip().splitlines()[0]}). Take fewer of them "
-        "(--data.num_workers), or give more memory, in a container shared memory too (--shm-size). Checkpoints that were "
-        "written before are whole"
+        f"expected the worker processes that load images to run until the end, but the operating system killed process "
+        f"{processes}, most often because memory is short (torch: {str(error).strip().splitlines()[0]}). Use fewer workers "
+        "(--data.num_workers), or provide more memory, and in a container more shared memory (--shm-size). Earlier "
+        "checkpoints are complete"
     )
 
 
@@ -73,8 +73,8 @@ def _remedy(error: BaseException, trainer: L.Trainer, module: SegmentationModule
         if data.eval_batch_size > 1:
             return f"out of memory in evaluation, {data.eval_batch_size} images at a time: set --data.eval_batch_size 1"
         return (
-            "out of memory in evaluation, one image at a time: set --model.inference Inference --model.inference.window with the "
-            "height and width of windows to predict by, e.g. those of training images"
+            "out of memory in evaluation, one image at a time: use sliding windows with --model.inference Inference "
+            "--model.inference.window and a height and width, e.g. those of training images"
         )
     if _is_in(error, "training_epoch_loop.py"):
         alone = refusal_of_one(module.network, data.crop_size) is None
@@ -83,12 +83,14 @@ def _remedy(error: BaseException, trainer: L.Trainer, module: SegmentationModule
 
 
 def less_at_a_time(division: Division, val_check_interval: float | None, smallest: int = 1) -> str:
-    """What to do where a training step needs too much memory: the same step in smaller parts, if it divides.
+    """Return the message for a training step that needs too much memory.
+
+    If the images of the step divide into smaller batches, the remedy is gradient accumulation, which keeps the step.
 
     Args:
-        division: How the images of a step are divided.
-        val_check_interval: As the Trainer has it: a whole number counts batches, a share of an epoch and None do not.
-        smallest: Images that the network needs at a time.
+        division: Division of the images of a step.
+        val_check_interval: The Trainer's option. An int is a number of batches; a float is a fraction of an epoch.
+        smallest: Smallest number of images that the network accepts in one batch.
     """
     step = f"out of memory in a training step of {division.images} images, {division.share} at a time on a device"
     for parts in range(2, division.share // smallest + 1):
@@ -97,7 +99,7 @@ def less_at_a_time(division: Division, val_check_interval: float | None, smalles
             if isinstance(val_check_interval, int):
                 flags += f" --trainer.val_check_interval {parts * val_check_interval}"
             return (
-                f"{step}: set {flags}, {division.share // parts} at a time. It keeps the images of a step and the learning "
-                "rates; BatchNorm and the means of the losses are then over fewer images"
+                f"{step}: set {flags}, {division.share // parts} at a time. The images of a step and the learning rate stay "
+                "the same; BatchNorm and the means of the losses then use fewer images"
             )
     return f"{step}: set a smaller --data.augmentation.crop_size, or --trainer.precision bf16-mixed"

@@ -95,7 +95,7 @@ class TestCounting:
             "│ 3 │ background │ 72.22% │ 4 │ 1.9% │",
             "│ 7 │ crack │ 16.67% │ 3 │ 8.3% │",
             "│ 255 │ ignored │ 11.11% │ 4 │ │",
-            "nothing is wrong",
+            "no problems found",
         ):
             assert expected in shown
 
@@ -285,13 +285,13 @@ class TestOneReport:
                 COCOStuffDataModule,
                 write_coco_stuff,
                 44,
-                "COCO-Stuff 10k, whose values are one more; use COCOStuff10kDataModule",
+                "COCO-Stuff 10k, whose values are larger by one; use COCOStuff10kDataModule",
             ),
             (
                 COCOStuff10kDataModule,
                 write_coco_stuff_10k,
                 45,
-                "COCO-Stuff 164k, whose values are one less; use COCOStuffDataModule",
+                "COCO-Stuff 164k, whose values are smaller by one; use COCOStuffDataModule",
             ),
         ],
     )
@@ -353,7 +353,7 @@ class TestClassWeights:
         assert cli.model.criterion.cpg_weight == 0.5
 
     def test_there_must_be_training_labels(self, folder):
-        with pytest.raises(ValueError, match="expected training labels to weigh classes by"):
+        with pytest.raises(ValueError, match="expected training labels, to compute class weights from"):
             checked(folder, None, "--splits", "[val]", "--class_weights", "w.yaml")
 
 

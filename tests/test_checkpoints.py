@@ -71,7 +71,7 @@ class TestNothingRuns:
     def test_a_class_of_another_package_is_refused_before_it_is_imported(self, checkpoint, class_path):
         Path("evil.py").write_text("open('ran', 'w')\nclass Net: ...\n")
         checkpoint["hyper_parameters"]["network"] = described(class_path)
-        with pytest.raises(ValueError, match=rf"got {class_path}; a checkpoint is not trusted to .*: changed\.ckpt"):
+        with pytest.raises(ValueError, match=rf"got {class_path}; a checkpoint must not choose .*: changed\.ckpt"):
             Predictor.from_checkpoint(saved(checkpoint))
         assert not Path("ran").exists()
         assert "evil" not in sys.modules
@@ -97,7 +97,7 @@ class TestNothingRuns:
     @pytest.mark.parametrize("value", ["/etc/passwd", "../weights.pth", "hf-hub:someone/model", "a\\b"])
     def test_paths_and_addresses_among_a_networks_arguments_are_refused(self, checkpoint, value):
         checkpoint["hyper_parameters"]["network"]["init_args"]["batch_norm_momentum"] = value
-        with pytest.raises(ValueError, match="may be a path or an address; pass network= instead"):
+        with pytest.raises(ValueError, match="may be a path or a URL; pass network= instead"):
             Predictor.from_checkpoint(saved(checkpoint))
 
     def test_a_folder_to_read_is_refused(self, checkpoint):

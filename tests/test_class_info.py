@@ -49,11 +49,11 @@ class TestClassInfo:
             ({"names": tuple(map(str, range(255)))}, "expected 2 to 254 classes, got 255"),
             ({"names": "ab"}, "expected a list of class names, got 'ab'"),
             ({"names": ("a", 1)}, "expected a list of class names"),
-            ({"names": ("a", "b", "a")}, "expected class names that differ, got more than once: a"),
+            ({"names": ("a", "b", "a")}, "expected each class name once, got more than once: a"),
             ({"palette": ((0, 0, 0),)}, "expected a colour for each of 2 classes, got 1 colours"),
             ({"palette": ((0, 0, 0), (0, 0, 256))}, "expected colours of three numbers from 0 to 255"),
             ({"absent_classes": "none"}, "expected absent_classes to be skip, skip_always or zero, got 'none'"),
-            ({"dilation_ratio": 0.0}, "expected a dilation_ratio over 0 and up to 1, got 0.0"),
+            ({"dilation_ratio": 0.0}, "expected dilation_ratio to be above 0 and at most 1, got 0.0"),
         ],
     )
     def test_invalid_values_are_refused(self, options, message):

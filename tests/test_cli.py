@@ -231,7 +231,7 @@ class TestAfterwards:
         assert np.array_equal(np.array(Image.open(folder / "palette" / "test_000.png")), palette[expected])
 
     def test_evaluating_without_a_checkpoint_is_warned_of(self, camvid):
-        with pytest.warns(UserWarning, match="validate takes the weights that the network is built with"):
+        with pytest.warns(UserWarning, match="validate uses the initial weights of the network"):
             main(["validate", *ARGUMENTS, "--trainer.logger=false"])
 
     def test_another_run_starts_from_its_weights_and_needs_them_but_once(self, run, camvid, capsys):
@@ -337,7 +337,7 @@ def test_two_processes_predict_every_image_and_name_the_broken_ones(camvid, monk
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     (Path("camvid") / "val" / "val_002.png").write_bytes(b"")
     options = ["--data.predict_images=camvid/val", "--output=out", "--trainer.logger=false"]
-    with pytest.raises(AssertionError, match="got 1 that were left out"):
+    with pytest.raises(AssertionError, match="got 1 that were skipped"):
         in_a_process("predict", *ARGUMENTS, *options, "--trainer.devices=2", "--trainer.strategy=ddp")
     assert sorted(path.name for path in Path("out/labels").iterdir()) == ["val_000.png", "val_001.png"]
     shutil.copy("camvid/val/val_000.png", "camvid/val/val_002.png")  # one image is left for two processes
@@ -420,7 +420,7 @@ class TestErrors:
         assert "expected a folder that can be written to, got occupied/camvid-tiny" in shown
         access = os.access  # the tests may run as root, whom no permission stops
         monkeypatch.setattr("os.access", lambda path, mode: mode != os.W_OK and access(path, mode))
-        assert "choose where runs go with --trainer.default_root_dir" in fails(monkeypatch, capsys, "fit", *ARGUMENTS)
+        assert "choose another folder with --trainer.default_root_dir" in fails(monkeypatch, capsys, "fit", *ARGUMENTS)
 
     @pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
     def test_a_checkpoint_that_is_none(self, camvid, monkeypatch, capsys, subcommand):
@@ -440,7 +440,7 @@ class TestErrors:
             "got one without callbacks, epoch, global_step, loops, lr_schedulers, optimizer_states: weights.ckpt"
             in shown
         )
-        assert "can start another training by --model.weights, but not continue one" in shown
+        assert "can start another training with --model.weights, but cannot continue one" in shown
 
     @pytest.mark.parametrize("subcommand", ["fit", "validate"])
     def test_a_checkpoint_of_another_network(self, run, camvid, monkeypatch, capsys, subcommand):

@@ -320,7 +320,10 @@ class TestErrors:
             (Image.new("L", (48, 30)), r"36x48 pixels \(height x width\), got 30x48: .*train_003"),
             (Image.new("L", (48, 36), 17), r"label values 0\.\.11, got \[17\]: .*train_003"),
             (Image.new("RGB", (48, 36)), r"one 8-bit channel .* colour type RGB: .*train_003"),
-            (Image.new("I;16", (48, 36)), r"one 8-bit channel .* 16 bits a channel and colour type grey: .*train_003"),
+            (
+                Image.new("I;16", (48, 36)),
+                r"one 8-bit channel .* 16 bits per channel and colour type grey: .*train_003",
+            ),
         ],
         ids=["size", "value", "RGB", "16 bit"],
     )
@@ -335,7 +338,7 @@ class TestErrors:
         Image.new("I;16", (48, 36)).save(camvid / "val" / "val_001.png")
         data = module_of(camvid)
         data.setup("validate")
-        with pytest.raises(ValueError, match=r"8 bits a channel, got 16: .*val_001\.png"):
+        with pytest.raises(ValueError, match=r"8 bits per channel, got 16: .*val_001\.png"):
             data.datasets["val"][1]
 
     def test_two_images_of_one_name_are_refused(self, camvid):
@@ -344,7 +347,7 @@ class TestErrors:
             module_of(camvid).setup("validate")
 
     def test_a_loader_before_setup_asks_for_setup(self, camvid):
-        with pytest.raises(ValueError, match=r"expected setup\('validate'\) before the val loader"):
+        with pytest.raises(ValueError, match=r"expected a call of setup\('validate'\) before val_dataloader\(\)"):
             module_of(camvid).val_dataloader()
 
     @pytest.mark.parametrize("content", [b"", b"no image", None], ids=["empty", "text", "truncated"])
@@ -375,7 +378,7 @@ class TestErrors:
             module_of(camvid, **options)
 
     def test_an_unknown_stage_is_refused(self, camvid):
-        with pytest.raises(ValueError, match="expected a stage out of fit, validate, test, predict, got 'train'"):
+        with pytest.raises(ValueError, match="expected stage to be one of fit, validate, test, predict, got 'train'"):
             module_of(camvid).setup("train")
 
 

@@ -522,7 +522,7 @@ class TestErrors:
 
     def test_evaluation_on_labels_that_are_not_public_is_refused(self, tmp_path):
         data = written("cityscapes", tmp_path, test_split="test")
-        with pytest.raises(ValueError, match=r"labels to test with, got the test split of CityscapesDataModule"):
+        with pytest.raises(ValueError, match=r"labels for test, got the test split of CityscapesDataModule"):
             data.setup("test")
 
     def test_the_error_for_missing_classes_shows_an_example(self, tmp_path):
@@ -559,16 +559,14 @@ class TestErrors:
 
     def test_an_unknown_split_is_named(self, tmp_path):
         for name in ("ade20k", "coco_stuff", "coco_stuff_10k", "folder"):
-            with pytest.raises(ValueError, match="expected a split out of train, val, got 'test'"):
+            with pytest.raises(ValueError, match="expected split to be one of train, val, got 'test'"):
                 written(name, tmp_path).dataset("test", training=False)
 
     def test_test_images_without_labels_are_never_replaced_by_others(self, tmp_path):
         root = write_folder(tmp_path)
         shutil.copytree(root / "images" / "val", root / "images" / "test")
         shutil.copytree(root / "labels" / "val", root / "labels" / "Test")
-        with pytest.raises(
-            ValueError, match=r"(?s)images with labels to test with, got the test split .* which has none"
-        ):
+        with pytest.raises(ValueError, match=r"(?s)images with labels for test, got the test split .* which has none"):
             built(FolderDataModule, root).setup("test")
 
     def test_an_image_in_two_splits_is_named(self, tmp_path):

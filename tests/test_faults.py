@@ -84,7 +84,7 @@ def test_an_image_that_breaks(camvid, monkeypatch, capsys, num_workers):
 
 def test_a_worker_that_is_killed(camvid, monkeypatch, capsys):
     shown = broken(monkeypatch, capsys, "WorkerKilled", "--data.num_workers=2")
-    assert "got the end of process " in shown
-    assert "Take fewer of them (--data.num_workers)" in shown
+    assert "the operating system killed process " in shown
+    assert "Use fewer workers (--data.num_workers)" in shown
     main([*FIT, "--output=first"])
     assert RunFolder("first").is_finished

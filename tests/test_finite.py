@@ -65,9 +65,9 @@ def test_a_loss_that_is_not_finite_ends_the_training_within_the_logged_steps(nam
         trainer.fit(module_of(), named)
     assert trainer.global_step == 3
     assert str(end.value) == (
-        "expected a finite loss, got nan in step 2, epoch 0, learning rate 0.0886762. The training has ended; checkpoints "
-        "that were written before are whole. Use a lower learning rate (--model.optimizer.lr), more warm-up "
-        "(--model.warmup_steps) or --trainer.gradient_clip_val. The images since the last look: image0, image1, image2, "
+        "expected a finite loss, got nan in step 2, epoch 0, learning rate 0.0886762. The training has stopped; earlier "
+        "checkpoints are complete. Use a lower learning rate (--model.optimizer.lr), more warm-up "
+        "(--model.warmup_steps) or --trainer.gradient_clip_val. The images since the last check: image0, image1, image2, "
         "image3, image4, image5."
     )
 
@@ -95,7 +95,7 @@ def test_a_short_training_is_looked_at_at_its_end(named):
 
 
 def test_gradients_that_are_not_finite_end_the_training(named):
-    with pytest.raises(ValueError, match="expected finite gradients, got a largest one of inf in step 3, epoch 0"):
+    with pytest.raises(ValueError, match="expected finite gradients, got a largest gradient of inf in step 3, epoch 0"):
         fitted(named, TerminateOnNonFinite(), Poisoned(3, infinite_gradient), gradient_clip_val=1.0)
 
 

@@ -68,7 +68,7 @@ class TestExports:
             "[20, 28]",
         ]
         assert check_data([*root, *arguments, "--num_workers", "0"]) == 0
-        assert "nothing is wrong" in capsys.readouterr().out
+        assert "no problems found" in capsys.readouterr().out
 
 
 def commands():
@@ -148,7 +148,9 @@ class TestPatterns:
     def test_a_missing_label_names_the_pattern(self, tmp_path):
         root = write_roboflow(tmp_path)
         next((root / "valid").glob("*_mask.png")).unlink()
-        with pytest.raises(ValueError, match=r"got none for 1, .*looked for as valid/\{name\}_mask\.png"):
+        with pytest.raises(
+            ValueError, match=r"got none for 1, .*the pattern of the labels is valid/\{name\}_mask\.png"
+        ):
             built(root, **ROBOFLOW).files("val")
 
     @pytest.mark.parametrize(
@@ -276,5 +278,5 @@ class TestColours:
 
     def test_colours_of_16_bits_are_refused(self, colours, tmp_path):
         Image.new("I;16", (4, 4)).save(tmp_path / "label.png")
-        with pytest.raises(ValueError, match="8 bits a channel, got 16 bits"):
+        with pytest.raises(ValueError, match="8 bits per channel, got 16 bits"):
             colours((tmp_path / "label.png").read_bytes(), Path("x"))

@@ -10,8 +10,8 @@ from cpg_lightning.given_optimizer import check_rate
 
 ADAMW = "model: {optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.002, weight_decay: 0.01}}}\n"
 REFUSED = (
-    "expected a learning rate for SGD, got none: it would take over 0.002, which is AdamW's, and its own default is 0.001; "
-    "give --model.optimizer.lr"
+    "expected a learning rate for SGD, got none: it would inherit 0.002 from AdamW, but its own default is 0.001; "
+    "set --model.optimizer.lr"
 )
 FILES = {
     "adamw.yaml": ADAMW,

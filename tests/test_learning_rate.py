@@ -104,11 +104,13 @@ class TestErrors:
             fit(camvid, functools.partial(StepLR, step_size=2), warmup_steps=3)
 
     def test_a_scheduler_that_needs_a_score_is_refused(self, camvid):
-        with pytest.raises(ValueError, match="got ReduceLROnPlateau, which needs a score; take poly, cosine, constant"):
+        with pytest.raises(ValueError, match="got ReduceLROnPlateau, which needs a score; use poly, cosine, constant"):
             fit(camvid, ReduceLROnPlateau)
 
     def test_a_cycle_that_ends_before_the_training_is_refused_before_the_first_step(self, camvid):
-        with pytest.raises(ValueError, match=r"at least the 6 steps of the training, got 5.*lr_schedule.total_steps 6"):
+        with pytest.raises(
+            ValueError, match=r"at least 6 steps, the length of the training, got 5.*lr_schedule.total_steps 6"
+        ):
             fit(camvid, functools.partial(OneCycleLR, max_lr=0.1, total_steps=5))
 
 

@@ -191,7 +191,7 @@ class TestSchedule:
             trainer_of(max_epochs=-1).fit(module_of(warmup_steps=100), datamodule=data)
 
     def test_a_warm_up_longer_than_the_training_is_warned_of(self, data):
-        with pytest.warns(UserWarning, match="warm-up of 7 steps is no shorter than the training of 6"):
+        with pytest.warns(UserWarning, match="warm-up of 7 steps is not shorter than the training of 6"):
             trainer_of(limit_val_batches=0).fit(module_of(warmup_steps=7), datamodule=data)
 
     def test_the_optimizer_is_adamw_where_none_is_given(self, data):
@@ -259,11 +259,13 @@ class TestErrors:
             trainer_of(max_steps=1).fit(module, datamodule=data)
 
         with pytest.raises(
-            ValueError, match=r"takes, 24x32 pixels, got a crop_size of \(24, 24\); set --data\.augmentation\.crop_size"
+            ValueError,
+            match=r"accepts, 24x32 pixels, got a crop_size of \(24, 24\); set --data\.augmentation\.crop_size",
         ):
             fit(augmentation=Augmentation((24, 24)))
         with pytest.raises(
-            ValueError, match=r"in evaluation, got images of any size; set --data\.image_size \[24, 32\]"
+            ValueError,
+            match=r"expected images in evaluation of .*, got images of any size; set --data\.image_size \[24, 32\]",
         ):
             fit(augmentation=Augmentation((24, 32)))
         fit(augmentation=Augmentation((24, 32)), image_size=(24, 32))
@@ -272,7 +274,9 @@ class TestErrors:
     @pytest.mark.parametrize("callback", [EarlyStopping, ModelCheckpoint])
     def test_a_callback_on_a_score_of_some_validations_is_refused(self, data, callback):
         trainer = trainer_of(callbacks=[callback(monitor="val/boundary_IoU")], enable_checkpointing=True)
-        with pytest.raises(ValueError, match=r"computed in every 5th; set --model.boundary_metrics_every 1"):
+        with pytest.raises(
+            ValueError, match=r"which only every 5th validation computes; set --model.boundary_metrics_every 1"
+        ):
             trainer.fit(module_of(), datamodule=data)
         assert trainer.global_step == 0
 

@@ -116,7 +116,7 @@ class TestFactors:
     def test_a_scheduler_that_undoes_them_is_refused(self, camvid):
         cycle = functools.partial(OneCycleLR, max_lr=0.1, total_steps=6)
         with pytest.raises(
-            ValueError, match=r"expected a schedule that keeps the factors .*, got OneCycleLR, .*2 rates"
+            ValueError, match=r"expected a schedule that keeps the ratios .*, got OneCycleLR, .*2 learning rates"
         ):
             fit(camvid, module_of(lr_factors={"network.head": 10}, lr_schedule=cycle))
         both = functools.partial(OneCycleLR, max_lr=[0.1, 1.0], total_steps=6)
@@ -209,7 +209,9 @@ class TestErrors:
     )
     def test_a_prefix_of_nothing_is_refused_with_what_there_is(self, option, prefix, known):
         given = {prefix: 2} if option == "lr_factors" else [prefix]
-        with pytest.raises(ValueError, match=f"expected {option} to name a part .*, got {prefix}; there are {known}$"):
+        with pytest.raises(
+            ValueError, match=f"expected {option} to name a part .*, got {prefix}; the parts are {known}$"
+        ):
             module_of(**{option: given})
 
     @pytest.mark.parametrize("factor", [0, -1, float("nan"), float("inf")])
@@ -218,7 +220,7 @@ class TestErrors:
             module_of(lr_factors={"network.head": factor})
 
     def test_something_must_be_left_to_train(self):
-        with pytest.raises(ValueError, match="expected freeze to leave something to train"):
+        with pytest.raises(ValueError, match="expected freeze to leave parameters to train"):
             module_of(freeze=["network"])
 
 
@@ -235,7 +237,7 @@ class TestCommand:
         assert shown.startswith(
             "cpg: expected lr_factors to name a part of the model that has parameters, got network.outt; "
         )
-        assert "there are network.out\n" in shown
+        assert "the parts are network.out\n" in shown
         assert not Path("runs").exists()
 
 

@@ -183,7 +183,9 @@ class TestTrainer:
     def test_a_second_checkpoint_of_the_same_score_is_one_clear_line(self, camvid, monkeypatch, capsys):
         second = ["--trainer.callbacks+=BestCheckpoint", "--trainer.callbacks.monitor=val/mIoU"]
         shown = fails(monkeypatch, capsys, "fit", *QUIET, *second, "--trainer.callbacks.mode=max")
-        assert shown.startswith("cpg: expected callbacks of one class to differ in what they monitor, got two alike")
+        assert shown.startswith(
+            "cpg: expected callbacks of one class to monitor different scores, got two with the same"
+        )
 
     def test_a_second_checkpoint_of_another_score_works(self, camvid):
         second = ["--trainer.callbacks+=ModelCheckpoint", "--trainer.callbacks.monitor=val/boundary_IoU"]

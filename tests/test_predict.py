@@ -139,7 +139,7 @@ class TestFiles:
         (photographs / "c.jpg").write_bytes((photographs / "a.jpg").read_bytes()[:99])
         data = data_of(tmp_path, predict_images=str(photographs))
         data.num_workers = workers
-        with pytest.raises(ValueError, match=r"(?s)got 2 that were left out:.*b\.png.*c\.jpg"):
+        with pytest.raises(ValueError, match=r"(?s)got 2 that were skipped:.*b\.png.*c\.jpg"):
             predict(data, tmp_path)
         assert (tmp_path / "out" / "labels" / "more" / "a.png").is_file()
 
@@ -184,7 +184,7 @@ class TestOutput:
     def test_images_that_are_predicted_are_left_out_and_counted(self, predicted, photographs, caplog):
         assert predicted()[0] == ["a.png", "b.png", "more/a.png"]
         assert predicted()[0] == []
-        assert "3 images are predicted in out already and left out; --overwrite true predicts them again" in caplog.text
+        assert "3 images are already predicted in out and skipped; --overwrite true predicts them again" in caplog.text
         Image.new("RGB", (12, 12)).save(photographs / "c.png")
         assert predicted()[0] == ["c.png"]
 
@@ -271,7 +271,7 @@ class TestCommand:
         for _ in range(2):
             with pytest.raises(SystemExit) as stopped:
                 command()
-            assert "got 1 that were left out" in str(stopped.value)
+            assert "got 1 that were skipped" in str(stopped.value)
         (photographs / "broken.png").unlink()
         before = (tmp_path / "out" / "labels" / "a.png").stat().st_mtime_ns
         cli = main(sys.argv[1:])
@@ -382,9 +382,9 @@ class TestPredictor:
         [
             (np.zeros((4, 4, 3)), r"uint8 \(H, W, 3\), got float64 .*\* image\)\.round\(\)\.astype\(np\.uint8\)"),
             (np.zeros((4, 4, 3), np.uint16), r"uint8 \(H, W, 3\), got uint16 \(4, 4, 3\); convert it to 0\.\.255"),
-            (np.zeros((4, 4, 4), np.uint8), r"got uint8 \(4, 4, 4\); .* alpha and other channels are to be left out"),
+            (np.zeros((4, 4, 4), np.uint8), r"got uint8 \(4, 4, 4\); .* remove alpha and other channels"),
             (np.zeros((3, 4, 5), np.uint8), r"got uint8 \(3, 4, 5\); np\.moveaxis"),
-            (np.zeros((2, 4, 4, 3), np.uint8), "give several images as a list"),
+            (np.zeros((2, 4, 4, 3), np.uint8), "pass several images as a list"),
             (np.zeros(4, np.uint8), r"uint8 \(H, W, 3\), got uint8 \(4,\)"),
             (np.zeros((0, 4, 3), np.uint8), r"uint8 \(H, W, 3\), got uint8 \(0, 4, 3\)"),
             (torch.zeros(4, 5, 3, dtype=torch.uint8), r"a tensor as uint8 \(3, H, W\), got torch\.uint8 \(4, 5, 3\)"),

@@ -107,7 +107,7 @@ class TestOrientation:
         path.write_bytes(turned_file(container, 3, pixels))
         data.setup("validate")
         with pytest.raises(
-            ValueError, match=rf"stored as they are shown, got EXIF orientation 3: .*{path.name}.*exiftool"
+            ValueError, match=rf"stored in their displayed orientation, got EXIF orientation 3: .*{path.name}.*exiftool"
         ):
             data.datasets["val"][0]
 
@@ -143,10 +143,10 @@ class TestChannels:
     @pytest.mark.parametrize(
         ("mode", "suffix", "message"),
         [
-            ("I;16", "png", "at most 8 bits a channel, got 16: 1 channel.* of 16 bits in "),
-            ("I;16", "tiff", "at most 8 bits a channel, got 16: 1 channel.* of 16 bits in "),
-            ("I", "tiff", "at most 8 bits a channel, got 32: 1 channel"),
-            ("F", "tiff", "at most 8 bits a channel, got 32: 1 channel"),
+            ("I;16", "png", "at most 8 bits per channel, got 16: 1 channel.* of 16 bits in "),
+            ("I;16", "tiff", "at most 8 bits per channel, got 16: 1 channel.* of 16 bits in "),
+            ("I", "tiff", "at most 8 bits per channel, got 32: 1 channel"),
+            ("F", "tiff", "at most 8 bits per channel, got 32: 1 channel"),
             ("RGBX", "tiff", "got 4 channels( .RGBX.)? of 8 bits"),
             ("LAB", "tiff", "got 3 channels( .LAB.)? of 8 bits"),
         ],
@@ -268,7 +268,7 @@ class TestSize:
         small = chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 8, 3, 0, 0, 0))
         content = huge_png(13000, 13000, 3, before=small)
         assert read_header(content)[1:3] == (2, 2)
-        with pytest.raises(ValueError, match=r"got one whose size is not what it says: x\.png"):
+        with pytest.raises(ValueError, match=r"got one whose size differs from its header: x\.png"):
             decode_label(content, Path("x.png"))
 
     @pytest.mark.parametrize("container", [*CONTAINERS, "gif", "bmp"])
@@ -443,14 +443,14 @@ class TestPaths:
         assert len(predicted(tmp_path, "${DATA}/mine/images/val")) == 2
 
     def test_an_empty_path_is_not_the_current_folder(self, tmp_path):
-        with pytest.raises(ValueError, match=r"expected a path, got ''; for the current folder give \."):
+        with pytest.raises(ValueError, match=r"expected a path, got ''; use \. for the current folder"):
             folder_of("")
         with pytest.raises(ValueError, match="expected a path, got ' '"):
             predicted(tmp_path, " ")
 
     def test_a_variable_that_is_not_set_is_named(self):
         with pytest.raises(
-            ValueError, match=r"environment variable NOWHERE to be set, got none, for the path \$\{NOWHERE\}/x"
+            ValueError, match=r"environment variable NOWHERE of the path \$\{NOWHERE\}/x to be set, got none"
         ):
             expanded("${NOWHERE}/x")
 

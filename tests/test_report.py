@@ -230,7 +230,7 @@ def test_runs_of_different_seeds_are_no_paired_comparison(tmp_path, reported):
     write_run(tmp_path / "runs" / "a", 0, criterion="ce")
     write_run(tmp_path / "runs" / "b", 1, criterion="ce+cpg1")
     _, printed, folder = reported(tmp_path / "runs")
-    assert "ce and ce+cpg1 have no finished runs of the same seed: that is no paired comparison" in printed
+    assert "ce and ce+cpg1 are not compared: they have no finished runs with the same seed" in printed
     assert rows_of(folder / "comparisons.csv") == []
 
 
@@ -260,7 +260,7 @@ def test_without_plain_cross_entropy_the_report_names_the_remedy(tmp_path, repor
     for criterion in ("ce+cpg1", "ce+dice"):
         write_run(tmp_path / "runs" / criterion, criterion=criterion)
     _, printed, _ = reported(tmp_path / "runs")
-    assert "no group is plain cross-entropy (criterion ce); --baseline names another one" in printed
+    assert "no group has plain cross-entropy (criterion ce); choose another baseline with --baseline" in printed
 
 
 def test_groups_of_one_name_are_distinguished_by_their_key(tmp_path, reported):
@@ -271,7 +271,7 @@ def test_groups_of_one_name_are_distinguished_by_their_key(tmp_path, reported):
         "camvid-lraspp-ce (aaaaaaaa)",
         "camvid-lraspp-ce (bbbbbbbb)",
     }
-    assert "but another key: it was run by another version" in printed
+    assert "but another key, because another version of cpg_lightning wrote it" in printed
 
 
 def test_families_of_one_name_have_separate_pictures(tmp_path):
@@ -292,7 +292,7 @@ def test_a_second_run_of_one_seed_is_not_used(study, reported):
     write_run(study / "zzz", 0, noise=77, criterion="ce")
     analysis = analyse([study], draws=10)
     assert len(analysis.finished) == 9
-    assert f"{study / 'zzz'} is not used: it has the key and the seed 0 of {study / 'ce-0'}" in analysis.notes
+    assert f"{study / 'zzz'} is not used: it has the same key and the same seed 0 as {study / 'ce-0'}" in analysis.notes
 
 
 def test_runs_of_other_data_and_versions_are_named(study):
@@ -335,7 +335,7 @@ def test_the_best_epoch_has_the_scores_that_were_logged(tmp_path, reported):
         write_summary(tmp_path / "runs" / str(seed), {"val/mIoU": values[-1], "val/boundary_IoU": 0.4})
     _, printed, folder = reported(tmp_path / "runs", "--best")
     assert "best epoch by val/mIoU" in printed
-    assert "no counts of its best epoch 1" in printed
+    assert "no counts of the best epoch 1" in printed
     assert [(row["score"], float(row["mean"])) for row in rows_of(folder / "groups.csv")] == [("val/mIoU", 0.75)]
     reported(tmp_path / "runs")
     assert float(rows_of(folder / "groups.csv")[0]["mean"]) == pytest.approx(0.65)

@@ -1,4 +1,4 @@
-"""A training that was broken off at any moment goes on as if it had not been."""
+"""A training that was interrupted at any moment continues as if it had not been interrupted."""
 
 import csv
 import functools
@@ -93,7 +93,7 @@ def metrics(folder):
 
 
 def check_broken(camvid, hook, step, **options):
-    """A training that is broken off and continued has the curves and the weights of one that is not, also in its logger."""
+    """An interrupted and continued training has the same curves and weights as an uninterrupted one, also in its logger."""
     loggers = [Recording(), Recording()]
     whole = fit(camvid, "whole", **options, logger=loggers[0])
     with pytest.raises((KeyboardInterrupt, SystemExit)):
@@ -256,7 +256,7 @@ class TestAnotherEnd:
         assert again.values == pytest.approx(rates[3:])
 
     def test_a_finished_training_has_no_rate_to_go_on_with(self, camvid):
-        with pytest.raises(ValueError, match="expected a training that is not finished"):
+        with pytest.raises(ValueError, match="expected an unfinished training"):
             self.continued(camvid, 9)
 
 

@@ -25,7 +25,7 @@ def test_too_little_memory_in_evaluation_names_the_options_of_evaluation(camvid,
     message = fails(monkeypatch, capsys, "fit", *arguments, "--data.eval_batch_size=3")
     assert "out of memory in evaluation, 3 images at a time: set --data.eval_batch_size 1" in message
     message = fails(monkeypatch, capsys, "fit", *arguments)
-    assert "set --model.inference Inference --model.inference.window" in message
+    assert "use sliding windows with --model.inference Inference --model.inference.window" in message
 
 
 def test_another_error_stays_as_it_is(camvid, monkeypatch, capsys):

@@ -38,7 +38,9 @@ def test_links_to_folders_are_not_followed(tmp_path):
     assert len(read_runs([tmp_path / "runs"])[0]) == 1
 
 
-@pytest.mark.parametrize(("make", "what"), [(lambda path: None, "not there"), (lambda path: path.touch(), "no folder")])
+@pytest.mark.parametrize(
+    ("make", "what"), [(lambda path: None, "missing"), (lambda path: path.touch(), "not a folder")]
+)
 def test_a_path_that_is_not_a_folder_is_refused(tmp_path, make, what):
     make(tmp_path / "runs")
     with pytest.raises(FileNotFoundError, match=f"expected a folder of runs, got .*runs, which is {what}"):
@@ -58,7 +60,7 @@ def test_an_empty_folder_beside_runs_is_named(tmp_path):
     write_run(tmp_path / "runs" / "a")
     (tmp_path / "empty").mkdir()
     notes = analyse([tmp_path / "runs", tmp_path / "empty"], draws=10).notes
-    assert notes == [f"{tmp_path / 'empty'}: no runs; a run is a folder with an experiment.json, as cpg fit writes it"]
+    assert notes == [f"{tmp_path / 'empty'}: no runs; a run is a folder of cpg fit, which contains experiment.json"]
 
 
 def test_a_study_without_finished_runs_shows_its_progress(tmp_path, capsys):
@@ -70,9 +72,9 @@ def test_a_study_without_finished_runs_shows_its_progress(tmp_path, capsys):
     assert report([str(tmp_path), "--output", str(tmp_path / "report")]) == 1
     printed = "".join(capsys.readouterr().out.split())
     for name, state in (
-        ("a", "not finished, 2 validations so far; it is left out"),
-        ("b", "not finished, 0 validations so far; it is left out"),
-        ("c", "not started: it has no experiment.json yet"),
+        ("a", "not finished, 2 validations so far; it is not used"),
+        ("b", "not finished, 0 validations so far; it is not used"),
+        ("c", "not started: there is no experiment.json yet"),
     ):
         assert f"{tmp_path / name}:{state}".replace(" ", "") in printed
     assert not (tmp_path / "report").exists()
@@ -185,8 +187,8 @@ COUNT_DAMAGES = {
     "pickled": (with_arrays(names=np.array([{"a": 1}] * 60, dtype=object)), "Object arrays cannot be loaded"),
     "fewer images": (with_arrays(region=np.ones((30, 5, 3), np.int64)), "expected integers .images, classes, 3."),
     "floats": (with_arrays(region=np.ones((60, 5, 3))), "expected integers"),
-    "negative": (with_arrays(region=-np.ones((60, 5, 3), np.int64)), "none below 0"),
-    "impossible": (with_arrays(region=np.ones((60, 5, 3), np.int64) * (2, 1, 1)), "expected intersections of at most"),
+    "negative": (with_arrays(region=-np.ones((60, 5, 3), np.int64)), "expected counts of 0 or more"),
+    "impossible": (with_arrays(region=np.ones((60, 5, 3), np.int64) * (2, 1, 1)), "intersections of at most"),
     "another rule": (
         with_arrays(absent=np.array("never")),
         "expected absent to be skip, skip_always or zero, got 'never'",
@@ -209,7 +211,7 @@ def test_damaged_counts_are_named_and_the_runs_scores_are_used(tmp_path, damage)
     assert "val/mIoU" in run.scores
     assert "val/mIoU^I" not in run.scores
     assert len(run.notes) == 1
-    assert "it has no scores by image" in run.notes[0]
+    assert "the run has no scores by image" in run.notes[0]
 
 
 @pytest.mark.slow

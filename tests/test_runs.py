@@ -108,9 +108,7 @@ class TestFolder:
 
     def test_a_finished_run_is_continued_to_no_other_end(self, first):
         before = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()}
-        with pytest.raises(
-            ValueError, match=r"a training that is not finished, .* decayed to 0; --model\.weights starts"
-        ):
+        with pytest.raises(ValueError, match=r"an unfinished training, .* decayed to 0; --model\.weights starts"):
             fit("--ckpt_path=first/checkpoints/last.ckpt", "--trainer.max_epochs=3")
         assert {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()} == before
 
@@ -347,7 +345,7 @@ class TestGroups:
     def test_a_key_that_cannot_be_one_is_one_message(self, camvid, monkeypatch, capsys):
         monkeypatch.setenv("WANDB_API_KEY", "short")
         shown = fails(monkeypatch, capsys, "fit", *ARGUMENTS)
-        assert shown.startswith("cpg: expected an API key of Weights & Biases, or none, got another: ")
+        assert shown.startswith("cpg: expected a valid API key of Weights & Biases, or none, got another: ")
         assert "WANDB_API_KEY" in shown
         assert len(shown.splitlines()) == 2  # and how to see where
         assert not Path("runs").exists()

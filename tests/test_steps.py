@@ -202,7 +202,9 @@ class TestErrors:
 
     @pytest.mark.parametrize("callback", [BatchSizeFinder(), GradientAccumulationScheduler({0: 1, 1: 2})])
     def test_callbacks_that_change_the_images_of_a_step_are_refused(self, camvid, callback):
-        with pytest.raises(ValueError, match=f"expected no {type(callback).__name__}: data.batch_size is the images"):
+        with pytest.raises(
+            ValueError, match=f"expected no {type(callback).__name__}: data.batch_size is the number of images"
+        ):
             fit(camvid, Tiny(11), callbacks=[callback])
 
     @pytest.mark.parametrize(
@@ -239,7 +241,7 @@ class TestOneImageAtATime:
     def test_the_command_refuses_it_before_anything_is_written(self, camvid, monkeypatch, capsys):
         arguments = [*ARGUMENTS, "--model.network=tiny.Pooled", "--data.batch_size=4"]
         message = fails(monkeypatch, capsys, "fit", *arguments, "--trainer.accumulate_grad_batches=4")
-        assert "Pooled takes no single image in training" in message
+        assert "Pooled does not accept a single image in training" in message
         assert "--trainer.accumulate_grad_batches 1 or 2; or --data.batch_size 8" in message
         assert sorted(path.name for path in Path.cwd().iterdir()) == ["camvid"]
 
@@ -252,5 +254,5 @@ class TestOneImageAtATime:
         data.trainer = trainer
         check_steps(Pooled(11), data, trainer)
         data.trainer = trainer = trainer_of(devices=2, strategy="ddp")
-        with pytest.raises(ValueError, match="takes no single image in training"):
+        with pytest.raises(ValueError, match="does not accept a single image in training"):
             check_steps(Pooled(11), data, trainer)

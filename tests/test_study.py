@@ -111,7 +111,7 @@ def test_a_run_that_ends_without_a_summary_has_failed(sweep, capsys):
     file = sweep({"x": ["1"]})
     Path(file).write_text(Path(file).read_text().replace(str(STAND_IN), "-c").replace("${args}", "pass"))
     assert study([file]) == 1
-    assert "ended without summary.json" in capsys.readouterr().out
+    assert "ended before the end of the training: no summary.json" in capsys.readouterr().out
 
 
 def test_a_single_cell_is_run_by_its_number(sweep):
@@ -183,7 +183,7 @@ def test_a_run_that_never_started_uses_the_current_configuration(sweep, capsys):
     run("0").mkdir(parents=True)
     (run("0") / "cell.json").write_text('{"version": 1, "command": ["old"], "files": {}}')
     file = sweep({"seed": [0]})
-    assert "broken off" in listed(capsys, file)[0]["0"]
+    assert "interrupted" in listed(capsys, file)[0]["0"]
     assert study([file]) == 0
     assert json.loads((run("0") / "cell.json").read_text())["command"][-1] == "--seed=0"
 
@@ -198,10 +198,10 @@ def test_a_stopped_study_stops_its_runs_and_can_be_continued(sweep, capsys, numb
     process.send_signal(number)
     shown, _ = process.communicate(timeout=20)
     assert process.returncode == status
-    assert f"stopped; go on with: cpg study {file} --jobs 2" in shown
+    assert f"stopped; continue with: cpg study {file} --jobs 2" in shown
     assert all(not alive(starts(cell)[0]["process"]) for cell in "01")
     states, _ = listed(capsys, file)
-    assert states["0"].startswith("broken off epoch")
+    assert states["0"].startswith("interrupted epoch")
     assert states["2"] == "missing"
     assert study([file, "--jobs", "3"]) == 0
     assert [len(starts(cell)) for cell in "012"] == [2, 2, 1]
@@ -303,7 +303,7 @@ def test_neither_torch_nor_lightning_is_imported():
 
 def test_a_missing_file_is_named_before_the_first_cell_starts(sweep):
     file = sweep({"config": ["parts/none.yaml"]})
-    with pytest.raises(ValueError, match=r"expected a file at parts/none.yaml, found none \(cell none of sweep.yaml\)"):
+    with pytest.raises(ValueError, match=r"expected the file parts/none.yaml, found none \(cell none of sweep.yaml\)"):
         study([file])
     assert not Path("runs").exists()
 

@@ -148,7 +148,7 @@ def test_early_stopping_ends_a_training_by_it(batches, monitor):
 @pytest.mark.parametrize("callback", [EarlyStopping, ModelCheckpoint])
 def test_monitoring_it_where_there_is_none_is_refused(batches, callback, options):
     trainer = trainer_of(callbacks=[callback(monitor="val/loss")], enable_checkpointing=True)
-    with pytest.raises(ValueError, match=r"got val/loss, .*whole-image inference alone; monitor val/mIoU, or"):
+    with pytest.raises(ValueError, match=r"got val/loss, .*whole-image inference; monitor val/mIoU, or"):
         trainer.fit(module_of(**options), batches, batches)
 
 

@@ -138,7 +138,7 @@ class TestDataModule:
             self.loaders(self.module(camvid))
         said = [record.getMessage() for record in caplog.records if "num_workers" in record.getMessage()]
         assert said == [
-            "num_workers: 3, for 3 cores and 1 training process on this machine; --data.num_workers sets another number"
+            "num_workers: 3, from 3 cores and 1 training process on this machine; change it with --data.num_workers"
         ]
 
     @pytest.mark.parametrize("kind", [CityscapesDataModule, COCOStuffDataModule])

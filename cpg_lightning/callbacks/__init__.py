@@ -1,4 +1,4 @@
-"""What a run shows, writes and watches: tables, pictures, predictions, metrics, costs, signals, and a loss that is not finite."""
+"""Callbacks: reports, predictions, metrics, costs, checkpoints, progress, signals and checks for finite values."""
 
 from cpg_lightning.callbacks.atomic_checkpoints import AtomicCheckpoints
 from cpg_lightning.callbacks.best_checkpoint import BestCheckpoint

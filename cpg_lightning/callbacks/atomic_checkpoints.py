@@ -1,4 +1,4 @@
-"""Lets a Trainer write its checkpoints so that the one before is never lost."""
+"""Atomic writing of a Trainer's checkpoints, so that the previous checkpoint is never lost."""
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -8,12 +8,12 @@ from cpg_lightning.runs.checkpoint_io import AtomicCheckpointIO
 
 
 class AtomicCheckpoints(Callback):
-    """Has all checkpoints of a Trainer written by :class:`~cpg_lightning.runs.checkpoint_io.AtomicCheckpointIO`.
+    """Makes a Trainer write all checkpoints with :class:`~cpg_lightning.runs.checkpoint_io.AtomicCheckpointIO`.
 
-    A checkpoint plugin that the Trainer was given stays.
+    A checkpoint plugin that the user gave to the Trainer is kept.
 
     Raises:
-        ValueError: At the start, if a ModelCheckpoint has ``save_last="link"``, which is written in another way.
+        ValueError: At the start, if a ModelCheckpoint has ``save_last="link"``, which does not use the plugin.
 
     Example:
         >>> trainer = L.Trainer(callbacks=[AtomicCheckpoints()])  # doctest: +SKIP
@@ -22,12 +22,12 @@ class AtomicCheckpoints(Callback):
     only_watches = True
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Set how checkpoints are written."""
+        """Set the checkpoint plugin."""
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.save_last == "link":
                 raise ValueError(
-                    f'expected a ModelCheckpoint in {callback.dirpath} that writes its last checkpoint, got save_last="link", a '
-                    "link that a kill can leave without its file; set save_last to true"
+                    f'expected a ModelCheckpoint in {callback.dirpath} that writes its last checkpoint, got save_last="link": '
+                    "after a kill, the link may point to a missing file; set save_last to true"
                 )
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = AtomicCheckpointIO()

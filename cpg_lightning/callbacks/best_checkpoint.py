@@ -1,4 +1,4 @@
-"""Keeps the checkpoint of the best validation, of those that have a score."""
+"""Keeps the checkpoint of the validation with the best finite score."""
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -7,10 +7,10 @@ from torch import Tensor
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """A ModelCheckpoint for which a score that is not finite is never among the best.
+    """A ModelCheckpoint that ignores infinite and NaN scores.
 
-    Lightning's own keeps the first checkpoint as the best so far, even where its score is NaN, as the mIoU of a validation
-    without a labelled pixel is. Arguments and attributes are those of ModelCheckpoint.
+    Lightning's ModelCheckpoint keeps the first checkpoint as the best one even if its score is NaN. The mIoU is NaN if the
+    validation has no labelled pixel. Arguments and attributes are those of ModelCheckpoint.
 
     Example:
         >>> best = BestCheckpoint(monitor="val/mIoU", mode="max")

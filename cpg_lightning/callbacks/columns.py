@@ -1,4 +1,4 @@
-"""What a person filters runs by in a logger."""
+"""Columns of a logger's table of runs, for filtering."""
 
 import os
 from inspect import signature
@@ -11,7 +11,9 @@ from cpg_lightning.module import SegmentationModule
 
 
 def columns(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
-    """What a person filters runs by: one level, the same names from the command line and from Python.
+    """Return the columns for filtering runs in a logger.
+
+    They are a flat dictionary, with the same names for runs of the command line and of Python.
 
     Args:
         trainer: The Trainer.
@@ -33,7 +35,7 @@ def columns(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
 
 
 def _of_parts(module: SegmentationModule) -> dict[str, Any]:
-    """Network and criterion, with the criterion's numbers."""
+    """Return the names of network and criterion, and the criterion's numbers."""
     criterion = module.criterion
     numbers = {name: getattr(criterion, name, None) for name in signature(type(criterion)).parameters}
     return {
@@ -44,7 +46,7 @@ def _of_parts(module: SegmentationModule) -> dict[str, Any]:
 
 
 def _of_optimizer(trainer: L.Trainer) -> dict[str, Any]:
-    """The optimizer with its learning rate before any schedule; nothing before it was made."""
+    """Return the optimizer and its learning rate without a schedule; empty before the optimizer is built."""
     if not trainer.optimizers:
         return {}
     group = trainer.optimizers[0].param_groups[0]

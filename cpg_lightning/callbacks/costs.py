@@ -1,4 +1,4 @@
-"""Measures what a training costs, without waiting for the device: images a second, loading of data, memory."""
+"""Measures throughput, data loading time and memory of a training, without waiting for the device."""
 
 import time
 from typing import Any
@@ -13,30 +13,31 @@ from torch.optim import Optimizer
 
 from cpg_lightning.callbacks.stopwatch import Stopwatch
 
-LOADING = ".train_dataloader_next"  # what Lightning calls the loading of a training batch, without the name of its loop
+LOADING = ".train_dataloader_next"  # suffix of Lightning's name for the loading of a training batch
 GIB = 2**30
 
 
 class Costs(Callback):
-    """Measures what a training costs, and logs it at the steps that Lightning logs (every ``log_every_n_steps``).
+    """Measures time and memory of a training, and logs them in the steps that Lightning logs (``log_every_n_steps``).
 
     Logged, for any logger and for :class:`~cpg_lightning.callbacks.MetricsFile`:
 
-    - ``costs/images_per_second``: images of all processes by the time of the training steps since the last value. Loading
-      of batches is in that time; validation, writing of checkpoints, the start of an epoch and the first step are not.
-    - ``costs/data_seconds_per_step``: how long a step waits until its batch is loaded. It is left out where the Trainer has a
-      profiler of its own.
-    - ``costs/epoch_seconds``: duration of an epoch with all that belongs to it, except for one that was resumed in the middle.
-    - ``costs/peak_memory_GiB``: the most that torch had allocated on a CUDA device in this training.
+    - ``costs/images_per_second``: images of all processes, divided by the time of the training steps since the last value.
+      This time includes the loading of batches. It excludes validation, writing of checkpoints, the start of an epoch and
+      the first step.
+    - ``costs/data_seconds_per_step``: time in seconds that a step waits for its batch. Not logged if the user has set a
+      profiler of the Trainer.
+    - ``costs/epoch_seconds``: duration of an epoch, including validation. Not logged for an epoch that was resumed.
+    - ``costs/peak_memory_GiB``: peak memory that torch allocated on a CUDA device in this training.
     - ``costs/parameters``: number of the module's parameters.
-    - ``train/gradient_norm``: 2-norm of all gradients before they are clipped.
+    - ``train/gradient_norm``: 2-norm of all gradients before clipping.
 
-    Nothing waits for the device: times are taken at the same place in each step, where the device is behind the host by
-    about the same number of operators. Seconds, memory and gradients are those of each process.
+    Nothing waits for the device. Times are taken at the same place in each step. At this place, the device is behind the
+    host by about the same number of operators. Seconds, memory and gradients are those of each process.
 
     Attributes:
-        summary: Of the training up to the last step that was logged, after its end: ``images_per_second``, ``data_seconds_per_step``,
-            ``training_seconds`` (of the steps alone), ``peak_memory_GiB`` and ``parameters``.
+        summary: Costs of the training up to the last logged step, available after its end: ``images_per_second``,
+            ``data_seconds_per_step``, ``training_seconds`` (only steps), ``peak_memory_GiB`` and ``parameters``.
 
     Example:
         >>> trainer = L.Trainer(callbacks=[Costs()])  # doctest: +SKIP
@@ -45,35 +46,35 @@ class Costs(Callback):
     only_watches = True
 
     def __init__(self) -> None:
-        self.clock = Stopwatch()  # runs in training steps, since the last value
+        self.clock = Stopwatch()  # time of the training steps since the last value
         self.loading = LoadingTimer(self.clock)
-        self.images = 0  # since the last value
-        self.last_step: int | None = None  # of the last value; None before the first step
+        self.images = 0  # images since the last value
+        self.last_step: int | None = None  # step of the last value; None before the first step
         self.epoch_began: float | None = None
         self.totals = {"images": 0.0, "seconds": 0.0, "data_seconds": 0.0, "steps": 0.0}
         self.summary: dict[str, float] = {}
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Let the Trainer tell when it loads a batch: a callback has no hook for it, a profiler has."""
+        """Set a profiler, because a callback has no hook for the loading of a batch."""
         if stage == "fit" and isinstance(trainer.profiler, PassThroughProfiler):  # type: ignore[attr-defined]
             trainer.profiler = self.loading  # type: ignore[attr-defined]
 
     def state_dict(self) -> dict[str, Any]:
-        """The totals, so that a training that continues adds to them."""
+        """Return the totals, which a continued training adds to."""
         return dict(self.totals)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """See :meth:`state_dict`."""
+        """Restore the totals of :meth:`state_dict`."""
         self.totals = {name: float(state_dict[name]) for name in self.totals}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Measure from here."""
+        """Reset the measurement."""
         self.epoch_began = self.last_step = None
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Measure the epoch from here."""
+        """Store the start time of the epoch."""
         self.epoch_began = time.perf_counter()
 
     def on_train_batch_start(
@@ -83,10 +84,10 @@ class Costs(Callback):
         self.clock.start()
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
-        """Log, if Lightning logs this step: here the gradients are whole and not clipped yet."""
+        """Log the costs, if Lightning logs this step. Here the gradients are accumulated and not yet clipped."""
         every = trainer.log_every_n_steps  # type: ignore[attr-defined]
         if self.last_step is None:
-            self._restart(trainer)  # the first step chooses kernels and compiles: it is not measured
+            self._restart(trainer)  # the first step is not measured, because it selects kernels and compiles
         if not every or (trainer.global_step + 1) % every:
             return
         values = {"costs/parameters": _number(_parameters(pl_module)), **self._measured(trainer)}
@@ -112,15 +113,15 @@ class Costs(Callback):
         self.clock.stop()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log how long the epoch took: the longest of all processes."""
+        """Log the duration of the epoch, the maximum over all processes."""
         self.clock.stop()
         if self.epoch_began is not None:
-            # A tensor that the device fills: processes exchange what is on their devices.
+            # A tensor on the device, because processes exchange tensors on their devices.
             seconds = torch.full((), time.perf_counter() - self.epoch_began, device=pl_module.device)
             pl_module.log("costs/epoch_seconds", seconds, batch_size=1, sync_dist=True, reduce_fx="max")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Sum up the training."""
+        """Compute the summary of the training."""
         self.summary = {"parameters": float(_parameters(pl_module)), "training_seconds": self.totals["seconds"]}
         if self.totals["seconds"]:
             self.summary["images_per_second"] = self.totals["images"] / self.totals["seconds"]
@@ -130,7 +131,7 @@ class Costs(Callback):
             self.summary["peak_memory_GiB"] = _peak_memory(pl_module)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Leave the Trainer as it was."""
+        """Restore the Trainer's profiler."""
         if trainer.profiler is self.loading:  # type: ignore[attr-defined]
             trainer.profiler = PassThroughProfiler()  # type: ignore[attr-defined]
 
@@ -140,7 +141,7 @@ class Costs(Callback):
         self.loading.seconds = 0.0
 
     def _measured(self, trainer: L.Trainer) -> dict[str, Tensor]:
-        """What the steps since the last value took; nothing if there were none."""
+        """Return the costs of the steps since the last value; empty without such steps."""
         steps, seconds, data_seconds = (
             trainer.global_step - (self.last_step or 0),
             self.clock.seconds,
@@ -159,7 +160,7 @@ class Costs(Callback):
 
 
 class LoadingTimer(Profiler):
-    """Sums up how long the Trainer waits for training batches, and starts the clock of training before it does."""
+    """Sums the time in which the Trainer waits for training batches. It starts the clock of the training steps before."""
 
     def __init__(self, clock: Stopwatch) -> None:
         super().__init__()
@@ -168,24 +169,24 @@ class LoadingTimer(Profiler):
         self._began = 0.0
 
     def start(self, action_name: str) -> None:
-        """A batch is about to be loaded."""
+        """Called before an action; handles the loading of a batch."""
         if action_name.endswith(LOADING):
             self.clock.start()
             self._began = time.perf_counter()
 
     def stop(self, action_name: str) -> None:
-        """A batch was loaded."""
+        """Called after an action; handles the loading of a batch."""
         if action_name.endswith(LOADING):
             self.seconds += time.perf_counter() - self._began
 
 
 def _number(value: float) -> Tensor:
-    """A number to log: on the host, where it needs no copy, and in float64, which holds the number of parameters."""
+    """Return a number as a tensor to log: on the host, which needs no copy, in float64, exact for parameter counts."""
     return torch.tensor(value, dtype=torch.float64)
 
 
 def _measurement(value: float) -> Tensor:
-    """What a clock or a counter of bytes says, without the digits that say nothing."""
+    """Return a measured number as a tensor to log, rounded to 5 significant digits."""
     return _number(float(f"{value:.5g}"))
 
 

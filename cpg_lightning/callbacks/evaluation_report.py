@@ -24,27 +24,30 @@ from cpg_lightning.pictures import comparison, confusion_picture, trimap_picture
 class EvaluationReport(Callback):
     """Reports an evaluation: tables of its scores, and pictures of a few images.
 
-    To any logger, at the start of a training: what runs are filtered by (dataset, network, criterion and its numbers,
-    optimizer, learning rate, images a step, precision, seed, devices).
+    To any logger, at the start of a training: columns for filtering runs (dataset, network, criterion and its numbers,
+    optimizer, learning rate, images per step, precision, seed, devices).
 
-    To Weights & Biases, in training at every n-th validation and at the last: the same few images through the run and
-    those of the worst boundary IoU, with name and scores, label and prediction as overlays (``val/examples``,
-    ``val/worst``); the table of the classes' IoU (``val/IoU_table``); the confusion matrix and the trimap curve.
+    To Weights & Biases, at every n-th validation and the last validation of a training: example images, the same ones in
+    the whole run (``val/examples``), and the images with the worst boundary IoU (``val/worst``), with name, scores, and
+    label and prediction as overlays; a table of the IoU of each class (``val/IoU_table``); the confusion matrix; the trimap
+    curve.
 
-    At the end of ``fit``, ``validate`` and ``test``, in the terminal the table, and in the run's folder ``pictures``: image |
-    label | prediction | boundary errors of those images, the confusion matrix, the trimap curve. In ``tables`` are the
-    means, the classes, every image, the worst boundary IoU first, as CSV, and the counts of every image.
+    To the terminal, at the end of ``fit``, ``validate`` and ``test``: a table of the scores.
 
-    The images are of the first process's shard; the tables are of all.
+    To the run's folder, at the same time: in ``pictures``, the same images as image | label | prediction | boundary errors,
+    the confusion matrix and the trimap curve; in ``tables``, the means, the classes, and all images sorted by boundary IoU,
+    the worst first, as CSV, and the counts of each image.
+
+    The images are those of the first process; the tables include all processes.
 
     Args:
-        num_images: Number of example images: the first of each of as many batches, evenly spaced.
-        num_worst: Number of images of the worst boundary IoU.
-        every_n_validations: Weights & Biases gets them at every n-th validation of a training.
-        folder: Where ``pictures`` and ``tables`` are; the trainer's ``default_root_dir`` by default.
+        num_images: Number of example images. They are the first images of evenly spaced batches.
+        num_worst: Number of images with the worst boundary IoU.
+        every_n_validations: Interval of the reports to Weights & Biases in a training, in validations.
+        folder: Folder of ``pictures`` and ``tables``; the trainer's ``default_root_dir`` by default.
 
     Raises:
-        ValueError: If a number is less than 1, or of the worst less than 0.
+        ValueError: If ``num_worst`` is less than 0, or another number is less than 1.
     """
 
     only_watches = True
@@ -70,21 +73,21 @@ class EvaluationReport(Callback):
         self.logged = True
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Keep Lightning from printing the scores too."""
+        """Turn off Lightning's own table of the scores."""
         trainer.validate_loop.verbose = trainer.test_loop.verbose = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log what runs are filtered by, unless the command has."""
+        """Log the columns for filtering, unless the command has logged them."""
         if not any(isinstance(each, SaveConfigCallback) for each in trainer.callbacks):  # type: ignore[attr-defined]
             for logger in trainer.loggers:
                 logger.log_hyperparams(columns(trainer, pl_module))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Choose the images."""
+        """Choose the example images."""
         self._start(int(sum(trainer.num_val_batches)))
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Choose the images."""
+        """Choose the example images."""
         self._start(int(sum(trainer.num_test_batches)))
 
     def on_validation_batch_end(
@@ -96,14 +99,14 @@ class EvaluationReport(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep what is to be shown."""
+        """Collect images and scores."""
         if not trainer.sanity_checking:
             self._look(trainer, pl_module, outputs, batch, batch_idx)
 
     on_test_batch_end = on_validation_batch_end  # type: ignore[assignment]  # the module is a SegmentationModule
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:  # type: ignore[override]
-        """Log what is due."""
+        """Report a validation if it is due."""
         if trainer.sanity_checking:
             return
         self.logged = False
@@ -113,12 +116,12 @@ class EvaluationReport(Callback):
             self._log(trainer, pl_module, "val")
 
     def on_test_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:  # type: ignore[override]
-        """Log, draw and print the test."""
+        """Log, draw and print the scores of the test."""
         self.logged = False
         self._finish(trainer, pl_module, "test")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:  # type: ignore[override]
-        """Log, draw and print the last validation."""
+        """Log, draw and print the scores of the last validation."""
         self._finish(trainer, pl_module, "val")
 
     def _start(self, batches: int) -> None:
@@ -133,7 +136,7 @@ class EvaluationReport(Callback):
         batch: dict[str, Any],
         batch_idx: int,
     ) -> None:
-        """Keep the first image of a chosen batch, the worst images and every image's scores."""
+        """Collect the scores of all images, the first image of a chosen batch, and the worst images."""
         for index, name in enumerate(batch["name"]):
             scores = image_scores(name, outputs["counts"][index]) if outputs["counts"] else None
             if scores:
@@ -158,13 +161,13 @@ class EvaluationReport(Callback):
             return
         if not self.logged:
             self._log(trainer, module, stage)
-        console = Console(markup=False, emoji=False)  # names and paths may have brackets in them
+        console = Console(markup=False, emoji=False)  # names and paths may contain brackets
         console.print(score_table(module, module.scores, stage))
         checkpoint = getattr(trainer.checkpoint_callback, "best_model_path", "")
         if checkpoint and trainer.state.fn == "fit":
             console.print(f"best checkpoint: {checkpoint}", soft_wrap=True, highlight=False)
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            return  # it leaves no files behind
+            return  # fast_dev_run writes no files
         folder = Path(self.folder or trainer.default_root_dir)
         for name, picture in {**self._sheets(module), **_charts(module, module.scores)}.items():
             path = folder / "pictures" / f"{stage}-{name}.png"
@@ -175,7 +178,7 @@ class EvaluationReport(Callback):
             console.print(f"table: {path}", soft_wrap=True, highlight=False)
 
     def _sheets(self, module: SegmentationModule) -> dict[str, Image.Image]:
-        """The images that were kept, by name."""
+        """Draw the collected images as sheets, by name."""
         sheets = {}
         for name, examples in (("examples", self.examples), ("worst", self.worst)):
             if examples:
@@ -208,7 +211,7 @@ class EvaluationReport(Callback):
 
 
 def _charts(module: SegmentationModule, scores: Scores) -> dict[str, Image.Image]:
-    """The confusion matrix and, where it was due, the trimap curve."""
+    """Draw the confusion matrix and, if it was computed, the trimap curve."""
     charts = {"confusion": confusion_picture(scores.confusion.numpy(), module.classes.names)}
     if scores.trimap is not None:
         trimap = {width: score.item() for width, score in scores.trimap.items()}

@@ -1,4 +1,4 @@
-"""Ends a training whose loss, gradients or weights are not finite, before a checkpoint of them is written."""
+"""Stops a training whose loss, gradients or weights are not finite, before it writes a checkpoint."""
 
 import math
 from collections.abc import Mapping
@@ -15,20 +15,20 @@ from torch.optim import Optimizer
 from cpg_lightning.callbacks.processes import of_all_processes
 from cpg_lightning.networks.weights import non_finite
 
-MOST_NAMES = 50  # of images, in a message
-SOME_WEIGHTS = 3  # in a message
+MOST_NAMES = 50  # largest number of image names in a message
+SOME_WEIGHTS = 3  # largest number of weights in a message
 
 
 @dataclass
 class Batch:
-    """A training batch since the last look at the losses.
+    """A training batch whose loss has not been checked yet.
 
     Attributes:
-        step: The optimizer step that it is part of, the first is 1.
+        step: The optimizer step of the batch, from 1.
         epoch: The epoch, from 0.
         rate: The learning rate.
-        names: The names of its images.
-        loss: Its loss, on its device.
+        names: The names of the images.
+        loss: The loss, on its device.
     """
 
     step: int
@@ -39,19 +39,19 @@ class Batch:
 
 
 class TerminateOnNonFinite(Callback):
-    """Ends the training with a ValueError when it has diverged, and keeps such weights out of checkpoints.
+    """Stops the training with a ValueError when it has diverged. Diverged weights are not saved in a checkpoint.
 
-    The losses stay on their device. Every ``every_n_steps`` steps, at the end of an epoch and before a checkpoint is
-    written, they are looked at together: an infinite or undefined (NaN) one ends the training in all processes. The gradients
-    of that step count too, before they are clipped. Under a ``GradScaler``, which leaves out steps with such gradients by
-    design, a scale below 1 counts instead. Before a checkpoint is written and at the end of an epoch, weights and buffers
-    are looked at as well; buffers that were not finite at the start, such as masks, are not. A checkpoint of weights alone is
-    written without this look, because Lightning tells no callback of it.
+    Losses stay on their device until they are checked together. They are checked every ``every_n_steps`` steps, at the end
+    of an epoch, and before a checkpoint is written. An infinite or NaN loss stops the training in all processes. The
+    gradients of the checked step, before clipping, must be finite too. A ``GradScaler`` skips steps with infinite gradients
+    by design; with it, a scale below 1 stops the training instead. At the end of an epoch and before a checkpoint is
+    written, weights and buffers are checked as well. Buffers that were not finite at the start, such as masks, are excluded.
+    A checkpoint with ``save_weights_only`` is not checked, because Lightning calls no hook for it.
 
     The message names the step, the epoch, the learning rate and the images of the last batches.
 
     Args:
-        every_n_steps: How often the losses are looked at; at the steps that Lightning logs by default.
+        every_n_steps: Number of steps between two checks; by default, the losses are checked in the steps that Lightning logs.
 
     Raises:
         ValueError: If ``every_n_steps`` is less than 1.
@@ -66,25 +66,25 @@ class TerminateOnNonFinite(Callback):
         if every_n_steps is not None and every_n_steps < 1:
             raise ValueError(f"expected every_n_steps to be 1 or more, got {every_n_steps}")
         self.every_n_steps = every_n_steps
-        self.batches: list[Batch] = []  # since the last look
-        self.step, self.rate = 0, 0.0  # of the batch that is trained on
-        self.largest_gradient: Tensor | None = None  # of the step that is looked at
+        self.batches: list[Batch] = []  # batches since the last check
+        self.step, self.rate = 0, 0.0  # step and learning rate of the current batch
+        self.largest_gradient: Tensor | None = None  # largest gradient of the checked step
         self.constant: set[str] = set()  # buffers that are not finite by design
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Nothing to look at yet."""
+        """Reset the state."""
         self.batches, self.largest_gradient = [], None
         self.constant = set(non_finite(dict(pl_module.named_buffers())))
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note the step and its learning rate, which is another after it."""
+        """Store the step and its learning rate, which changes after the step."""
         self.step = trainer.global_step + 1
         self.rate = float(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_before_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer) -> None:
-        """Find the largest gradient of a step that is looked at."""
+        """Find the largest gradient of a step that is checked."""
         if self._is_due(trainer, self.step) and _scaler(trainer) is None:
             gradients = [each.grad for each in pl_module.parameters() if each.grad is not None]
             self.largest_gradient = get_total_norm(gradients, norm_type=math.inf) if gradients else None
@@ -92,7 +92,7 @@ class TerminateOnNonFinite(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the loss, and look at the last ones if it is time."""
+        """Store the loss, and check the last losses if it is time."""
         loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
         if isinstance(loss, Tensor):
             names = [str(name) for name in batch.get("name", [])] if isinstance(batch, Mapping) else []
@@ -101,11 +101,11 @@ class TerminateOnNonFinite(Callback):
             self._look(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at the last losses and the weights."""
+        """Check the last losses and the weights."""
         self._look(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Look at the last losses and the weights, before anything is written."""
+        """Check the last losses and the weights before the checkpoint is written."""
         if trainer.state.fn == "fit":
             self._look(trainer, pl_module)
 
@@ -114,7 +114,7 @@ class TerminateOnNonFinite(Callback):
         return step % every == 0
 
     def _look(self, trainer: L.Trainer, module: L.LightningModule | None = None) -> None:
-        """Raise a ValueError in all processes if something in one is not finite."""
+        """Raise a ValueError in all processes if a value in one of them is not finite."""
         batches, self.batches = self.batches, []
         gradient, self.largest_gradient = self.largest_gradient, None
         problem = _wrong_loss(batches, gradient) or _wrong_scale(trainer, batches)
@@ -136,30 +136,30 @@ class TerminateOnNonFinite(Callback):
 
 
 def _wrong_loss(batches: list[Batch], gradient: Tensor | None) -> str | None:
-    """What is wrong with the losses of the last batches or the largest gradient of the last one; one wait."""
+    """Return the problem of the losses or the largest gradient, or None. This waits for the device once."""
     values = [batch.loss for batch in batches] + ([] if gradient is None else [gradient])
     numbers = torch.stack([value.float().reshape(()) for value in values]).tolist() if values else []
     for batch, number in zip(batches, numbers, strict=False):
         if not math.isfinite(number):
             return f"expected a finite loss, got {number} {_place(batch)}"
     if gradient is not None and not math.isfinite(numbers[-1]):
-        return f"expected finite gradients, got a largest one of {numbers[-1]} {_place(batches[-1])}"
+        return f"expected finite gradients, got a largest gradient of {numbers[-1]} {_place(batches[-1])}"
     return None
 
 
 def _wrong_scale(trainer: L.Trainer, batches: list[Batch]) -> str | None:
-    """Whether a GradScaler has halved its scale too often: it does wherever it leaves out a step."""
+    """Return the problem of a GradScaler that has halved its scale too often, or None. It halves it when it skips a step."""
     scaler = _scaler(trainer)
     if scaler is None or not batches or scaler.get_scale() >= 1:
         return None
     return (
         "expected gradients that half precision can hold, got a scale of the loss below 1, "
-        f"{scaler.get_scale():g}, {_place(batches[-1])}; --trainer.precision bf16-mixed needs no scale"
+        f"{scaler.get_scale():g}, {_place(batches[-1])}; --trainer.precision bf16-mixed needs no scaling"
     )
 
 
 def _scaler(trainer: L.Trainer) -> Any:
-    """The GradScaler; None in other precisions."""
+    """Return the GradScaler; None for other precisions."""
     return getattr(trainer.precision_plugin, "scaler", None)
 
 
@@ -169,8 +169,8 @@ def _place(batch: Batch) -> str:
 
 def _message(problem: str, names: list[str]) -> str:
     images = ", ".join(names[:MOST_NAMES]) + (f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else "")
-    last = f" The images since the last look: {images}." if names else ""
+    last = f" The images since the last check: {images}." if names else ""
     return (
-        f"{problem}. The training has ended; checkpoints that were written before are whole. Use a lower learning rate "
+        f"{problem}. The training has stopped; earlier checkpoints are complete. Use a lower learning rate "
         f"(--model.optimizer.lr), more warm-up (--model.warmup_steps) or --trainer.gradient_clip_val.{last}"
     )

@@ -1,4 +1,4 @@
-"""Writes what is logged in training to a CSV file, with any logger and without one."""
+"""Writes the logged values of a training to a CSV file, with any logger or none."""
 
 import contextlib
 import csv
@@ -16,25 +16,25 @@ from torch import Tensor
 
 NAME = "metrics.csv"
 PLACE = ["epoch", "step"]  # the first columns
-MOST_PENDING = 100  # rows that may wait for a validation to be written, so that long epochs can be followed
+MOST_PENDING = 100  # largest number of unwritten rows, so that the file grows during long epochs
 
 Row = tuple[int, int, dict[str, Tensor]]  # epoch, step, values
 
 
 class MetricsFile(Callback):
-    """Writes all logged values of a training to ``metrics.csv``, whatever the Trainer's logger is.
+    """Writes all logged values of a training to ``metrics.csv``, with any logger of the Trainer.
 
-    The columns are ``epoch``, ``step`` and the names that are logged; a cell is empty where a value was not logged. There is
-    a row for each training step that Lightning logs (every ``log_every_n_steps``), for each validation, and for what is
-    logged at an epoch's end. ``step`` is the number of optimizer steps that were taken, ``trainer.global_step``.
+    The columns are ``epoch``, ``step`` and the names of the logged values. A cell is empty if its value was not logged. Each
+    training step that Lightning logs (every ``log_every_n_steps``), each validation, and each end of an epoch with logged
+    values has a row. ``step`` is the number of completed optimizer steps, ``trainer.global_step``.
 
-    Values stay on their device until the next validation or checkpoint; then all are fetched at once, so that no training
+    Values stay on their device until the next validation or checkpoint. Then all are copied at once, so that no training
     step waits for the device. The file is complete when a checkpoint is written. A training that continues from a checkpoint
-    keeps the rows that were there then and drops later ones; a new training starts a new file. A value that a callback logs
-    in ``on_train_batch_end`` is in the step's row if the callback comes before this one.
+    keeps the rows up to the checkpoint and drops later ones. A new training starts a new file. A value that a callback logs
+    in ``on_train_batch_end`` is in the row of the step if this callback comes later in the list of callbacks.
 
     Args:
-        folder: Where the file is; the trainer's ``default_root_dir`` by default.
+        folder: Folder of the file; the trainer's ``default_root_dir`` by default.
 
     Example:
         >>> trainer = L.Trainer(callbacks=[MetricsFile()], logger=False)  # doctest: +SKIP
@@ -46,22 +46,22 @@ class MetricsFile(Callback):
         self.folder = folder
         self.pending: list[Row] = []
         self.columns: list[str] = []
-        self.rows = 0  # in the file
-        self.kept: int | None = None  # rows that the file had when the checkpoint was written
-        self.before: dict[str, Tensor] = {}  # what had been logged when the step, validation or epoch's end began
+        self.rows = 0  # number of rows in the file
+        self.kept: int | None = None  # number of rows when the checkpoint was written
+        self.before: dict[str, Tensor] = {}  # values logged before the current step, validation or end of an epoch
         self.steps_before = 0
-        self.ended: tuple[int, int] | None = None  # epoch and step of an epoch's end that has no row yet
+        self.ended: tuple[int, int] | None = None  # epoch and step of an end of an epoch without a row
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """No checkpoint was read yet."""
+        """Reset the number of rows of a checkpoint."""
         self.kept = None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Remember how many rows the file had when the checkpoint was written."""
+        """Restore the number of rows that the file had when the checkpoint was written."""
         self.kept = int(state_dict["rows"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the file, or drop the rows that a continued training writes again."""
+        """Start the file. For a continued training, drop the rows that it will write again."""
         self.pending, self.columns, self.rows, self.ended = [], [], 0, None
         if not self._is_writer(trainer):
             return
@@ -76,13 +76,13 @@ class MetricsFile(Callback):
             path.unlink()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take what was logged at the end of the last epoch."""
+        """Collect the values logged at the end of the last epoch."""
         self._take_epoch(trainer)
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note what was logged before."""
+        """Store the values logged before."""
         self.steps_before = trainer.global_step
         if self._is_logged(trainer, self.steps_before + 1):
             self.before = dict(trainer.logged_metrics)
@@ -90,43 +90,43 @@ class MetricsFile(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Take what was logged, if Lightning logs this step."""
+        """Collect the logged values, if Lightning logs this step."""
         if trainer.global_step > self.steps_before and self._is_logged(trainer, trainer.global_step):
             self._take(trainer, trainer.current_epoch, trainer.global_step)
             if len(self.pending) >= MOST_PENDING:
                 self._write(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note what was logged before."""
+        """Store the values logged before."""
         if trainer.state.fn == "fit":
             self.before = dict(trainer.logged_metrics)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the scores, and write."""
+        """Collect the scores, and write all rows."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._take(trainer, trainer.current_epoch, trainer.global_step)
             self._write(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note what was logged before: callbacks and the module may log after this hook."""
-        # In every process: the values of an epoch are gathered when they are first read.
+        """Store the values logged before. Callbacks and the module may log more after this hook."""
+        # In every process, because the first access gathers the values of an epoch from all processes.
         self.before = dict(trainer.logged_metrics)
         self.ended = trainer.current_epoch, trainer.global_step
 
     def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Write, so that a training that continues from here finds all rows."""
+        """Write all rows, so that a continued training finds them."""
         if trainer.state.fn == "fit":
             self._take_epoch(trainer)
             self._write(trainer)
             checkpoint["callbacks"][self.state_key] = {"rows": self.rows}
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write what is left."""
+        """Write the remaining rows."""
         self._take_epoch(trainer)
         self._write(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Write what is left, unless it is the device that failed."""
+        """Write the remaining rows, unless the device has failed."""
         with contextlib.suppress(RuntimeError):
             self._write(trainer)
 
@@ -141,7 +141,7 @@ class MetricsFile(Callback):
         return bool(every) and step % every == 0
 
     def _take(self, trainer: L.Trainer, epoch: int, step: int) -> None:
-        """Keep the values that were logged since ``before``: Lightning puts another tensor in place of an old one."""
+        """Collect the values logged since ``before``. A new value is a new tensor object in Lightning's dictionary."""
         logged = dict(trainer.logged_metrics)
         values = {name: value for name, value in logged.items() if value is not self.before.get(name)}
         self.before = logged
@@ -167,7 +167,7 @@ class MetricsFile(Callback):
                 file.write(_encoded(cells))
                 file.flush()
                 os.fsync(file.fileno())
-        else:  # no file yet, or columns that it does not have
+        else:  # the file does not exist, or lacks columns
             written = _read(path)[1] if self.rows else []
             added = len(columns) - len(self.columns)
             _replace(path, [columns, *([*row, *added * [""]] for row in written), *cells])
@@ -176,7 +176,7 @@ class MetricsFile(Callback):
 
 
 def _fetched(rows: list[Row]) -> list[dict[str, str]]:
-    """The cells of each row by column; the values of a device are fetched at once."""
+    """Return the cells of each row by column. All values of a device are copied at once."""
     groups: dict[tuple[torch.device, torch.dtype], list[tuple[int, str, Tensor]]] = defaultdict(list)
     for index, (_, _, values) in enumerate(rows):
         for name, value in values.items():
@@ -185,18 +185,18 @@ def _fetched(rows: list[Row]) -> list[dict[str, str]]:
     for group in groups.values():
         numbers = torch.stack([value for _, _, value in group]).cpu().numpy()
         for (index, name, _), number in zip(group, numbers, strict=True):
-            cells[index][name] = str(number)  # of float32 as few digits as give the same number
+            cells[index][name] = str(number)  # the fewest digits that give the same float32
     return cells
 
 
 def _read(path: Path) -> tuple[list[str], list[list[str]]]:
-    """The columns and the rows of a file.
+    """Read the columns and the rows of a file.
 
     Raises:
-        ValueError: If it has other columns than this callback writes.
+        ValueError: If the first columns are not those of this callback.
     """
     text = path.read_bytes().decode()
-    whole = text[: text.rfind("\n") + 1]  # a process may have ended while it wrote the last line
+    whole = text[: text.rfind("\n") + 1]  # a killed process may leave an incomplete last line
     columns, *rows = list(csv.reader(io.StringIO(whole, newline=""))) or [[]]
     if columns[:2] != PLACE:
         raise ValueError(
@@ -213,7 +213,7 @@ def _encoded(rows: Iterable[Iterable[str]]) -> bytes:
 
 
 def _replace(path: Path, rows: Iterable[Iterable[str]]) -> None:
-    """Write a file that is there whole or not at all."""
+    """Write a file atomically."""
     partial = path.with_name(f".{path.name}")
     with partial.open("wb") as file:
         file.write(_encoded(rows))

@@ -19,22 +19,25 @@ from cpg_lightning.data.predicted import PredictionRecord
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.pictures import coloured, overlay
 
-KINDS = ("palette", "labels", "overlay")  # of predictions that are written
-MOST_BROKEN = 20  # images that could not be read, in a message
+KINDS = ("palette", "labels", "overlay")  # kinds of files
+MOST_BROKEN = 20  # largest number of unreadable images in a message
 
 
 class PredictionWriter(BasePredictionWriter):
-    """Writes each prediction of ``predict`` under its image's name, at its image's size.
+    """Writes each prediction of ``predict`` under the name and at the size of its image.
 
-    In a folder each: ``palette``, PNG in the classes' colours; ``labels``, PNG of the values that the dataset's label files
-    have, as benchmarks' servers expect them; ``overlay``, PNG of the image with the classes over it and their boundaries
-    drawn; and, if the module predicts them, ``probabilities``, NumPy archive with float16 (C, H, W).
+    Each kind of file has its own folder:
 
-    A file is there whole or not at all. Images that cannot be read are left out and, at the end, an error.
+    - ``palette``: PNG in the colours of the classes,
+    - ``labels``: PNG with the values of the dataset's label files, as benchmark servers expect them,
+    - ``overlay``: PNG of the image with the classes and their boundaries drawn over it,
+    - ``probabilities``, if the module predicts them: NumPy archive with float16 (C, H, W).
+
+    Each file is written atomically. Images that cannot be read are skipped, and raise an error at the end.
 
     Args:
-        folder: Where; ``predictions`` in the trainer's ``default_root_dir`` by default.
-        palette: Whether to write the classes' colours.
+        folder: The output folder; ``predictions`` in the trainer's ``default_root_dir`` by default.
+        palette: Whether to write the colours of the classes.
         labels: Whether to write label values.
         overlay: Whether to write overlays.
     """
@@ -47,16 +50,16 @@ class PredictionWriter(BasePredictionWriter):
         super().__init__(write_interval="batch")
         self.folder = folder
         self.kinds = [kind for kind, wanted in zip(KINDS, (palette, labels, overlay), strict=True) if wanted]
-        self.record: PredictionRecord | None = None  # what `cpg predict --output` has predicted
+        self.record: PredictionRecord | None = None  # record of `cpg predict --output`
         self.broken: list[str] = []
         self.place = Path()
 
     def on_predict_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Nothing is broken yet."""
+        """Reset the list of unreadable images."""
         self.broken = []
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Agree on the folder: each process may have a ``default_root_dir`` of its own."""
+        """Send the folder of the first process to all processes, because ``default_root_dir`` may differ."""
         if stage == "predict":
             self.place = Path(
                 trainer.strategy.broadcast(self.folder or str(Path(trainer.default_root_dir, "predictions")))
@@ -99,21 +102,21 @@ class PredictionWriter(BasePredictionWriter):
                 self.record.add(name, "done", trainer.global_rank)
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say where the predictions are."""
+        """Print the folder of the predictions."""
         if trainer.is_global_zero:
             console = Console(markup=False, emoji=False)
             console.print(f"predictions: {self.place}", soft_wrap=True, highlight=False)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Say what was left out, here where every process comes, also one without images.
+        """Report the skipped images. Every process calls this hook, even a process without images.
 
         Raises:
-            ValueError: If there were images that could not be read.
+            ValueError: If images could not be read.
         """
         broken = of_all_processes(self.broken) if stage == "predict" else []
         if broken:
             shown = "\n".join(broken[:MOST_BROKEN])
-            raise ValueError(f"expected images that can be read, got {len(broken)} that were left out:\n{shown}")
+            raise ValueError(f"expected images that can be read, got {len(broken)} that were skipped:\n{shown}")
 
     def _save(self, kind: str, name: str, save: Callable[[Path], None]) -> None:
         path = self.place / kind / name

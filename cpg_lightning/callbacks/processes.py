@@ -1,4 +1,4 @@
-"""What callbacks keep, gathered from all processes of a run."""
+"""Gathering of objects from all processes of a run."""
 
 from typing import Any, TypeVar
 
@@ -8,7 +8,7 @@ Entry = TypeVar("Entry")
 
 
 def of_all_processes(entries: list[Entry]) -> list[Entry]:
-    """The entries of all processes, in the order of their ranks; each process has to call it."""
+    """Gather the entries of all processes, in the order of their ranks. Each process must call this."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return entries
     lists: list[Any] = [None] * torch.distributed.get_world_size()

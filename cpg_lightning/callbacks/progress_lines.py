@@ -1,4 +1,4 @@
-"""Tells how far a run is in lines, for log files, where a progress bar cannot be drawn."""
+"""Prints the progress of a run as lines, for log files, which cannot show a progress bar."""
 
 import math
 import time
@@ -13,18 +13,18 @@ from cpg_lightning.callbacks.stopwatch import Stopwatch
 
 
 class ProgressLines(ProgressBar):
-    """Prints a line at each validation and one every few minutes, in place of Lightning's progress bar.
+    """Prints a line at each validation and every few minutes, instead of Lightning's progress bar.
 
-    A line has the epoch, the step, the scores, the images a second of the training steps and the time that is left, e.g.
-    ``Epoch 3/29, step 88/660: train/loss 0.5123, val/mIoU 0.4231, 85.2 images/s, 1:20:05 left``. An evaluation that takes
-    longer tells its batch every few minutes. Between lines, nothing is read from the device.
+    A line has the epoch, the step, the scores, the images per second of the training steps and the remaining time, e.g.
+    ``Epoch 3/29, step 88/660: train/loss 0.5123, val/mIoU 0.4231, 85.2 images/s, 1:20:05 left``. During a long evaluation,
+    a line has the number of the batch. Between two lines, nothing is read from the device.
 
-    The command uses it where its output is no terminal. Epochs count from 0, as in Lightning's progress bar, in file names
-    and in ``metrics.csv``.
+    The command uses this callback if its output is not a terminal. Epochs count from 0, as in Lightning's progress bar, in
+    file names and in ``metrics.csv``.
 
     Args:
-        minutes: Time between two lines.
-        scores: Names of logged values to print, if they are logged.
+        minutes: Minutes between two lines.
+        scores: Names of values to print, if they are logged.
 
     Raises:
         ValueError: If ``minutes`` is negative.
@@ -33,7 +33,7 @@ class ProgressLines(ProgressBar):
         >>> trainer = L.Trainer(callbacks=[ProgressLines(minutes=5)])  # doctest: +SKIP
     """
 
-    # For who logs: there is no bar whose values Lightning reads after every step.
+    # Modules that log with prog_bar read this. There is no bar, so Lightning needs no values after every step.
     is_enabled = False
 
     only_watches = True
@@ -46,24 +46,24 @@ class ProgressLines(ProgressBar):
         self.scores = tuple(scores)
         self.printing = True
         self.last_line = time.monotonic()
-        self.clock = Stopwatch()  # runs in training steps
+        self.clock = Stopwatch()  # time of the training steps
         self.images = 0
-        self.began, self.first_step = time.monotonic(), 0  # of this start of the training
+        self.began, self.first_step = time.monotonic(), 0  # time and step at the start of this process
 
     def enable(self) -> None:
         """Print lines."""
         self.printing = True
 
     def disable(self) -> None:
-        """Print none: in all processes but the first."""
+        """Print no lines. Lightning calls this in all processes except the first."""
         self.printing = False
 
     def print(self, *args: Any, **kwargs: Any) -> None:
-        """Print at once, not when a buffer is full."""
+        """Print without buffering."""
         print(*args, **{"flush": True, **kwargs})
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count from here."""
+        """Reset the counts."""
         self.began = self.last_line = time.monotonic()
         self.first_step, self.images, self.clock = trainer.global_step, 0, Stopwatch()
 

@@ -21,15 +21,15 @@ from cpg_lightning.runs.naming import class_name
 
 
 class RunRecord(SaveConfigCallback):
-    """Saves the configuration and the summary of a run in its folder, and what a person filters by in its loggers.
+    """Saves the configuration and the summary of a run in its folder, and logs columns for filtering to its loggers.
 
     Args:
         parser: The parser of the configuration.
-        config: The configuration as it runs.
-        record: The configuration as it was given, without what only this run has: this is saved, with the absolute path of
-            the data, so that it can be used from any folder.
-        without_key: Whether Weights & Biases has no API key.
-        training: Id of the training that is evaluated.
+        config: The configuration of this run.
+        record: The configuration to save. It lacks options that belong to this run alone, such as its folder. The path of
+            the data is saved as an absolute path, so that the file works in any folder.
+        without_key: Whether the API key of Weights & Biases is missing.
+        training: Id of the evaluated training.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class RunRecord(SaveConfigCallback):
             arguments.root = str(expanded(arguments.root).absolute())
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Save the configuration, and log what a person filters by."""
+        """Save the configuration, and log the columns for filtering."""
         dump = self.parser.dump(self.record, skip_none=False)
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "config.yaml"
-        if path.is_file() and path.read_text() != dump:  # of the same run, before it was continued
+        if path.is_file() and path.read_text() != dump:  # the configuration before the run was continued
             path.rename(folder / f"config-{len(list(folder.glob('config*.yaml')))}.yaml")
         path.write_text(dump)
         training = {} if self.training is None else {"training": self.training}
@@ -66,7 +66,7 @@ class RunRecord(SaveConfigCallback):
                 print(f"W&B: {reason} offline to {run}; upload with: wandb sync {run}")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write ``summary.json``, unless a limit of time has stopped the training: the run is finished."""
+        """Write ``summary.json``, which marks the run as finished, unless a time limit has stopped the training."""
         timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
         remaining = [each.time_remaining() for each in timers]
         if not trainer.is_global_zero or any(seconds is not None and seconds <= 0 for seconds in remaining):
@@ -86,7 +86,7 @@ class RunRecord(SaveConfigCallback):
 
 
 def best_of(trainer: L.Trainer) -> dict[str, float]:
-    """The best score of the run and its epoch, by the state of the checkpoint callback that monitors it."""
+    """Return the best score of the run and its epoch, from the checkpoint callback that monitors the score."""
     for callback in trainer.checkpoint_callbacks:
         monitor, score = getattr(callback, "monitor", None), getattr(callback, "best_model_score", None)
         if monitor and score is not None:
@@ -98,7 +98,7 @@ def best_of(trainer: L.Trainer) -> dict[str, float]:
 
 
 def _recipe(config: dict[str, Any]) -> dict[str, Any]:
-    """Columns of the recipe in a configuration, which an evaluation has too."""
+    """Return the columns of the recipe in a configuration. An evaluation logs them too."""
     optimizer = config["model"].get("optimizer") or {}
     optimizer = optimizer if isinstance(optimizer, dict) else {"class_path": str(optimizer)}
     return {
@@ -109,5 +109,5 @@ def _recipe(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """The versions that a run was made with."""
+    """Return the versions of the packages."""
     return {name: version(name) for name in ("cpg_lightning", "torch", "lightning")}

@@ -4,7 +4,7 @@ import time
 
 
 class Stopwatch:
-    """Sums up the seconds between each start and stop."""
+    """Sums the seconds between each start and stop."""
 
     def __init__(self) -> None:
         self._sum = 0.0
@@ -16,16 +16,16 @@ class Stopwatch:
         return self._sum + (0.0 if self._started is None else time.perf_counter() - self._started)
 
     def start(self) -> None:
-        """Run, if it does not."""
+        """Start, if stopped."""
         if self._started is None:
             self._started = time.perf_counter()
 
     def stop(self) -> None:
-        """Stand still, if it runs."""
+        """Stop, if running."""
         self._sum, self._started = self.seconds, None
 
     def restart(self) -> None:
-        """Count from zero; it runs on if it runs."""
+        """Reset the sum to zero. A running stopwatch continues to run."""
         self._sum = 0.0
         if self._started is not None:
             self._started = time.perf_counter()

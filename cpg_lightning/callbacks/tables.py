@@ -11,11 +11,11 @@ from rich.table import Table
 from cpg_lightning.metrics.evaluation import ImageScores, Scores
 from cpg_lightning.module import SegmentationModule
 
-COLUMNS = ("name", "boundary_iou", "mIoU", "pixel_accuracy")  # of the table of the images
+COLUMNS = ("name", "boundary_iou", "mIoU", "pixel_accuracy")  # columns of the table of images
 
 
 def score_table(module: SegmentationModule, scores: Scores, stage: str) -> Table:
-    """The classes' scores, and the means below."""
+    """Return a table of the scores of each class, and the means below."""
     columns, *rows = class_rows(module, scores)
     table = Table(title=f"the last {'test' if stage == 'test' else 'validation'}", min_width=30)
     for column in columns[:-1]:
@@ -31,13 +31,13 @@ def score_table(module: SegmentationModule, scores: Scores, stage: str) -> Table
 
 
 def _last_width(module: SegmentationModule) -> str:
-    """The width of the boundary IoU's band in the last image; nothing before the first."""
+    """Return the band width of the boundary IoU in the last image, as text; empty before the first image."""
     size = module.metrics.boundary_iou.last_size
     return "" if size is None else f", {module.metrics.boundary_iou.width(*size)} pixels at {size[0]}x{size[1]}"
 
 
 def class_rows(module: SegmentationModule, scores: Scores) -> list[list[Any]]:
-    """Columns, and a row for each class: name, IoU, boundary IoU where it was due, labelled pixels."""
+    """Return the columns, and a row for each class: name, IoU, boundary IoU if it was computed, labelled pixels."""
     parts = {"IoU": scores.iou.tolist()}
     if scores.boundary_iou is not None:
         parts["boundary IoU"] = scores.boundary_iou.tolist()
@@ -51,7 +51,7 @@ def class_rows(module: SegmentationModule, scores: Scores) -> list[list[Any]]:
 def write_tables(
     folder: Path, stage: str, module: SegmentationModule, scores: Scores, images: Sequence[ImageScores]
 ) -> list[Path]:
-    """Write the means, the classes and the images, the worst boundary IoU first, as CSV; returns where."""
+    """Write tables of the means, the classes and the images, the worst boundary IoU first, as CSV. Return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     by_rank = sorted(images, key=lambda each: (np.isnan(each.boundary_iou), each.boundary_iou))
     ratio = module.classes.dilation_ratio
@@ -76,11 +76,11 @@ def write_tables(
 
 
 def write_counts(path: Path, module: SegmentationModule, images: Sequence[ImageScores]) -> None:
-    """Write the counts of each image, from which any score over images follows.
+    """Write the pixel counts of each image, from which any score over images can be computed.
 
-    The arrays of the file: ``names`` (N) of the images, ``classes`` (C), ``region`` int64 (N, C, 3), the intersection,
-    prediction and label pixels; ``boundary`` the same of the boundary bands; ``absent``, how the mIoU treats a class that no
-    label has.
+    The file has these arrays: ``names`` (N), the names of the images; ``classes`` (C), the names of the classes; ``region``,
+    int64 (N, C, 3), intersection, prediction and label pixels; ``boundary``, the same counts in the boundary bands;
+    ``absent``, the rule of the mIoU for a class that is absent from the labels.
     """
     arrays: dict[str, Any] = {
         "names": np.array([each.name for each in images]),

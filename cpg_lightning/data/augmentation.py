@@ -32,13 +32,13 @@ class Augmentation:
         crop_size: Height and width of training images in pixels.
         scale: Smallest and largest random scale. A scale is drawn uniformly.
         scale_step: Distance between the scales that are drawn, starting with the smallest; any scale between by default.
-        long_side: Length in pixels that the longer side of an image has at scale 1. By default, the data module's
-            ``image_size`` says what an image is resized to at scale 1.
+        long_side: Length in pixels of the longer side of an image at scale 1. By default, the data module's ``image_size``
+            determines the size at scale 1.
         horizontal_flip: Probability of a horizontal flip.
-        photometric: Whether brightness, contrast, saturation and hue are distorted, all four in each image; ``mmseg`` for
-            mmsegmentation's :class:`~cpg_lightning.data.photometric.PhotometricDistortion`, which takes each at random.
-        max_class_share: Largest share of one class in the labelled pixels of a crop. Up to 10 crops are drawn, and the first
-            one below this share is taken, or the last one. A value below 1, such as 0.75, balances the classes.
+        photometric: Whether brightness, contrast, saturation and hue are distorted, all four in each image. ``mmseg`` applies
+            mmsegmentation's :class:`~cpg_lightning.data.photometric.PhotometricDistortion`, each step at random.
+        max_class_share: Largest share of one class in the labelled pixels of a crop. Up to 10 crops are drawn. The first
+            crop below this share is used, or else the last one. A value below 1, such as 0.75, balances the classes.
 
     Raises:
         ValueError: For numbers out of range.
@@ -92,15 +92,15 @@ class Augmentation:
         self.max_class_share = max_class_share
 
     def pipeline(self, label_table: np.ndarray, image_size: int | tuple[int, int] | None = None) -> A.Compose:
-        """The pipeline from an image and its label values to a crop of ``crop_size`` and its classes.
+        """Build the pipeline from an image and its label values to a crop of ``crop_size`` and its classes.
 
-        Set its random state before each use (``set_random_state``). Do not seed it by ``seed=``: all its transforms would
+        Set its random state before each use (``set_random_state``). Do not seed it with ``seed=``: all its transforms would
         get the same random numbers.
 
         Args:
-            label_table: The class of each of the 256 label values, uint8 (256).
-            image_size: Height and width in pixels that an image is resized to at scale 1, or its shorter side; the image's
-                own size by default. With ``long_side`` it is not used.
+            label_table: Class of each of the 256 label values, uint8 (256).
+            image_size: Height and width of an image at scale 1 in pixels, or its shorter side; the image's own size by
+                default. It is not used with ``long_side``.
         """
         padding = A.PadIfNeeded(
             *self.crop_size, position="top_left", border_mode=cv2.BORDER_CONSTANT, fill=0, fill_mask=IGNORED
@@ -115,12 +115,12 @@ class Augmentation:
         )
 
     def distortions(self) -> list[A.BasicTransform]:
-        """The transforms of a crop between cropping and padding; the mask has classes there."""
+        """Return the transforms between cropping and padding. Their masks contain classes."""
         if not self.photometric:
             return []
         if self.photometric == "mmseg":
             return [PhotometricDistortion()]
-        # A share of the brightness, contrast and saturation, and a share of the colour circle: those of SSD's training.
+        # Factors of brightness, contrast and saturation, and a fraction of the colour circle, as in the training of SSD.
         return [
             A.ColorJitter(
                 brightness=(0.875, 1.125), contrast=(0.5, 1.5), saturation=(0.5, 1.5), hue=(-0.05, 0.05), p=1.0
@@ -129,9 +129,9 @@ class Augmentation:
 
 
 class RandomScaleCrop(A.DualTransform):
-    """Resizes an image to a random scale and cuts a random window from it, without padding; label values become classes.
+    """Resizes an image to a random scale and cuts a random window from it, without padding. Label values become classes.
 
-    The window is drawn first, and only the part of the image that it covers is resized::
+    The window is drawn first, and only this part of the image is resized::
 
         image                                 resized image, which is never computed
         +--------------------------------+    +-----------------------+
@@ -150,7 +150,7 @@ class RandomScaleCrop(A.DualTransform):
     classes.
 
     Args:
-        augmentation: Gives the size of the crop, the scales and the largest share of a class.
+        augmentation: The crop size, the scales and the largest share of a class.
         label_table: See :meth:`Augmentation.pipeline`.
         image_size: See :meth:`Augmentation.pipeline`.
     """
@@ -171,7 +171,7 @@ class RandomScaleCrop(A.DualTransform):
         self.image_size = image_size
 
     def get_params_dependent_on_data(self, params: dict[str, Any], data: dict[str, Any]) -> dict[str, Any]:
-        """Draws the scale and the window."""
+        """Draw the scale and the window."""
         shape = params["shape"][:2]
         factor = self._draw_scale()
         sides = [max(1, round(side * factor)) for side in resized_shape(shape, self.image_size, self.long_side)]
@@ -186,13 +186,13 @@ class RandomScaleCrop(A.DualTransform):
         return {"size": size, "window": window}
 
     def apply(self, img: np.ndarray, size: tuple[int, int], window: tuple[slice, slice], **params: Any) -> np.ndarray:
-        """The crop of the image, interpolated bilinearly."""
+        """Return the crop of the image, interpolated bilinearly."""
         return cv2.resize(img[window], size[::-1], interpolation=cv2.INTER_LINEAR)
 
     def apply_to_mask(
         self, mask: np.ndarray, size: tuple[int, int], window: tuple[slice, slice], **params: Any
     ) -> np.ndarray:
-        """The classes of the crop, by nearest neighbour."""
+        """Return the classes of the crop, interpolated by nearest neighbour."""
         return cv2.LUT(cv2.resize(mask[window], size[::-1], interpolation=cv2.INTER_NEAREST_EXACT), self.label_table)
 
     def _draw_scale(self) -> float:
@@ -202,7 +202,7 @@ class RandomScaleCrop(A.DualTransform):
         return self.scale[0] + self.scale_step * self.py_random.randint(0, steps)
 
     def _largest_share(self, labels: np.ndarray) -> float:
-        """Share of the largest class in the labelled pixels; 1 if no pixel is labelled."""
+        """Share of the most frequent class in the labelled pixels; 1 if no pixel is labelled."""
         values = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel()
         classes = np.bincount(self.label_table, weights=values, minlength=256)
         classes[IGNORED] = 0
@@ -210,5 +210,5 @@ class RandomScaleCrop(A.DualTransform):
 
 
 def _number_of_steps(scale: tuple[float, float], scale_step: float) -> int:
-    """How many steps fit between the smallest and the largest scale."""
+    """Number of steps between the smallest and the largest scale."""
     return int((scale[1] - scale[0]) / scale_step + 1e-6)

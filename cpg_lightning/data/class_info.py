@@ -49,7 +49,7 @@ class ClassInfo:
             raise ValueError(f"expected 2 to {MOST_CLASSES} classes, got {len(self.names)}{advice}")
         twice = sorted({name for name in self.names if list(self.names).count(name) > 1})
         if twice:
-            raise ValueError(f"expected class names that differ, got more than once: {', '.join(twice)}")
+            raise ValueError(f"expected each class name once, got more than once: {', '.join(twice)}")
         palette = self.palette or [distinct(number) for number in range(len(self.names))]
         if len(palette) != len(self.names):
             raise ValueError(f"expected a colour for each of {len(self.names)} classes, got {len(palette)} colours")
@@ -58,7 +58,7 @@ class ClassInfo:
         if self.absent_classes not in ("skip", "skip_always", "zero"):
             raise ValueError(f"expected absent_classes to be skip, skip_always or zero, got {self.absent_classes!r}")
         if not isinstance(self.dilation_ratio, Real) or not 0 < self.dilation_ratio <= 1:
-            raise ValueError(f"expected a dilation_ratio over 0 and up to 1, got {self.dilation_ratio!r}")
+            raise ValueError(f"expected dilation_ratio to be above 0 and at most 1, got {self.dilation_ratio!r}")
         object.__setattr__(self, "names", tuple(self.names))
         object.__setattr__(self, "palette", tuple((int(red), int(green), int(blue)) for red, green, blue in palette))
 
@@ -87,10 +87,10 @@ class ClassInfo:
 
     @classmethod
     def from_plain(cls, values: Any) -> "ClassInfo":
-        """The classes described by the values of :meth:`plain`.
+        """Build the classes from the values of :meth:`plain`.
 
         Raises:
-            ValueError: For other values.
+            ValueError: If the values are invalid.
         """
         if not isinstance(values, Mapping) or not isinstance(values.get("names"), list | tuple):
             raise ValueError(f"expected the names of classes, got {values!r}")

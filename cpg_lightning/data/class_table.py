@@ -144,7 +144,7 @@ def hexadecimal(colour: Colour) -> str:
 
 
 def _check_once(what: str, entries: list[tuple[str, int]], path: Path) -> None:
-    """Refuse an entry that occurs in several lines."""
+    """Check that no entry occurs in several lines."""
     lines: dict[str, list[int]] = {}
     for entry, line in entries:
         lines.setdefault(entry, []).append(line)

@@ -57,18 +57,16 @@ root/
         "val2017.zip": ("val2017", "images/val2017"),
         "stuffthingmaps_trainval2017.zip": ("", "annotations"),
     }
-    unknown_hint = (
-        "a 182 is in the labels of COCO-Stuff 10k, whose values are one more: use COCOStuff10kDataModule for them"
-    )
+    unknown_hint = "the value 182 occurs in labels of COCO-Stuff 10k, whose values are larger by one: use COCOStuff10kDataModule for them"
 
     def read_metadata(self) -> None:
-        """Find which of its two names the label folder has."""
+        """Find the name of the label folder."""
         self.label_folder = "stuffthingmaps" if (self.root / "stuffthingmaps").is_dir() else "annotations"
         self.archives = {**self.archives, "stuffthingmaps_trainval2017.zip": ("", self.label_folder)}
 
     def suspicions(self, pixels: np.ndarray) -> list[str]:
         """See :meth:`SegmentationDataModule.suspicions`: the values look like those of the other release."""
-        return _of_the_other(pixels, self.void_values, "10k, whose values are one more", COCOStuff10kDataModule)
+        return _of_the_other(pixels, self.void_values, "10k, whose values are larger by one", COCOStuff10kDataModule)
 
     def files(self, split: Split) -> list[tuple[Path, Path | None]]:
         """See :meth:`SegmentationDataModule.files`."""
@@ -108,9 +106,7 @@ root/
     splits = ("train", "val")
     default_test_split = "val"
     official_counts: ClassVar[dict[Split, int]] = {"train": 9000, "val": 1000}
-    unknown_hint = (
-        "a 255 is in the labels of COCO-Stuff 164k, whose values are one less: use COCOStuffDataModule for them"
-    )
+    unknown_hint = "the value 255 occurs in labels of COCO-Stuff 164k, whose values are smaller by one: use COCOStuffDataModule for them"
     archives: Mapping[str, tuple[str, str]] = {"cocostuff-10k-v1.1.zip": ("", "")}
 
     @staticmethod
@@ -136,8 +132,8 @@ root/
             ) from error
         if names.size != OFFICIAL_IDS:
             raise ValueError(
-                f"expected labels of COCO-Stuff 10k v1.1, with {OFFICIAL_IDS} names, got {names.size}, as in v1.0, whose ids "
-                f"are others: {path}"
+                f"expected labels of COCO-Stuff 10k v1.1, with {OFFICIAL_IDS} names, got {names.size}, as in v1.0, which has "
+                f"other ids: {path}"
             )
         values = label.astype(np.int64)
         if label.ndim != 2 or ((values < 0) | (values > 255)).any() or (values != label).any():
@@ -148,7 +144,7 @@ root/
 
     def suspicions(self, pixels: np.ndarray) -> list[str]:
         """See :meth:`SegmentationDataModule.suspicions`: the values look like those of the other release."""
-        return _of_the_other(pixels, self.void_values, "164k, whose values are one less", COCOStuffDataModule)
+        return _of_the_other(pixels, self.void_values, "164k, whose values are smaller by one", COCOStuffDataModule)
 
     def files(self, split: Split) -> list[tuple[Path, Path | None]]:
         """See :meth:`SegmentationDataModule.files`."""
@@ -172,7 +168,7 @@ def _of_the_other(
         return []
     return [
         (
-            f"the labels have the values {', '.join(map(str, found))}, of things that the published labels do not have: these look "
-            f"like labels of COCO-Stuff {release}; use {module.__name__} for them"
+            f"the labels have the values {', '.join(map(str, found))} of things that do not occur in the published labels: these "
+            f"look like labels of COCO-Stuff {release}; use {module.__name__} for them"
         )
     ]

@@ -31,7 +31,7 @@ class ColorLabels:
         self.colours: list[tuple[str, Colour, int]] = colours
         free = sorted(set(range(256)) - {value for _, _, value in colours})
         if not free:
-            raise ValueError("expected at most 255 colours, got 256: leave a value out of the class table")
+            raise ValueError("expected at most 255 colours, got 256: remove a value from the class table")
         self.unknown = free[-1]
         # One byte for each of the 2^24 colours: a look-up is faster than any search.
         self.values = np.full(1 << 24, self.unknown, dtype=np.uint8)
@@ -74,6 +74,6 @@ class ColorLabels:
         rest = len(colours) - len(described)
         more = f" and {rest} more colours" if rest else ""
         return (
-            f"expected the colours of the class table, got {', '.join(described)}{more}: {path}; give the colour a line, without "
-            "a name if it is to be ignored; many colours between the classes' come from a JPEG or from smoothed edges"
+            f"expected the colours of the class table, got {', '.join(described)}{more}: {path}; add a line with the colour, "
+            "without a name to ignore it; many colours between those of the classes come from a JPEG or from smoothed edges"
         )

@@ -28,44 +28,44 @@ from cpg_lightning.data.workers import default_workers, local_processes
 
 
 class SegmentationDataModule(DatasetDescription, L.LightningDataModule):
-    """Loaders over image and label files.
+    """Loads images and labels from files.
 
     A batch is ``{"image": uint8 (B, 3, H, W) RGB, "mask": int64 (B, H, W), "name": list of B}``. Training images are
-    augmented and padded to the crop size (image 0, mask 255, which is ignored); in evaluation the mask keeps the label
-    file's own size. It works without a Trainer too: after ``setup(stage)`` the loaders give the same batches, and each
-    new iteration of the training loader is the next epoch. Training samples depend on the seed given to
-    ``lightning.seed_everything``, on the epoch and on the image, not on the number of workers or processes.
-    Images without labels can be predicted, and nothing else: their batches have no mask.
+    augmented and padded to the crop size (image 0, mask 255, which is ignored). In evaluation, the mask keeps the size of
+    the label file. Training samples depend on the seed given to ``lightning.seed_everything``, the epoch and the image, but
+    not on the number of workers or processes. Images without labels can only be predicted; their batches have no mask.
 
-    A subclass is one dataset: it sets the attributes of :class:`~cpg_lightning.data.description.DatasetDescription` and writes
-    its :meth:`files`.
+    The data module also works without a Trainer. After ``setup(stage)``, the loaders return the same batches. Each new
+    iteration of the training loader is the next epoch.
+
+    A subclass describes one dataset. It sets the attributes of :class:`~cpg_lightning.data.description.DatasetDescription`
+    and implements :meth:`files`.
 
     Args:
-        root: Folder of the dataset, or of its official zip files where the dataset has ``archives``.
-        augmentation: How training images are augmented, with the size of their crops.
-        image_size: Height and width in pixels that images are resized to, or their shorter side; then the aspect ratio is
-            kept. It holds in evaluation, and in training before the random scale. Each image's own size by default.
-        train_with_val: Whether to train on the validation images too, for a benchmark's server.
-        batch_size: Images of one optimizer step in training, over all devices and accumulated batches, so that steps and
-            learning rates do not change with them; see :attr:`division`. Without a Trainer, images of a batch.
-        eval_batch_size: Images of a batch of each process in evaluation; more than 1 needs labels of one size.
-        num_workers: Processes that load images, for each training process; 0 loads them in the training process. By default
-            the cores that this process may use (by affinity and by its cgroup's CPU quota), divided among the training
-            processes of the machine, 1 to 8.
-        test_split: Split that ``test`` takes; ``default_test_split`` by default.
-        predict_split: Split that ``predict`` takes; the test split where there is one, else the validation split.
-        predict_images: Images that ``predict`` takes instead: a folder, a file, or a text file with one path per line.
-        max_pixels: Pixels that an image or a label may have, and an image that is resized in evaluation.
+        root: Folder of the dataset, or of its official zip files if the dataset has ``archives``.
+        augmentation: Augmentation of training images, with their crop size.
+        image_size: Height and width in pixels to which images are resized, or the length of their shorter side, which keeps
+            the aspect ratio. In training, it applies before the random scale. By default, each image keeps its size.
+        train_with_val: Whether to train on the validation images too, e.g. for a benchmark server.
+        batch_size: Images of one optimizer step, over all devices and accumulated batches, so that steps and learning rates
+            do not depend on their numbers; see :attr:`division`. Without a Trainer, images of one batch.
+        eval_batch_size: Images of one batch of each process in evaluation. More than 1 requires labels of one size.
+        num_workers: Worker processes per training process; 0 loads images in the training process. The default is the
+            number of available cores (CPU affinity and cgroup quota), divided by the training processes of the machine, 1 to 8.
+        test_split: Split for ``test``; ``default_test_split`` by default.
+        predict_split: Split for ``predict``; by default the test split if it exists, else the validation split.
+        predict_images: Images for ``predict`` instead of a split: a folder, a file, or a text file with one path per line.
+        max_pixels: Largest number of pixels of an image or a label, and of an image after resizing in evaluation.
 
-    In paths, ``~`` and environment variables are filled in. An image that its file says to turn (EXIF, or TIFF's tag) is
-    predicted as it is shown; with a label it is an error.
+    In paths, ``~`` and environment variables are expanded. An image that is stored rotated (EXIF orientation or TIFF tag) is
+    predicted in its displayed orientation. With a label, it raises an error.
 
     Attributes:
-        predicted: What has been predicted already and is left out; None for nothing.
-        ignored_signals: Signals that the workers ignore, for a training that ends by them after its step; none by default.
+        predicted: Record of earlier predictions, which ``predict`` skips; None to predict all images.
+        ignored_signals: Signals that workers ignore, for trainings that stop after a step on a signal; none by default.
 
     Raises:
-        ValueError: For sizes or numbers out of range.
+        ValueError: If a size or number is out of range.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class SegmentationDataModule(DatasetDescription, L.LightningDataModule):
             ("num_workers", 0 if num_workers is None else num_workers, 0),
         ):
             check_whole(name, value, smallest)
-        # Of images to predict a process may have none; the loaders of the other stages look for themselves.
+        # In prediction, a process may have no images. In other stages, EvaluationSampler and Division check the number.
         self.allow_zero_length_dataloader_with_multiple_devices = True
         self.root = expanded(root)
         self.read_metadata()
@@ -119,10 +119,10 @@ class SegmentationDataModule(DatasetDescription, L.LightningDataModule):
         self.datasets: dict[str, SegmentationDataset | PredictionDataset] = {}
 
     def read_metadata(self) -> None:
-        """Set the attributes that are read from files in ``root``; none by default."""
+        """Set attributes that depend on files in ``root``. By default, there are none."""
 
     def dataset(self, split: Split, training: bool) -> SegmentationDataset:
-        """The dataset of a split, for training or for evaluation.
+        """Build the dataset of a split, for training or for evaluation.
 
         Raises:
             FileNotFoundError: See :meth:`files`.
@@ -130,7 +130,7 @@ class SegmentationDataModule(DatasetDescription, L.LightningDataModule):
         """
         if split not in self.splits:
             raise ValueError(
-                f"expected a split out of {', '.join(self.splits)}, got {split!r}: {type(self).__name__} in {self.root}"
+                f"expected split to be one of {', '.join(self.splits)}, got {split!r}: {type(self).__name__} in {self.root}"
             )
         files = self.files(split) + (self.files("val") if training and self.train_with_val else [])
         return FileDataset(
@@ -146,10 +146,10 @@ class SegmentationDataModule(DatasetDescription, L.LightningDataModule):
         )
 
     def prediction_dataset(self, split: Split) -> PredictionDataset:
-        """The images to predict: ``predict_images``, or those of a split; without those that are predicted already.
+        """Build the dataset of the images to predict: ``predict_images`` or a split, without images predicted earlier.
 
         Raises:
-            FileNotFoundError: See :meth:`files`, and if there are no ``predict_images``.
+            FileNotFoundError: See :meth:`files`, and if ``predict_images`` does not exist.
             ValueError: See :meth:`files`.
         """
         images = self._images(split)
@@ -162,23 +162,23 @@ class SegmentationDataModule(DatasetDescription, L.LightningDataModule):
         return FilePredictionDataset(self.tree, names, self.decode_image, self.pipeline(False), self.max_pixels)
 
     def _images(self, split: Split) -> list[Path]:
-        """The image files among which those to predict are."""
+        """Return all image files for prediction, including those predicted earlier."""
         if self.predict_images is None:
             with self.tree.without_labels():
                 return [image for image, _ in self.files(split)]
         place = expanded(self.predict_images)
         images, others = images_at(place, self.max_pixels)
         if others:
-            rank_zero_warn(f"not predicted in {place}, as they are no images that are read: {counted(others)}")
+            rank_zero_warn(f"not predicted in {place}, because their format is not supported: {counted(others)}")
         return images
 
     def setup(self, stage: str) -> None:
-        """Build the datasets of a stage (fit, validate, test or predict) and no other, once.
+        """Build the datasets of one stage: fit, validate, test or predict. Existing datasets are kept.
 
         Raises:
             FileNotFoundError: See :meth:`files`.
-            ValueError: See :meth:`files`; if a split to learn from or to evaluate on has no labels; if no pixel to learn from
-                has a class; if training images do not divide into whole steps, see :attr:`division`.
+            ValueError: See :meth:`files`; if a split for training or evaluation has no labels; if no training pixel has a
+                class; if the images of a step do not divide evenly, see :attr:`division`.
         """
         stages: dict[str, dict[str, Split]] = {
             "fit": {"train": "train", "val": "val"},
@@ -187,13 +187,13 @@ class SegmentationDataModule(DatasetDescription, L.LightningDataModule):
             "predict": {"predict": self.predict_split},
         }
         if stage not in stages:
-            raise ValueError(f"expected a stage out of {', '.join(stages)}, got {stage!r}")
+            raise ValueError(f"expected stage to be one of {', '.join(stages)}, got {stage!r}")
         division = self.division if stage == "fit" else None
         if self.num_workers is None and not self.datasets:
             processes = local_processes(self.trainer)
             rank_zero_info(
-                f"num_workers: {default_workers(processes)}, for {available_cores()} cores and {processes} training "
-                f"process{'es' * (processes > 1)} on this machine; --data.num_workers sets another number"
+                f"num_workers: {default_workers(processes)}, from {available_cores()} cores and {processes} training "
+                f"process{'es' * (processes > 1)} on this machine; change it with --data.num_workers"
             )
         for loader, split in stages[stage].items():
             if loader not in self.datasets:
@@ -207,11 +207,11 @@ class SegmentationDataModule(DatasetDescription, L.LightningDataModule):
                 division.check_limit(images, self.trainer.limit_train_batches)
 
     def _labelled(self, split: Split, stage: str, loader: str) -> SegmentationDataset:
-        """The dataset of a split that must have labels."""
+        """Build the dataset of a split, and check that it has labels."""
         dataset = self.dataset(split, training=loader == "train")
         if not dataset.labelled:
             raise ValueError(
-                f"expected images with labels to {TrainerFn(stage).value} with, got the {split} split of {type(self).__name__} in "
+                f"expected images with labels for {TrainerFn(stage).value}, got the {split} split of {type(self).__name__} in "
                 f"{self.root}, which has none; its images can be predicted. {self.why_no_labels(split)}"
                 f"Expected layout:\n{self.layout}"
             )
@@ -225,24 +225,24 @@ class SegmentationDataModule(DatasetDescription, L.LightningDataModule):
         return self.augmentation.crop_size
 
     def pipeline(self, training: bool) -> A.Compose:
-        """What is done to the images, in training or in evaluation."""
+        """Build the pipeline of transforms for training or for evaluation."""
         if not training:
             return evaluation_pipeline(self.image_size, self.max_pixels)
         return self.augmentation.pipeline(self.label_table(), self.image_size)
 
     @property
     def division(self) -> Division:
-        """How the images of a step are divided among the Trainer's processes and accumulated batches.
+        """Division of the images of a step among the Trainer's processes and accumulated batches.
 
         Raises:
-            ValueError: If they do not divide.
+            ValueError: If the images do not divide evenly.
         """
         if self.trainer is None:
             return Division(self.batch_size)
         return Division(self.batch_size, self.trainer.world_size, self.trainer.accumulate_grad_batches)
 
     def train_dataloader(self) -> TrainingLoader:
-        """Shuffled, augmented training batches; images of the epoch that do not fill a whole step are dropped."""
+        """Return the loader of shuffled, augmented training batches. Images that do not fill a whole step are dropped."""
         dataset, division = self._built("train"), self.division
         sampler = TrainingSampler(dataset, division, self._processes()[1], _seed())
         loader = TrainingLoader(
@@ -252,19 +252,19 @@ class SegmentationDataModule(DatasetDescription, L.LightningDataModule):
         return loader
 
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
-        """Convert masks to int64, which losses need. The Trainer calls this on the device, so that one byte per pixel is sent."""
+        """Convert masks to int64, which losses need. This runs on the device, so that only one byte per pixel is copied."""
         return with_int64_masks(batch)
 
     def val_dataloader(self) -> SegmentationLoader:
-        """Every validation image once."""
+        """Return the loader of all validation images."""
         return self._evaluation_loader("val")
 
     def test_dataloader(self) -> SegmentationLoader:
-        """Every test image once."""
+        """Return the loader of all images of ``test_split``."""
         return self._evaluation_loader("test")
 
     def predict_dataloader(self) -> SegmentationLoader:
-        """Every image of ``predict_split`` once."""
+        """Return the loader of all images to predict."""
         return self._evaluation_loader("predict")
 
     def _evaluation_loader(self, name: str) -> SegmentationLoader:
@@ -277,11 +277,11 @@ class SegmentationDataModule(DatasetDescription, L.LightningDataModule):
     def _built(self, loader: str) -> SegmentationDataset | PredictionDataset:
         if loader not in self.datasets:
             stage = {"train": "fit", "val": "validate"}.get(loader, loader)
-            raise ValueError(f"expected setup({stage!r}) before the {loader} loader is asked for")
+            raise ValueError(f"expected a call of setup({stage!r}) before {loader}_dataloader(), got none")
         return self.datasets[loader]
 
     def loader_options(self) -> dict[str, Any]:
-        """The options of all loaders besides their samples."""
+        """Return the common options of all loaders."""
         processes = local_processes(self.trainer)
         num_workers = default_workers(processes) if self.num_workers is None else self.num_workers
         return loader_options(num_workers, self.ignored_signals)
@@ -291,10 +291,10 @@ class SegmentationDataModule(DatasetDescription, L.LightningDataModule):
         return self.trainer is not None and self.trainer.state.status == TrainerStatus.RUNNING
 
     def _processes(self) -> tuple[int, int]:
-        """How many processes share the images, and which of them this is."""
+        """Return the world size and the rank of this process."""
         return (1, 0) if self.trainer is None else (self.trainer.world_size, self.trainer.global_rank)
 
 
 def _seed() -> int:
-    """The seed given to ``lightning.seed_everything``, or torch's."""
+    """Return the seed given to ``lightning.seed_everything``, or torch's seed."""
     return int(os.environ.get("PL_GLOBAL_SEED", torch.initial_seed()))

@@ -21,7 +21,7 @@ from cpg_lightning.data.files import FileTree
 from cpg_lightning.data.header import read_header
 from cpg_lightning.data.sampling import SeededIndex
 
-BETWEEN = 5  # so many unknown values in a label point to interpolated values, not to a forgotten class
+BETWEEN = 5  # from this number of unknown values, a label probably has interpolated values, not a forgotten class
 
 
 class SegmentationDataset(Dataset[dict[str, Any]], ABC):
@@ -56,17 +56,16 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
         return f"label {index}"
 
     def __getitem__(self, item: int | SeededIndex) -> dict[str, Any]:
-        """One sample: ``image``, uint8 (3, H, W), ``mask``, uint8 (H, W), and ``name``.
+        """Return a sample: ``image``, uint8 (3, H, W), ``mask``, uint8 (H, W), and ``name``.
 
-        In evaluation also ``size``, int64 (2): height and width before the pipeline.
+        In evaluation, it also has ``size``, int64 (2): height and width before the pipeline.
 
         Args:
-            item: The index; in training with the seed of the augmentation. Without a seed, the augmentation of an index
+            item: The index, in training with the seed of the augmentation. Without a seed, the augmentation of an index
                 is always the same.
 
         Raises:
-            ValueError: For an image without a label, and for a label value that is not in the dataset; see also
-                :meth:`read`.
+            ValueError: If the image has no label, or a label value is not in the dataset; see also :meth:`read`.
         """
         seeded = item if isinstance(item, SeededIndex) else SeededIndex(item, ())
         image, label, name = self.read(seeded.index)
@@ -81,25 +80,25 @@ class SegmentationDataset(Dataset[dict[str, Any]], ABC):
         return {**sample, "mask": torch.from_numpy(mask)}
 
     def check_labels(self) -> None:
-        """Refuse labels whose pixels are all ignored. Labels are read until one has a class, most often the first.
+        """Check that a label has a pixel with a class. Labels are read until one is found, usually the first.
 
         Raises:
-            ValueError: For such labels; see also :meth:`read`.
+            ValueError: If all pixels of all labels are ignored; see also :meth:`read`.
         """
         for index in range(len(self)):
             _, label, _ = self.read(index)
-            # A value that the dataset does not have is no class, but another mistake, which is said with its label's path.
+            # A value that is not in the dataset is another mistake, which __getitem__ reports with the path of the label.
             if label is not None and (cv2.LUT(label, self.label_table) != IGNORED).any():
                 return
         raise ValueError(
             f"expected labelled pixels, got none in {len(self)} labels: each pixel has a value that is ignored, e.g. in "
-            f"{self.where(0)}; cpg check-data says what is in a dataset"
+            f"{self.where(0)}; cpg check-data prints the values in a dataset"
         )
 
     def _augmented(
         self, seeded: SeededIndex, image: np.ndarray, label: np.ndarray, name: str
     ) -> tuple[dict[str, Any], np.ndarray]:
-        """A training sample without its mask, and the mask."""
+        """Return a training sample without its mask, and the mask."""
         # Each sample has its own random stream, so crops depend neither on the worker nor on the number of workers.
         # The 1 separates the stream from the sampler's, because NumPy pads seeds with zeros.
         generator = np.random.default_rng([*seeded.seed, seeded.index, 1])
@@ -212,8 +211,8 @@ def decoded_file(
     check_size(header, path, max_pixels)
     if labelled and header is not None and header.orientation != 1:
         raise ValueError(
-            f"expected a labelled image, and its label, to be stored as they are shown, got EXIF orientation "
-            f"{header.orientation}: {path}; if it was labelled as shown, rotate the pixels; then remove the tag by "
+            f"expected a labelled image and its label to be stored in their displayed orientation, got EXIF orientation "
+            f"{header.orientation}: {path}; if it was labelled as displayed, rotate the pixels; then remove the tag with "
             f"'exiftool -Orientation= {path.name}'"
         )
     return decode(content, path)

@@ -57,7 +57,7 @@ class FileTree:
             self.with_labels = True
 
     def wrong(self, message: str) -> None:
-        """Raise a problem with the files, or append it to ``problems``.
+        """Raise an error for a problem with the files, or append the problem to ``problems``.
 
         Raises:
             ValueError: If ``problems`` is None.
@@ -67,7 +67,7 @@ class FileTree:
         self.problems.append(message)
 
     def below(self, folder: str, suffixes: Collection[str] = ()) -> list[Path]:
-        """All files below a folder of the root, at any depth, sorted. Hidden files are left out.
+        """List all files below a folder of the root, at any depth, sorted. Hidden files are excluded.
 
         A folder whose name ends in one of ``suffixes`` is listed as a file, which then cannot be read.
 
@@ -98,7 +98,7 @@ class FileTree:
             folder: The folder, below the root.
             suffixes: Suffixes of the files; upper and lower case are equal.
             prefix: Prefix of the path below the folder.
-            besides: Files to leave out.
+            besides: Files to exclude.
 
         Raises:
             FileNotFoundError: See :meth:`below`.
@@ -177,7 +177,7 @@ class FileTree:
         for here, there, place, other in ((images, labels, *places), (labels, images, *places[::-1])):
             alone = sorted(here.keys() - there.keys())
             if alone:
-                pattern = f"; labels are looked for as {looked_for}" if looked_for and here is images else ""
+                pattern = f"; the pattern of the labels is {looked_for}" if looked_for and here is images else ""
                 self.wrong(
                     f"expected a partner in {other} for each of the {len(here)} files in {place}, "
                     f"got none for {len(alone)}, e.g. {', '.join(str(here[name]) for name in alone[:3])}"
@@ -220,13 +220,13 @@ class FileTree:
         twice = [each for each, count in Counter(names).items() if count > 1]
         if twice and not repeated:
             self.wrong(
-                f"expected each name once in {self.root / name}, as an evaluation counts each image once, got {len(twice)} "
+                f"expected each name once in {self.root / name}, because an evaluation counts each image once, got {len(twice)} "
                 f"more than once, e.g. {twice[0]}"
             )
         return [each for each in (names if repeated else dict.fromkeys(names)) if each in images]
 
     def lines(self, name: str) -> list[str]:
-        """The lines of a text file below the root, in UTF-8, without those that are empty.
+        """Read the non-empty lines of a text file in UTF-8 below the root.
 
         Raises:
             FileNotFoundError: If the file does not exist.
@@ -263,7 +263,7 @@ class FileTree:
         or_zip = f" or {next(iter(of_it))} with it" if of_it else ""
         return (
             f"expected the folder {self.root / folder}{or_zip}, {nearest(self.root / folder)}; set the root to the folder "
-            f"that holds it. Expected layout:\n{self.layout}"
+            f"that contains it. Expected layout:\n{self.layout}"
         )
 
     def _entries(self, folder: Path) -> dict[Path, tuple[Archive, str]]:

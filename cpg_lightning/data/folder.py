@@ -48,7 +48,7 @@ class FolderDataModule(SegmentationDataModule):
 
     Args:
         root: See :class:`~cpg_lightning.data.SegmentationDataModule`.
-        augmentation: See there.
+        augmentation: As in :class:`~cpg_lightning.data.SegmentationDataModule`.
         images: Pattern of the images' paths below the root.
         labels: Pattern of the labels' paths, e.g. ``{split}/{name}_mask.png``.
         split_names: Possible names of each split in folders and lists, e.g. ``{"val": ["val", "valid",
@@ -59,14 +59,14 @@ class FolderDataModule(SegmentationDataModule):
             :func:`~cpg_lightning.data.class_table.read_classes` for its formats.
         label_colors: Whether labels are RGB PNGs with the colours of the classes instead of their values.
         image_size: See :class:`~cpg_lightning.data.SegmentationDataModule`.
-        train_with_val: See there.
-        batch_size: See there.
-        eval_batch_size: See there.
-        num_workers: See there.
-        test_split: See there.
-        predict_split: See there.
-        predict_images: See there.
-        max_pixels: See there.
+        train_with_val: As in that class, like all following arguments.
+        batch_size: Images of one optimizer step.
+        eval_batch_size: Images of one batch of each process in evaluation.
+        num_workers: Worker processes per training process.
+        test_split: Split for ``test``.
+        predict_split: Split for ``predict``.
+        predict_images: Images for ``predict`` instead of a split.
+        max_pixels: Largest number of pixels of an image or a label.
 
     Raises:
         FileNotFoundError: If the file of classes does not exist.
@@ -80,7 +80,7 @@ root/
     labels/train/any_name.png
     (or images/any_name.jpg, labels/any_name.png and lists of names train.txt, val.txt, test.txt)"""
 
-    unknown_hint = "give the value a line in classes.csv, without a name if it is to be ignored"
+    unknown_hint = "add a line with the value to classes.csv, without a name to ignore it"
 
     def __init__(
         self,
@@ -105,12 +105,12 @@ root/
         for option, pattern in (("images", images), ("labels", labels)):
             if pattern.count("{name}") != 1 or re.search(r"\{(?!name\}|split\})", pattern):
                 raise ValueError(
-                    f"expected {option} to be a path with {{name}} once, and {{split}} where that is part of it, e.g. "
+                    f"expected {option} to be a path with {{name}} once, and {{split}} if it is part of the path, e.g. "
                     f"{IMAGES}, got {pattern}"
                 )
             if pattern.endswith("{name}"):
                 raise ValueError(
-                    f"expected {option} to end in a suffix, e.g. {pattern}.png, or in .* for that of any image, got {pattern}"
+                    f"expected {option} to end in a suffix, e.g. {pattern}.png, or in .* for any image suffix, got {pattern}"
                 )
         if images == labels:
             raise ValueError(f"expected labels to be another pattern than images, got {labels} for both")
@@ -179,10 +179,10 @@ root/
         """See :meth:`SegmentationDataModule.why_no_labels`."""
         pattern = self._patterns(split)[1]
         folder = self.root / _folder(pattern)
-        looked = f"Labels are looked for as {self.root / pattern}: "
+        looked = f"Expected label files {self.root / pattern}: "
         if not folder.is_dir():
             others = f"'{self.labels.replace(self.labels.split('/')[0], 'masks', 1)}'"
-            return f"{looked}{nearest(folder)}; where they lie elsewhere, say so, e.g. --data.labels {others}. "
+            return f"{looked}{nearest(folder)}; if the labels are elsewhere, set their pattern, e.g. --data.labels {others}. "
         kinds = Counter(path.suffix.lower() for path in self.tree.passed_over.get(folder, []))
         counts = ", ".join(f"{count} {kind or 'without a suffix'}" for kind, count in kinds.most_common(4))
         reason = "; a label is a PNG: a JPEG changes the values" if kinds.keys() & {".jpg", ".jpeg"} else ""
@@ -204,7 +204,8 @@ root/
         if "{split}" not in self.images:
             path = self.root / self.lists.replace("{split}", called)
             raise FileNotFoundError(
-                f"expected the list {path}, as images={self.images} has no {{split}}, {nearest(path)}. Expected layout:\n{self.layout}"
+                f"expected the list {path}, because images={self.images} has no {{split}}, {nearest(path)}. "
+                f"Expected layout:\n{self.layout}"
             )
         return self.images.replace("{split}", called), self.labels.replace("{split}", called)
 
@@ -241,7 +242,7 @@ root/
         return any(path.startswith(_prefix(pattern)) and path.lower().endswith(suffixes) for path in found)
 
     def _check_lists(self) -> None:
-        """Refuse an image that is in two splits."""
+        """Check that no image is in two splits."""
         lists = [self._list(split) for split in self.splits if self._list(split)]
         names = {each: {composed(line) for line in self.tree.lines(each)} for each in lists}
         for one, other in combinations(names, 2):

@@ -1,4 +1,4 @@
-"""Loaders: what the workers send, and resuming within an epoch."""
+"""Loaders and collation of batches, and resuming within an epoch."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -13,11 +13,11 @@ from cpg_lightning.data.workers import begin_worker
 
 
 class SegmentationLoader(DataLoader[dict[str, Any]]):
-    """A loader whose workers send masks with one byte per pixel; its batches have them as int64.
+    """A loader whose workers send masks as uint8 and whose batches have int64 masks.
 
     Attributes:
-        within_run: Says whether a Trainer is at work, which makes them int64 on the device, by
-            :meth:`~cpg_lightning.data.SegmentationDataModule.on_after_batch_transfer`; then the loader does not.
+        within_run: Returns whether a Trainer is running. The Trainer converts the masks on the device, with
+            :meth:`~cpg_lightning.data.SegmentationDataModule.on_after_batch_transfer`. The loader then keeps uint8.
     """
 
     within_run: Callable[[], bool] = staticmethod(lambda: False)
@@ -29,9 +29,9 @@ class SegmentationLoader(DataLoader[dict[str, Any]]):
 
 
 def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
-    """Samples as a batch, whose images keep their order in memory, (B, H, W, 3): stacked as they are, nothing is moved.
+    """Collate samples to a batch. Images keep their memory order (B, H, W, 3), so that stacking does not transpose them.
 
-    What is wrong with images that could not be read is in ``broken``, where there are any.
+    The messages of images that could not be read are in ``broken``. Without such images, there is no ``broken``.
 
     Raises:
         ValueError: If images or labels differ in size.
@@ -54,10 +54,10 @@ def collate(samples: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def common_size(batch: dict[str, Any]) -> tuple[int, int]:
-    """The height and width that all images of a batch had before they were resized.
+    """Return the common height and width of the images of a batch before resizing.
 
     Raises:
-        ValueError: If they differ.
+        ValueError: If the sizes differ.
     """
     if "mask" in batch:
         height, width = batch["mask"].shape[-2:]
@@ -72,10 +72,10 @@ def common_size(batch: dict[str, Any]) -> tuple[int, int]:
 
 
 def loader_options(num_workers: int, ignored_signals: Sequence[int] = ()) -> dict[str, Any]:
-    """The options of all loaders besides their samples.
+    """Return the common options of all loaders.
 
     Args:
-        num_workers: Processes that load images.
+        num_workers: Number of worker processes.
         ignored_signals: See :func:`~cpg_lightning.data.workers.begin_worker`.
     """
     return {
@@ -88,23 +88,23 @@ def loader_options(num_workers: int, ignored_signals: Sequence[int] = ()) -> dic
 
 
 def with_int64_masks(batch: dict[str, Any]) -> dict[str, Any]:
-    """A batch whose mask, if it has one, is int64."""
+    """Return the batch with an int64 mask, if it has a mask."""
     return {**batch, "mask": batch["mask"].to(torch.int64)} if "mask" in batch else batch
 
 
 class TrainingLoader(SegmentationLoader):
-    """A loader over a :class:`TrainingSampler` that resumes at the images of a checkpoint, within an epoch too.
+    """A loader over a :class:`TrainingSampler` that resumes from a checkpoint, even within an epoch.
 
-    It resumes with a whole step, also if steps are now divided differently. Lightning stores its state in
-    checkpoints because it has the two methods of a stateful loader.
+    It resumes with a whole step, even if steps are now divided differently. Lightning stores its state in checkpoints
+    because it has the two methods of a stateful loader, ``state_dict`` and ``load_state_dict``.
     """
 
     progress: dict[str, int] = {"epoch": 0, "images": 0}  # noqa: RUF012 - replaced, never changed
     resumed: dict[str, int] | None = None
 
     def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
-        # A generator, so that workers ask the sampler only with the first batch: Lightning makes the iterator before it
-        # tells the sampler the epoch.
+        # A generator, so that the sampler is used only when the first batch is requested. Lightning creates the iterator
+        # before it sets the epoch of the sampler.
         if isinstance(self.sampler, TrainingSampler):  # Trainer(overfit_batches=...) replaces it
             epoch, images = self.sampler.epoch, 0
             if self.resumed is not None and self.resumed["epoch"] == epoch:
@@ -120,9 +120,9 @@ class TrainingLoader(SegmentationLoader):
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """The epoch, and how many of its images were given, to all processes together."""
+        """Return the epoch, and the number of its images that all processes have received."""
         return self.progress
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on from there, if the next iteration is of that epoch."""
+        """Resume from this state, if the next iteration belongs to the same epoch."""
         self.resumed = state

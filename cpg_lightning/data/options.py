@@ -53,7 +53,7 @@ def check_area(name: str, value: tuple[int, int], max_pixels: int) -> None:
 
 
 def check_image_size(value: int | tuple[int, int] | None, max_pixels: int) -> None:
-    """Refuse what images cannot be resized to: a height and a width, or a shorter side, or None.
+    """Check that a value is a height and a width, the length of a shorter side, or None.
 
     Raises:
         ValueError: If it is none of these, or has too many pixels.

@@ -69,11 +69,11 @@ def expanded(path: str | Path) -> Path:
         ValueError: If a variable is not set, or the path is empty, as from a variable that is not set in the shell.
     """
     if not str(path).strip():
-        raise ValueError(f"expected a path, got {str(path)!r}; for the current folder give .")
+        raise ValueError(f"expected a path, got {str(path)!r}; use . for the current folder")
     filled = os.path.expanduser(os.path.expandvars(str(path)))
     unset = re.findall(r"\$\{?(\w+)", filled)
     if unset and not os.path.lexists(filled):
-        raise ValueError(f"expected the environment variable {unset[0]} to be set, got none, for the path {path}")
+        raise ValueError(f"expected the environment variable {unset[0]} of the path {path} to be set, got none")
     return Path(filled)
 
 

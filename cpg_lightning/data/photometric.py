@@ -8,19 +8,19 @@ import numpy as np
 
 BRIGHTNESS = 32  # grey levels
 CONTRAST = SATURATION = (0.5, 1.5)
-HUE = 18  # of 180, which are the whole colour circle
+HUE = 18  # 180 is the whole colour circle
 LEVELS = np.arange(256, dtype=np.float32)
 
 
 class PhotometricDistortion(A.ImageOnlyTransform):
-    """mmsegmentation's ``PhotoMetricDistortion``: four steps, each of which is taken with a probability of 0.5.
+    """``PhotoMetricDistortion`` of mmsegmentation: four steps, each with a probability of 0.5.
 
-    1. A number of grey levels between -32 and 32 is added to all channels.
-    2. All channels are multiplied by a contrast between 0.5 and 1.5; with a probability of 0.5 this comes last instead.
-    3. The saturation in HSV is multiplied by a number between 0.5 and 1.5.
-    4. A whole number from -18 to 17, of the 180 of the colour circle, is added to the hue in HSV.
+    1. Brightness: a number between -32 and 32 is added to all channels.
+    2. Contrast: all channels are multiplied by a number between 0.5 and 1.5. With a probability of 0.5, this step comes last.
+    3. Saturation: the saturation in HSV is multiplied by a number between 0.5 and 1.5.
+    4. Hue: an integer from -18 to 17 is added to the hue in HSV, whose whole circle is 180.
 
-    After each step the channels are clipped to 0..255 and cut to whole numbers, as there. Images are uint8 RGB.
+    As in mmsegmentation, the channels are clipped to 0..255 and truncated to integers after each step. Images are uint8 RGB.
 
     Source: ``mmseg/datasets/transforms/transforms.py`` of mmsegmentation 1.2.2.
     """
@@ -29,7 +29,7 @@ class PhotometricDistortion(A.ImageOnlyTransform):
         super().__init__(p=1.0)
 
     def get_params(self) -> dict[str, Any]:
-        """Draws the steps: None is a step that is not taken."""
+        """Draw the parameters of the steps. None skips a step."""
         draw = self.py_random
 
         def at_random(value: float) -> float | None:
@@ -53,12 +53,12 @@ class PhotometricDistortion(A.ImageOnlyTransform):
         hue: int | None,
         **params: Any,
     ) -> np.ndarray:
-        """The distorted image."""
+        """Return the distorted image."""
         if brightness is not None:
             img = cv2.LUT(img, _table(1, brightness))
         if contrast is not None and contrast_first:
             img = cv2.LUT(img, _table(contrast))
-        # Between two steps in HSV the image is RGB, as there: the conversion rounds.
+        # As in mmsegmentation, the image is converted to RGB between the steps in HSV, which rounds.
         if saturation is not None:
             img = _in_hsv(img, 1, _table(saturation))
         if hue is not None:
@@ -69,12 +69,12 @@ class PhotometricDistortion(A.ImageOnlyTransform):
 
 
 def _table(factor: float, added: float = 0) -> np.ndarray:
-    """What each of the 256 levels becomes."""
+    """Return a look-up table for the 256 levels."""
     return np.clip(LEVELS * factor + added, 0, 255).astype(np.uint8)
 
 
 def _in_hsv(img: np.ndarray, channel: int, table: np.ndarray) -> np.ndarray:
-    """An RGB image, one of whose channels in HSV is looked up in a table."""
+    """Apply a look-up table to one HSV channel of an RGB image."""
     hsv = cv2.cvtColor(img, cv2.COLOR_RGB2HSV)
     hsv[..., channel] = cv2.LUT(hsv[..., channel], table)
     return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)

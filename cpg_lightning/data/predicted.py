@@ -49,12 +49,12 @@ class PredictionRecord:
         self.identities: dict[str, str] = {}
 
     def without_predictions(self, images: Iterable[Path]) -> list[Path]:
-        """The images without those that are earlier predictions in this folder."""
+        """Return the images that are not themselves earlier predictions in this folder."""
         entries = self._entries()
         return [path for path in images if not self._is_prediction(path, entries)]
 
     def remaining(self, images: Iterable[tuple[str, str, Path]]) -> list[Path]:
-        """The images that are not done.
+        """Return the images that are not done.
 
         Args:
             images: Name, identity (see :func:`identity_of`) and path of each image.
@@ -118,7 +118,7 @@ class PredictionRecord:
         if taken is not None:
             raise ValueError(
                 f"expected to overwrite only predictions of this command, got {taken}, which it did not write; choose "
-                "another --output, or give --overwrite true"
+                "another --output, or set --overwrite true"
             )
 
 

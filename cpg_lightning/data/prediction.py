@@ -19,7 +19,7 @@ from cpg_lightning.data.paths import IMAGE_SUFFIXES, lines_of, nearest
 
 
 class PredictionDataset(Dataset[dict[str, Any]], ABC):
-    """Images without labels. A subclass knows how many there are and reads them.
+    """Images without labels. A subclass defines their number and reads them.
 
     An image that cannot be read does not stop the prediction of the others: its sample is ``{"broken": message}``.
 
@@ -38,7 +38,7 @@ class PredictionDataset(Dataset[dict[str, Any]], ABC):
         """The image, uint8 (H, W, 3) RGB, and its name."""
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """``image``, uint8 (3, H, W), ``name`` and ``size``, int64 (2), height and width before the pipeline; or ``broken``."""
+        """Return ``image``, uint8 (3, H, W), ``name``, and ``size`` before the pipeline, int64 (2); or only ``broken``."""
         try:
             return evaluation_sample(self.pipeline, *self.read(index))
         except (OSError, ValueError) as error:
@@ -51,7 +51,7 @@ class FilePredictionDataset(PredictionDataset):
     Args:
         tree: Reads the files.
         names: Name of each image file.
-        decode_image: Turns the content and the path of an image file into pixels, uint8 (H, W, 3) RGB.
+        decode_image: Decodes the content of an image file, given with its path, to uint8 (H, W, 3) RGB.
         pipeline: See :class:`PredictionDataset`.
         max_pixels: Largest number of pixels of an image.
     """
@@ -78,7 +78,7 @@ class FilePredictionDataset(PredictionDataset):
         """See :meth:`PredictionDataset.read`.
 
         Raises:
-            ValueError: For a file that cannot be read or has more than ``max_pixels``.
+            ValueError: If the file cannot be read, or has more than ``max_pixels`` pixels.
         """
         path = self.images[index]
         image = decoded_file(self.tree, path, self.decode_image, self.max_pixels)
@@ -86,15 +86,15 @@ class FilePredictionDataset(PredictionDataset):
 
 
 def images_at(place: Path, max_pixels: int = MOST_PIXELS) -> tuple[list[Path], Counter[str]]:
-    """The images of a folder, at any depth, an image, or the images that a text file lists, one path per line.
+    """List images: all images below a folder, a single image, or the images in a text file with one path per line.
 
-    What is there but is no file, such as a link to nothing, is among them: it is an image that cannot be read.
+    A path that exists but is not a file, such as a broken link, is included. It is reported later as unreadable.
 
     Returns:
-        The images, and how many other files of each suffix the folder has.
+        The images, and the number of other files in the folder by suffix.
 
     Raises:
-        FileNotFoundError: If there is nothing there, or at a listed path.
+        FileNotFoundError: If ``place`` or a listed path does not exist.
         ValueError: If there are no images, or the list cannot be read.
     """
     others: Counter[str] = Counter()
@@ -118,7 +118,7 @@ def images_at(place: Path, max_pixels: int = MOST_PIXELS) -> tuple[list[Path], C
 
 
 def counted(suffixes: Counter[str]) -> str:
-    """Numbers of files by their suffix, as text.
+    """Format the number of files of each suffix as text.
 
     Example:
         >>> counted(Counter({".heic": 2, "": 1}))

@@ -1,4 +1,4 @@
-"""Which process sees which image, and with which random numbers."""
+"""Samplers: the order of the images, their division among processes, and their random seeds."""
 
 from collections.abc import Iterator, Sized
 from dataclasses import dataclass
@@ -12,29 +12,29 @@ from cpg_lightning.data.steps import Division
 
 @dataclass(frozen=True)
 class SeededIndex:
-    """One training sample: which image, and what its random numbers are seeded with besides the index."""
+    """The index of a training image, and the seed of its augmentation, which is combined with the index."""
 
     index: int
     seed: tuple[int, ...]
 
 
 class TrainingSampler(DistributedSampler[SeededIndex]):
-    """Every image once an epoch, shuffled, each with its seed; each iteration is the next epoch.
+    """Samples each image once per epoch in random order, with a seed. Each iteration is the next epoch.
 
-    A step has the same images however it is divided. The images of an epoch that do not fill a whole step are dropped:
-    Lightning would take a step with a part of its gradient.
+    A step has the same images for every division. Images of an epoch that do not fill a whole step are dropped, because
+    Lightning would otherwise take a step with an incomplete gradient.
 
-    It is a ``DistributedSampler`` for one process too, so that Lightning tells it the epoch and never replaces it.
+    It is a ``DistributedSampler`` even for a single process, so that Lightning sets its epoch and never replaces it.
 
     Args:
-        dataset: What is sampled.
-        division: How the images of a step are divided.
-        rank: Which process this is.
+        dataset: The dataset to sample.
+        division: Division of the images of a step.
+        rank: Rank of this process.
         seed: Seed of the run.
 
     Attributes:
         epoch: The epoch of the next iteration.
-        start: How many images of this process's share the next iteration leaves out.
+        start: Number of images of this process that the next iteration skips.
     """
 
     def __init__(self, dataset: Sized, division: Division, rank: int, seed: int) -> None:
@@ -54,16 +54,16 @@ class TrainingSampler(DistributedSampler[SeededIndex]):
 
 
 class EvaluationSampler(DistributedSampler[int]):
-    """Every image once, in order, over all processes together: none is repeated to make the shares even.
+    """Samples each image once, in order, over all processes. No image is repeated to give all processes the same number.
 
     Args:
-        dataset: What is sampled.
+        dataset: The dataset to sample.
         num_replicas: Number of processes.
-        rank: Which process this is.
-        every_process: Whether each process must have an image, as it must where they count together.
+        rank: Rank of this process.
+        every_process: Whether each process needs an image, because the processes synchronise their metrics.
 
     Raises:
-        ValueError: If there are more processes than images, and each must have one.
+        ValueError: If ``every_process`` is set and there are more processes than images.
     """
 
     def __init__(self, dataset: Sized, num_replicas: int, rank: int, every_process: bool = True) -> None:

@@ -75,20 +75,20 @@ class ShapesPredictionDataset(PredictionDataset):
 
 
 class ShapesDataModule(SegmentationDataModule):
-    """Drawn images of bars, discs and polygons: a first training without any data.
+    """Drawn images of bars, discs and polygons, for a first training without a dataset.
 
     Args:
         size: Height and width of the images in pixels.
         train_images: Number of training images.
         val_images: Number of validation images, and of test images.
         augmentation: See :class:`~cpg_lightning.data.SegmentationDataModule`; by default the images are only flipped.
-        batch_size: See there.
-        eval_batch_size: See there.
-        num_workers: See there.
-        test_split: See there.
-        predict_split: See there.
-        predict_images: See there.
-        max_pixels: See there.
+        batch_size: As in :class:`~cpg_lightning.data.SegmentationDataModule`, like all following arguments.
+        eval_batch_size: Images of one batch of each process in evaluation.
+        num_workers: Worker processes per training process.
+        test_split: Split for ``test``.
+        predict_split: Split for ``predict``.
+        predict_images: Images for ``predict`` instead of a split.
+        max_pixels: Largest number of pixels of an image.
 
     Example:
         >>> data = ShapesDataModule(train_images=16, batch_size=4, num_workers=0)

@@ -1,4 +1,4 @@
-"""How the images of an optimizer step are divided among processes and accumulated batches."""
+"""Division of the images of an optimizer step among processes and accumulated batches."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,12 +10,12 @@ class Division:
     """The images of one optimizer step, divided evenly.
 
     Args:
-        images: Images of one step, over all processes.
-        processes: Processes that train together, one a device.
-        batches: Batches that each process accumulates in a step.
+        images: Number of images of one step, over all processes.
+        processes: World size: number of processes, one per device.
+        batches: Number of batches that each process accumulates in a step.
 
     Raises:
-        ValueError: If the images do not divide; it names the numbers that do.
+        ValueError: If the images do not divide evenly. The message names numbers that do.
 
     Example:
         >>> Division(images=12, processes=2, batches=3).share
@@ -35,25 +35,25 @@ class Division:
 
     @property
     def share(self) -> int:
-        """Images of one batch of one process."""
+        """Number of images of one batch of one process."""
         return self.images // (self.processes * self.batches)
 
     @property
     def images_a_batch(self) -> int:
-        """Images of one batch of all processes."""
+        """Number of images of one batch over all processes."""
         return self.images // self.batches
 
     @property
     def parts(self) -> str:
-        """Into what a step is divided, in words."""
+        """Number of devices and accumulated batches of a step, as text."""
         devices = f"{self.processes} device{'s' * (self.processes > 1)}"
         return devices if self.batches == 1 else f"{devices} times {self.batches} accumulated batches"
 
     def alternatives(self, smallest: int = 1) -> str:
-        """The numbers that divide evenly, one of them changed, as options of the command line.
+        """Suggest options of the command line with which the images divide evenly. Each suggestion changes one option.
 
         Args:
-            smallest: Images that a batch of one process must have at least.
+            smallest: Smallest allowed number of images of one batch of one process.
         """
         parts = self.processes * self.batches
         below = self.images // parts * parts
@@ -66,15 +66,15 @@ class Division:
         return f"Set {'; or '.join(f'{option} {_listed(numbers)}' for option, numbers in options if numbers)}"
 
     def _factors(self, other: int, smallest: int) -> list[int]:
-        """The numbers that, times another, divide the images into parts that are large enough."""
+        """Return the numbers n for which n times ``other`` divides the images into parts of at least ``smallest``."""
         numbers = range(1, self.images // (other * smallest) + 1)
         return [number for number in numbers if self.images % (number * other) == 0]
 
     def check_images(self, images: int) -> None:
-        """Refuse fewer training images than one step takes.
+        """Check that there are enough training images for one step.
 
         Raises:
-            ValueError: If there are fewer.
+            ValueError: If there are fewer images.
         """
         if images < self.images:
             raise ValueError(
@@ -82,14 +82,14 @@ class Division:
             )
 
     def check_limit(self, images: int, limit: float) -> None:
-        """Refuse a limit of batches an epoch within a step: Lightning would step on the part of it.
+        """Check that a limit of batches per epoch is a whole number of steps. Otherwise, Lightning takes an incomplete step.
 
         Args:
-            images: Training images.
-            limit: ``limit_train_batches`` of the Trainer: a number of batches, or a share of an epoch as a float.
+            images: Number of training images.
+            limit: ``limit_train_batches`` of the Trainer: a number of batches, or a fraction of an epoch as a float.
 
         Raises:
-            ValueError: For such a limit.
+            ValueError: If the limit ends within a step.
         """
         batches = images // self.images * self.batches
         limited = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
@@ -102,13 +102,13 @@ class Division:
 
 
 def recount_batches(checkpoint: dict[str, Any], division: Division) -> None:
-    """Convert the counts of batches in a checkpoint to another division of steps, and cut them to whole steps.
+    """Convert the numbers of batches in a checkpoint to another division of steps, rounded down to whole steps.
 
-    A step that was not complete is taken again, with the images that it had: its gradient is not in the checkpoint.
+    An incomplete step is repeated with the same images, because its gradient is not in the checkpoint.
 
     Args:
-        checkpoint: A checkpoint, with ``images_a_batch`` of all processes as it was written.
-        division: How steps are divided now.
+        checkpoint: A checkpoint. Its ``images_a_batch`` is the number of images of a batch over all processes.
+        division: The current division of a step.
     """
     before = checkpoint.get("images_a_batch")
     if not isinstance(before, int) or before < 1:
@@ -117,18 +117,18 @@ def recount_batches(checkpoint: dict[str, Any], division: Division) -> None:
     progress = loop["epoch_loop.batch_progress"]
     current = progress["current"]
     if current["ready"] * before % division.images and current["completed"] < current["ready"]:
-        # On resuming, Lightning counts a step for a batch that had not ended. Here that batch is repeated.
+        # On resuming, Lightning counts a step for a batch that was not completed. Here, that batch is repeated.
         loop["epoch_loop.state_dict"]["_batches_that_stepped"] -= 1
     for counts in (progress["total"], current):
         steps = counts["ready"] * before // division.images
         moved = steps * division.batches - counts["ready"]
         counts.update({name: count + moved for name, count in counts.items()})
     validated = checkpoint.get("progress", {}).get("validated_batch", -1)
-    if validated >= 0:  # the number of a batch, from 0
+    if validated >= 0:  # index of a batch, from 0
         checkpoint["progress"]["validated_batch"] = (validated + 1) * before // division.images * division.batches - 1
 
 
 def _listed(numbers: Iterable[int]) -> str:
-    """Numbers in words, e.g. ``1, 2 or 4``."""
+    """Format numbers as text, e.g. ``1, 2 or 4``."""
     *first, last = (str(number) for number in numbers)
     return f"{', '.join(first)} or {last}" if first else last

@@ -1,4 +1,4 @@
-"""How many processes load images, and how each of them begins."""
+"""Number and initialisation of the worker processes that load images."""
 
 import os
 import signal
@@ -13,16 +13,16 @@ MOST_WORKERS = 8
 
 
 def default_workers(processes: int) -> int:
-    """The number of worker processes of a loader: the cores of one training process, 1 to 8.
+    """Return the default number of worker processes of a loader: the cores per training process, 1 to 8.
 
     Args:
-        processes: Training processes on this machine that share its cores.
+        processes: Number of training processes that share the cores of this machine.
     """
     return max(1, min(available_cores() // processes, MOST_WORKERS))
 
 
 def local_processes(trainer: L.Trainer | None) -> int:
-    """How many training processes share this machine: torchrun says it, else the Trainer knows."""
+    """Return the number of training processes on this machine, from torchrun's environment variable or the Trainer."""
     local = os.environ.get("LOCAL_WORLD_SIZE")
     if local is not None:
         return int(local)
@@ -30,11 +30,11 @@ def local_processes(trainer: L.Trainer | None) -> int:
 
 
 def begin_worker(worker_id: int, ignored_signals: Sequence[int] = ()) -> None:
-    """Keep a worker to one core, as the workers are the parallelism, and deaf to some signals.
+    """Limit a worker to one core, because several workers run in parallel, and ignore some signals.
 
     Args:
         worker_id: Number of the worker.
-        ignored_signals: Signals that are meant for its training alone, which ends the worker itself.
+        ignored_signals: Signals for the training process only. The training process ends its workers itself.
     """
     cv2.setNumThreads(0)
     for number in ignored_signals:

@@ -1,4 +1,4 @@
-"""Checkpoints as data: what they hold is checked, and nothing in them is imported, opened or run."""
+"""Reading and checking of checkpoints as untrusted data, which cannot import, open or run anything."""
 
 import re
 from collections.abc import Collection, Mapping
@@ -23,24 +23,24 @@ TRAINING_STATE: dict[str, type | tuple[type, ...]] = {
     "lr_schedulers": list,
     "optimizer_states": list,
 }
-NAME = re.compile(r"[^/\\:\x00-\x1f]+")  # of a file or folder, not a path
-ADDRESS = re.compile("://|::")  # of a file on another system, or what the library behind Lightning takes for one
+NAME = re.compile(r"[^/\\:\x00-\x1f]+")  # a name of a file or folder, not a path
+ADDRESS = re.compile("://|::")  # part of a path that Lightning's file library (fsspec) treats as a URL
 
 
 def read_checkpoint(path: str | Path, training: bool = False) -> dict[str, Any]:
-    """Read a checkpoint of ``cpg fit`` or of a Trainer, on the CPU.
+    """Read a checkpoint of ``cpg fit`` or of a Trainer to the CPU.
 
     Args:
         path: The checkpoint file.
-        training: Whether it is to be trained on, which needs the state of training too.
+        training: Whether the checkpoint must contain the state of the training too, to continue it.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read, lacks an entry, or holds an entry of another type or a path outside of its folder.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file cannot be read, or an entry is missing, has another type or is a path outside its folder.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(
-            f"expected a checkpoint file, got none: {path}; those of a run are in runs/<name of the run>/checkpoints"
+            f"expected a checkpoint file, got none: {path}; the checkpoints of a run are in runs/<name of the run>/checkpoints"
         )
     checkpoint = read_file(path)
     needed: dict[str, Any] = {"pytorch-lightning_version": str, "state_dict": dict} | (
@@ -51,22 +51,22 @@ def read_checkpoint(path: str | Path, training: bool = False) -> dict[str, Any]:
     wrong = [
         name
         for name, kind in needed.items()
-        # Lightning restores as many optimizers as it finds: with an empty list, none, without a word.
+        # With an empty list of optimizers, Lightning would silently restore none.
         if not isinstance(checkpoint.get(name), kind) or checkpoint[name] == []
     ]
     if wrong:
         raise ValueError(
-            f"expected a checkpoint with {', '.join(needed)}, got one without {', '.join(wrong)}: {path}; a file that holds "
-            "weights alone can start another training by --model.weights, but not continue one"
+            f"expected a checkpoint with {', '.join(needed)}, got one without {', '.join(wrong)}: {path}; a file that contains "
+            "only weights can start another training with --model.weights, but cannot continue one"
         )
     if not all(isinstance(weight, Tensor) for weight in checkpoint["state_dict"].values()):
         raise ValueError(f"expected tensors in the checkpoint's state_dict, got other values: {path}")
-    check_paths(checkpoint, path)  # `validate` restores the callbacks too
+    check_paths(checkpoint, path)  # even `validate` restores the callbacks
     return checkpoint
 
 
 def class_names(checkpoint: Any) -> list[str] | None:
-    """The names of the classes that a checkpoint was trained on; None where it does not have them."""
+    """Return the class names in a checkpoint; None if it has none."""
     parameters = checkpoint.get("hyper_parameters") if isinstance(checkpoint, Mapping) else None
     classes = parameters.get("classes") if isinstance(parameters, Mapping) else None
     names = classes.get("names") if isinstance(classes, Mapping) else None
@@ -74,15 +74,15 @@ def class_names(checkpoint: Any) -> list[str] | None:
 
 
 def check_classes(classes: ClassInfo, checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """Refuse a checkpoint that was trained on other classes, or on the same in another order.
+    """Check that a checkpoint was trained on the same classes in the same order.
 
     Args:
         classes: The classes of the data.
-        checkpoint: What a checkpoint file holds.
+        checkpoint: The content of a checkpoint file.
         path: The file, for messages.
 
     Raises:
-        ValueError: If they differ; it names the classes that do.
+        ValueError: If the classes differ. The message names the differences.
     """
     names = class_names(checkpoint)
     if names is not None:
@@ -90,34 +90,34 @@ def check_classes(classes: ClassInfo, checkpoint: Mapping[str, Any], path: str |
 
 
 def warn_of_other_classes(path: str | Path, classes: ClassInfo) -> None:
-    """Warn of weights to start from that were trained on as many classes of other names, or in another order.
+    """Warn if initial weights were trained on the same number of classes with other names or in another order.
 
     Args:
         path: The file of weights.
         classes: The classes of the data.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it cannot be read.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If the file cannot be read.
     """
     names = class_names(read_file(path))
     if names is not None and len(names) == classes.num_classes and tuple(names) != classes.names:
         rank_zero_warn(
-            f"the weights in {path} were trained on other classes than the data's, and start with their last layers: "
+            f"the weights in {path} were trained on other classes, and their last layers are used for the classes of the data: "
             f"{classes.difference(names)}"
         )
 
 
 def check_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
-    """Refuse the weights of another network.
+    """Check that weights belong to the module's network.
 
     Args:
         module: A :class:`~cpg_lightning.module.SegmentationModule`.
-        weights: A checkpoint's ``state_dict``.
+        weights: The ``state_dict`` of a checkpoint.
         path: The checkpoint, for messages.
 
     Raises:
-        ValueError: If a weight is missing, unexpected or of another shape.
+        ValueError: If a weight is missing, unexpected or not finite, or has another shape.
     """
     expected = {name: tuple(weight.shape) for name, weight in module.state_dict().items()}
     got = {name: tuple(weight.shape) for name, weight in weights.items()}
@@ -134,21 +134,21 @@ def check_weights(module: nn.Module, weights: Mapping[str, Tensor], path: str | 
 def module_arguments(
     checkpoint: Mapping[str, Any], path: str | Path, network: SegmentationNetwork | None, allow: Collection[str]
 ) -> dict[str, Any]:
-    """The arguments with which a module is built for evaluation: its network, its classes and the size that images are resized to.
+    """Return the arguments of a module for evaluation: ``network``, ``classes`` and ``image_size``.
 
     Args:
-        checkpoint: From :func:`read_checkpoint`.
-        path: Its file, for messages.
-        network: The network, for a checkpoint that does not describe it.
-        allow: Class paths outside of this package that may be imported, e.g. ``my_package.MyNetwork``.
+        checkpoint: The result of :func:`read_checkpoint`.
+        path: The file, for messages.
+        network: The network; required if the checkpoint does not describe it.
+        allow: Class paths outside this package that may be imported, e.g. ``my_package.MyNetwork``.
 
     Raises:
-        ValueError: If an entry is missing, or names a class that is not allowed or arguments that it does not take.
+        ValueError: If an entry is missing, or a class is not allowed or does not accept its arguments.
     """
     hyperparameters = checkpoint.get("hyper_parameters")
     if not isinstance(hyperparameters, dict) or "classes" not in hyperparameters:
         raise ValueError(
-            f"expected a checkpoint of this package, with hyper_parameters and their classes, got another: {path}"
+            f"expected a checkpoint of this package, which has classes in its hyper_parameters, got another: {path}"
         )
     if network is None and "network" not in hyperparameters:
         raise ValueError(
@@ -163,7 +163,7 @@ def module_arguments(
 
 
 def build_network(description: Any, num_classes: int, allow: Collection[str] = ()) -> SegmentationNetwork:
-    """Build the network that a checkpoint describes, without fetching or reading weights.
+    """Build the network that a checkpoint describes, without downloading or reading weights.
 
     Args:
         description: ``{"class_path": ..., "init_args": {...}}`` of plain values.
@@ -171,7 +171,7 @@ def build_network(description: Any, num_classes: int, allow: Collection[str] = (
         allow: See :func:`module_arguments`.
 
     Raises:
-        ValueError: If the description is no such dictionary, or holds a class that is not allowed or a path.
+        ValueError: If the description is not such a dictionary, or contains a path or a class that is not allowed.
     """
     network = _build(description, allow, num_classes)
     if not isinstance(network, SegmentationNetwork):
@@ -183,19 +183,19 @@ def _build(description: Any, allow: Collection[str], num_classes: int) -> Any:
     class_path = description.get("class_path") if isinstance(description, dict) else None
     arguments = description.get("init_args", {}) if isinstance(description, dict) else None
     if not isinstance(class_path, str) or not isinstance(arguments, dict):
-        raise ValueError("expected a network's class_path and init_args in the checkpoint, got others")
+        raise ValueError("expected class_path and init_args of a network in the checkpoint, got other values")
     kind = _class(class_path, allow)
     arguments = {name: _argument(value, allow, num_classes) for name, value in arguments.items()}
     if issubclass(kind, SegmentationNetwork):
         paths = [name for name in kind.paths if arguments.get(name) is not None]
         if paths:
-            raise ValueError(f"expected no {', '.join(paths)} in the checkpoint, which is not trusted to choose a path")
+            raise ValueError(f"expected no {', '.join(paths)} in the checkpoint: a checkpoint must not choose a path")
         arguments |= {**kind.without_pretrained(), "num_classes": num_classes}
     return kind(**arguments)
 
 
 def _class(class_path: str, allow: Collection[str]) -> type[Any]:
-    """The class of a path: one of this package's networks, or one that is allowed by name."""
+    """Import a class: a network of this package, or a class in ``allow``."""
     module, _, name = class_path.rpartition(".")
     if class_path in allow:
         kind = getattr(import_module(module), name)
@@ -205,14 +205,14 @@ def _class(class_path: str, allow: Collection[str]) -> type[Any]:
         )
     if not isinstance(kind, type) or isabstract(kind):
         raise ValueError(
-            f"expected a network of this package in the checkpoint, got {class_path}; a checkpoint is not trusted to choose "
-            f"what is imported: if you trust this class, pass network= or allow=[{class_path!r}]"
+            f"expected a network of this package in the checkpoint, got {class_path}; a checkpoint must not choose code to "
+            f"import. If you trust this class, pass network= or allow=[{class_path!r}]"
         )
     return kind
 
 
 def _argument(value: Any, allow: Collection[str], num_classes: int) -> Any:
-    """A constructor's argument: plain values, names that are no paths, and objects of allowed classes."""
+    """Check an argument of a constructor: plain values, names that are not paths, and objects of allowed classes."""
     if isinstance(value, dict):
         if "class_path" in value:
             return _build(value, allow, num_classes)
@@ -221,7 +221,7 @@ def _argument(value: Any, allow: Collection[str], num_classes: int) -> Any:
         return [_argument(each, allow, num_classes) for each in value]
     if isinstance(value, str) and not _is_name(value):
         raise ValueError(
-            f"expected names in the network's arguments in the checkpoint, got {value!r}, which may be a path or an address; "
+            f"expected names in the network's arguments in the checkpoint, got {value!r}, which may be a path or a URL; "
             "pass network= instead"
         )
     if value is not None and not isinstance(value, bool | int | float | str):
@@ -236,14 +236,14 @@ def _is_name(value: Any) -> bool:
 
 
 def check_paths(checkpoint: Mapping[str, Any], path: str | Path) -> None:
-    """Refuse the state of a ModelCheckpoint with files outside of its folder: it deletes those that it replaces.
+    """Check that the state of each ModelCheckpoint names only files in its folder, because it deletes old files.
 
     Args:
-        checkpoint: What a checkpoint file holds.
+        checkpoint: The content of a checkpoint file.
         path: The file, for messages.
 
     Raises:
-        ValueError: For such a state.
+        ValueError: If a file is outside the folder.
     """
     callbacks = checkpoint.get("callbacks")
     for state in callbacks.values() if isinstance(callbacks, dict) else ():
@@ -261,8 +261,5 @@ def check_paths(checkpoint: Mapping[str, Any], path: str | Path) -> None:
 
 
 def _is_inside(file: str, folder: Path) -> bool:
-    """Whether a path leads below a folder, as it is written.
-
-    Lightning compares paths as they are written too, and deletes whatever an address with a protocol names.
-    """
+    """Whether a path is below a folder. Paths are compared as text, as in Lightning, and URLs are never below a folder."""
     return not ADDRESS.search(file) and ".." not in Path(file).parts and folder in Path(file).parents

@@ -56,7 +56,7 @@ class RunFolder:
         except OSError as error:
             raise ValueError(
                 f"expected a folder that can be written to, got {self.path} ({error}); "
-                "choose where runs go with --trainer.default_root_dir"
+                "choose another folder with --trainer.default_root_dir"
             ) from error
 
     def experiment(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The values of a configuration that are not at their defaults, as plain values."""
+"""Values of a configuration that differ from their defaults, as plain values."""
 
 import json
 from collections.abc import Mapping
@@ -10,14 +10,14 @@ from cpg_lightning.parsing import imported
 
 
 def shortened(entry: Mapping[str, Any], leave: set[str] = frozenset()) -> dict[str, Any]:  # type: ignore[assignment]
-    """A class with those of its arguments that are not at their defaults."""
+    """Return a class with only those arguments that differ from their defaults."""
     arguments = {name: value for name, value in (entry.get("init_args") or {}).items() if name not in leave}
     kept = not_default(arguments, tuple(arguments), defaults_of(imported(entry["class_path"])))
     return {"class_path": entry["class_path"], **({"init_args": kept} if kept else {})}
 
 
 def plain_value(value: Any) -> Any:
-    """A value of a configuration, without arguments at their defaults in the classes in it."""
+    """Convert a value of a configuration to plain values. Classes in it lose the arguments that equal their defaults."""
     if isinstance(value, Mapping):
         return (
             shortened(value)
@@ -30,20 +30,20 @@ def plain_value(value: Any) -> Any:
 
 
 def not_default(values: Mapping[str, Any], names: tuple[str, ...], defaults: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of some names that are neither None nor their defaults."""
+    """Select the values of some names that are neither None nor equal to their defaults."""
     given = {name: plain_value(values[name]) for name in names if values.get(name) is not None}
     return {name: value for name, value in given.items() if value != plain_value(defaults.get(name))}
 
 
 def defaults_of(kind: Any) -> dict[str, Any]:
-    """The defaults of the arguments with which something is called."""
+    """Return the defaults of a callable's arguments."""
     try:
         parameters = signature(kind).parameters
-    except ValueError:  # a class in C may not tell
+    except ValueError:  # a class written in C may have no signature
         return {}
     return {name: each.default for name, each in parameters.items() if each.default is not Parameter.empty}
 
 
 def digest(values: Any) -> str:
-    """A short digest of plain values."""
+    """Return a short digest of plain values."""
     return sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""The experiment of a run: its name, and a key of everything that changes the results but the seed."""
+"""The experiment of a run: a name, and a key of everything that changes the results, except the seed."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,17 +14,17 @@ from cpg_lightning.runs.folder import RunFolder
 from cpg_lightning.runs.given_values import defaults_of, digest, not_default, plain_value, shortened
 from cpg_lightning.runs.naming import class_name, criterion_name, data_name, network_name, readable_name
 
-# Raised by one when a default changes that changes results: it is left out of the key where it is not set.
+# Increase this when the default of an option changes and changes results. The key contains only options that are set.
 VERSION = 1
 PARTS = ("data", "network", "criterion", "recipe", "inference")
 
 # Options of the data module that do not change the results of a training, or that belong to the recipe.
 NOT_DATA = {
-    *("root", "images", "labels", "lists", "classes", "split_names"),  # the class names and the counts stand for them
+    *("root", "images", "labels", "lists", "classes", "split_names"),  # represented by class names and image counts
     *("num_workers", "eval_batch_size", "max_pixels", "test_split", "predict_split", "predict_images"),
     *("batch_size", "augmentation"),
 }
-# Options of the module likewise, or that are parts of their own.
+# Options of the module that do not change the results, or that belong to other parts.
 NOT_RECIPE = {
     *("network", "criterion", "inference", "weights", "new_classifier", "image_size", "classes"),
     *("predict_probabilities", "boundary_metrics_every", "compile_network", "evaluation_loss"),
@@ -33,7 +33,8 @@ RECIPE = (
     *("max_epochs", "max_steps", "min_epochs", "min_steps", "limit_train_batches", "overfit_batches"),
     *("gradient_clip_val", "gradient_clip_algorithm", "precision", "sync_batchnorm"),
 )
-# Lightning's callbacks that change neither the weights nor the end of a training. Others state it: ``only_watches = True``.
+# Lightning's callbacks that change neither the weights nor the end of a training. Other such callbacks have the attribute
+# ``only_watches = True``.
 WATCHING = {
     *("ModelCheckpoint", "OnExceptionCheckpoint", "LearningRateMonitor", "DeviceStatsMonitor", "ThroughputMonitor"),
     *("ModelSummary", "RichModelSummary", "RichProgressBar", "TQDMProgressBar"),
@@ -42,11 +43,11 @@ WATCHING = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """Everything that changes the results of a run but its seed.
+    """Everything that changes the results of a run, except its seed.
 
     Attributes:
-        name: Readable, e.g. ``camvid-lraspp-ce+cpg0.5``.
-        parts: For data, network, criterion, recipe and inference a name and the values that are not at their defaults.
+        name: Readable name, e.g. ``camvid-lraspp-ce+cpg0.5``.
+        parts: For each of data, network, criterion, recipe and inference: a name, and the values that are not defaults.
     """
 
     name: str
@@ -54,22 +55,22 @@ class Experiment:
 
     @property
     def digests(self) -> dict[str, str]:
-        """A digest of the values of each part."""
+        """Digest of the values of each part."""
         return {part: digest(values["values"]) for part, values in self.parts.items()}
 
     @property
     def key(self) -> str:
-        """The experiment key: runs that differ in their seed alone have the same."""
+        """Experiment key, which is equal for runs that differ only in their seed."""
         return digest({"version": VERSION, **self.digests})
 
     def plain(self) -> dict[str, Any]:
-        """Plain values for ``experiment.json``."""
+        """Return plain values for ``experiment.json``."""
         digests = self.digests
         parts = {part: {**values, "digest": digests[part]} for part, values in self.parts.items()}
         return {"version": VERSION, "key": self.key, "name": self.name, "parts": parts}
 
     def differences(self, earlier: Mapping[str, Any]) -> list[str]:
-        """The values in which an earlier ``experiment.json`` differs, in words."""
+        """Describe the values in which an earlier ``experiment.json`` differs, one sentence each."""
         now, then = (
             dict(_flat({part: each["values"] for part, each in parts.items()}))
             for parts in (self.parts, earlier["parts"])
@@ -80,19 +81,19 @@ class Experiment:
 
 
 def check_same(experiment: Experiment, seed: int, folder: RunFolder, only_longer: bool) -> bool:
-    """Refuse to continue a run by another experiment or seed.
+    """Check that a run continues with the same experiment and seed.
 
     Args:
-        experiment: What is to be trained.
-        seed: Its seed.
+        experiment: The experiment of the configuration.
+        seed: The seed of the configuration.
         folder: The folder of the run.
         only_longer: Whether the training may end at another epoch or step.
 
     Returns:
-        Whether it is to end at another.
+        Whether the training ends at another epoch or step.
 
     Raises:
-        ValueError: If they differ; it names the options that do.
+        ValueError: If the experiment or the seed differs. The message names the options.
     """
     earlier = folder.experiment()
     differences = experiment.differences(earlier)
@@ -103,19 +104,19 @@ def check_same(experiment: Experiment, seed: int, folder: RunFolder, only_longer
         return bool(differences)
     if differences:
         raise ValueError(
-            f"expected the configuration of the run in {folder.path}, got another: {'; '.join(differences)}. Choose another "
-            "--output for another run; --model.weights starts it from this run's weights, and --ckpt_path continues this run to "
-            "another max_epochs"
+            f"expected the configuration of the run in {folder.path}, got another: {'; '.join(differences)}. For another run, "
+            "choose another --output; --model.weights starts it from the weights of this run. To continue this run to "
+            "another max_epochs, use --ckpt_path"
         )
     return False
 
 
 def experiment_of(config: Mapping[str, Any], module: L.LightningModule, data: SegmentationDataModule) -> Experiment:
-    """The experiment that a configuration describes.
+    """Return the experiment that a configuration describes.
 
     Args:
         config: The configuration as plain values: ``trainer``, ``model`` and ``data``.
-        module: The :class:`~cpg_lightning.module.SegmentationModule` that was built from it.
+        module: The :class:`~cpg_lightning.module.SegmentationModule` of the configuration.
         data: The :class:`~cpg_lightning.data.SegmentationDataModule`, after its ``setup("fit")``.
     """
     model, options, arguments = config["model"], config["trainer"], config["data"].get("init_args", {})
@@ -160,20 +161,20 @@ def experiment_of(config: Mapping[str, Any], module: L.LightningModule, data: Se
 
 
 def inference_of(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that decide how images are evaluated."""
+    """Return the values of a configuration that determine how images are evaluated."""
     limits = not_default(config["trainer"], ("limit_val_batches", "limit_test_batches"), defaults_of(L.Trainer))
     return {"inference": plain_value(config["model"].get("inference")), **limits}
 
 
 def _weights(model: Mapping[str, Any]) -> dict[str, Any]:
-    """The weights that the network starts from, by their content."""
+    """Return a digest of the network's initial weights."""
     if model.get("weights") is None:
         return {}
     return {"weights": file_digest(model["weights"]), "new_classifier": model.get("new_classifier", False)}
 
 
 def _limits_in_steps(trainer: Mapping[str, Any]) -> dict[str, int]:
-    """The limits of an epoch that are numbers of batches, as optimizer steps, which do not change with accumulation."""
+    """Convert limits of an epoch from batches to optimizer steps, which do not depend on gradient accumulation."""
     limits = {name: trainer.get(name) for name in ("limit_train_batches", "overfit_batches")}
     accumulated = trainer.get("accumulate_grad_batches", 1)
     return {name: limit // accumulated for name, limit in limits.items() if isinstance(limit, int)}

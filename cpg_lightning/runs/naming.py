@@ -12,19 +12,19 @@ SHORT = {"kernel_size": "k", "ohem_threshold": "ohem", "label_smoothing": "smoot
 
 
 def readable_name(config: Mapping[str, Any]) -> str:
-    """What a run trains, e.g. ``camvid-lraspp-ce+cpg0.5``."""
+    """Return the readable name of an experiment, e.g. ``camvid-lraspp-ce+cpg0.5``."""
     return f"{data_name(config)}-{network_name(config)}-{criterion_name(config)}"
 
 
 def data_name(config: Mapping[str, Any]) -> str:
-    """The dataset, e.g. ``camvid``; of a folder of one's own, the folder's name."""
+    """Return the name of the dataset, e.g. ``camvid``; for a FolderDataModule, the name of its folder."""
     kind = class_name(config["data"]["class_path"]).removesuffix("DataModule").lower()
     root = Path(str(config["data"].get("init_args", {}).get("root", ""))).name
     return _file_name(root) if kind == "folder" and _file_name(root) else kind
 
 
 def network_name(config: Mapping[str, Any]) -> str:
-    """The network, e.g. ``lraspp``; of a family, which one; of an adapter, what it wraps."""
+    """Return the name of the network, e.g. ``lraspp``, with the architecture or encoder, or the wrapped network."""
     network = config["model"]["network"]
     arguments = network.get("init_args", {})
     parts = [arguments.get(name) for name in ("architecture", "encoder", "model_type")]
@@ -37,7 +37,7 @@ def network_name(config: Mapping[str, Any]) -> str:
 
 
 def criterion_name(config: Mapping[str, Any]) -> str:
-    """The criterion with its numbers that are not at their defaults, e.g. ``ce+cpg0.5-k5`` or ``0.25ce+0.75jaccard``."""
+    """Return the name of the criterion with arguments that are not defaults, e.g. ``ce+cpg0.5-k5``, ``0.25ce+0.75jaccard``."""
     return _file_name(_loss_name(config["model"]["criterion"]))
 
 
@@ -71,10 +71,10 @@ def _argument(name: str, value: Any) -> str:
 
 
 def class_name(class_path: str) -> str:
-    """The name of the class of an import path."""
+    """Return the name of a class from its class path."""
     return class_path.rpartition(".")[2]
 
 
 def _file_name(text: str) -> str:
-    """Text without characters that folders and shells make something of."""
+    """Replace characters that have a meaning in paths or shells."""
     return re.sub(r"[^\w.+=-]+", "_", text).strip("_.")

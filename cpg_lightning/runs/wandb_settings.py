@@ -67,7 +67,7 @@ def has_api_key() -> bool:
         return bool(wandb.login(prompt=False, verify=False))
     except wandb.errors.Error as error:
         raise ValueError(
-            f"expected an API key of Weights & Biases, or none, got another: {error}; correct it in WANDB_API_KEY or by "
+            f"expected a valid API key of Weights & Biases, or none, got another: {error}; correct it in WANDB_API_KEY or with "
             "wandb login --relogin, or log offline with WANDB_MODE=offline"
         ) from None
 

@@ -1,1 +1,1 @@
-"""Studies: many runs from one command, and what can be concluded from them."""
+"""Studies: many runs from one command, and their comparison."""

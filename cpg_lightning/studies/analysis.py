@@ -68,7 +68,7 @@ def analyse(
     chosen = [evaluated(run, best) if run.scores is not None else EvaluatedRun(run, None, {}) for run in runs]
     for each in chosen:
         if each.run.scores is None:
-            notes.append(f"{each.run.folder}: not finished, {_progress(each.run)}; it is left out")
+            notes.append(f"{each.run.folder}: not finished, {_progress(each.run)}; it is not used")
         notes.extend(each.notes)
     groups, unused = grouped(chosen)
     notes += [*unused, *_unequal(groups)]
@@ -80,7 +80,7 @@ def analyse(
     for pair in pairs:
         if differing(pair.a, pair.b) == ["data"]:
             pair_notes.append(
-                f"{pair.name}: they were evaluated on different data, so their scores may not be comparable"
+                f"{pair.name}: the groups were evaluated on different data, so their scores may not be comparable"
             )
     scores = reported_scores(finished, score)
     by_seed, unpaired = compare_by_seed(pairs, scores)

@@ -14,7 +14,7 @@ import yaml
 from cpg_lightning.runs.folder import CELL, CONFIG, LOCK, LOG, METRICS, SUMMARY, RunFolder
 from cpg_lightning.studies.lock import lock_owner
 
-State = Literal["finished", "broken off", "running", "failed", "missing"]
+State = Literal["finished", "interrupted", "running", "failed", "missing"]
 TAIL = 1 << 16  # bytes read from the end of metrics.csv and of the log
 LARGEST_TEXT = 1 << 20  # largest size in bytes of a file whose text is compared
 NAMED_FILE = re.compile(r"[\w./+=-]+\.ya?ml\b")
@@ -43,7 +43,7 @@ class Status:
     """The state of a cell's folder.
 
     Args:
-        state: Finished, broken off, running, failed or missing.
+        state: Finished, interrupted, running, failed or missing.
         progress: Progress of the run.
         changed: Names of the files that have changed since the start of the run; "command" for a changed command line.
         note: The process that runs the cell, or the reason of its failure.
@@ -85,11 +85,11 @@ class CellFolder:
         if isinstance(exit_status := record.get("exit_status"), int):
             return Status("failed", progress, changed, self.reason(exit_status))
         if record or self.run.is_run:
-            return Status("broken off", progress, changed)
+            return Status("interrupted", progress, changed)
         return Status("missing")
 
     def record(self) -> dict[str, Any]:
-        """The record of a run that starts now: the command line, and the text of the files that it names."""
+        """Return the record of a new run: the command line, and the text of the files that it names."""
         return {"version": 1, "command": self.command, "files": named_files(self.command)}
 
     def write(self, record: dict[str, Any]) -> None:

@@ -82,7 +82,7 @@ def compare_by_seed(pairs: Sequence[Pair], scores: Sequence[str]) -> tuple[list[
             comparison.family = int(np.count_nonzero(~np.isnan(corrected)))
         comparisons.extend(of_score)
     unpaired = [pair for pair in pairs if not _shared(pair)]
-    reason = "have no finished runs of the same seed: that is no paired comparison, and they are not compared"
+    reason = "are not compared: they have no finished runs with the same seed to pair"
     return comparisons, [f"{pair.a.short} and {pair.b.short} {reason}" for pair in unpaired]
 
 
@@ -93,7 +93,7 @@ def compare_by_image(pairs: Sequence[Pair], draws: int = 10_000) -> tuple[list[I
         shared = _shared(pair)
         seeds = [seed for seed in shared if pair.a.runs[seed].counts and pair.b.runs[seed].counts]
         if shared and not seeds:
-            notes.append(f"{pair.name}: not compared by image, as no runs of the same seed have counts")
+            notes.append(f"{pair.name}: not compared by image, because no runs with the same seed have counts")
         if not seeds:
             continue
         try:

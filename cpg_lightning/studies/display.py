@@ -17,7 +17,7 @@ from cpg_lightning.runs.folder import LOG
 from cpg_lightning.studies.cell_folder import Progress, Status
 from cpg_lightning.studies.runner import Job, Running
 
-STYLES = {"finished": "green", "broken off": "yellow", "running": "cyan", "failed": "red", "missing": "dim"}
+STYLES = {"finished": "green", "interrupted": "yellow", "running": "cyan", "failed": "red", "missing": "dim"}
 NEWS_EVERY = 300.0  # seconds between two lines of one cell, if the output is not a terminal
 WIDTH = 200  # columns of a table, if the output is not a terminal
 

@@ -61,7 +61,7 @@ def grouped(runs: Iterable[EvaluatedRun]) -> tuple[list[Group], list[str]]:
                 group.unfinished.add(run.seed)
         elif run.seed in group.runs:
             used = group.runs[run.seed].run.folder
-            notes.append(f"{run.folder} is not used: it has the key and the seed {run.seed} of {used}")
+            notes.append(f"{run.folder} is not used: it has the same key and the same seed {run.seed} as {used}")
         else:
             group.runs[run.seed] = each
     slugs = [group.slug.lower() for group in groups.values()]
@@ -157,7 +157,7 @@ def _not_compared(groups: Sequence[Group], bases: Sequence[Group], pairs: Sequen
         if group.key in compared or len(groups) == 1 or (bases and not others):
             continue
         if not others:
-            reason = f"no group is plain cross-entropy (criterion {PLAIN}); --baseline names another one"
+            reason = f"no group has plain cross-entropy (criterion {PLAIN}); choose another baseline with --baseline"
         else:
             nearest = min(others, key=lambda base: len(differing(base, group)))
             reason = _difference(nearest, group)
@@ -168,7 +168,9 @@ def _not_compared(groups: Sequence[Group], bases: Sequence[Group], pairs: Sequen
 def _difference(base: Group, group: Group) -> str:
     factors = differing(base, group)
     if not factors:
-        return f"it has the parts of {base.short}, but another key: it was run by another version"
+        return (
+            f"it has the same parts as {base.short} but another key, because another version of cpg_lightning wrote it"
+        )
     remedy = "; --all_pairs compares them" if len(factors) == 1 else ""
     return f"it differs from {base.short} in {', '.join(factors)}{remedy}"
 

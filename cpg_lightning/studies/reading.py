@@ -89,7 +89,7 @@ def read_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
             raise FileNotFoundError(f"expected a folder of runs, got {path}, which is {_what(path)}")
         folders = list(_run_folders(path))
         if not folders:
-            problems.append(f"{path}: no runs; a run is a folder with an {EXPERIMENT}, as cpg fit writes it")
+            problems.append(f"{path}: no runs; a run is a folder of cpg fit, which contains {EXPERIMENT}")
         for folder in folders:
             if any(folder.samefile(run.folder) for run in runs):
                 continue
@@ -110,7 +110,7 @@ def read_run(folder: Path) -> Run:
         ValueError: If a file is missing or damaged.
     """
     if not (folder / EXPERIMENT).exists():
-        raise ValueError(f"not started: it has no {EXPERIMENT} yet")
+        raise ValueError(f"not started: there is no {EXPERIMENT} yet")
     run = _identity(read_json(folder / EXPERIMENT))
     run.folder = folder
     if (folder / METRICS).exists():
@@ -200,7 +200,7 @@ def _identity(values: dict[str, Any]) -> Run:
     """The run described by the object in ``experiment.json``."""
     if values.get("version") != VERSION:
         raise ValueError(
-            f"{EXPERIMENT}: expected version {VERSION}, got {values.get('version')!r}; it is of another cpg_lightning"
+            f"{EXPERIMENT}: expected version {VERSION}, got {values.get('version')!r}, from another version of cpg_lightning"
         )
     parts, versions = values.get("parts"), values.get("versions")
     if not isinstance(parts, dict) or not isinstance(versions, dict):
@@ -237,7 +237,9 @@ def _counts(values: np.ndarray, shape: tuple[int, ...]) -> Counts:
     if values.shape != shape or values.dtype.kind not in "iu":
         raise ValueError(f"expected integers (images, classes, 3) = {shape}, got {values.dtype} {values.shape}")
     if values.size and (values.min() < 0 or (values[..., 0] > values[..., 1:].min(axis=-1)).any()):
-        raise ValueError("expected intersections of at most the predicted and the labelled pixels, none below 0")
+        raise ValueError(
+            "expected counts of 0 or more, and intersections of at most the predicted and the labelled pixels"
+        )
     return values.astype(np.int32 if values.max(initial=0) < 2**31 else np.int64)  # half the memory for many runs
 
 
@@ -254,4 +256,4 @@ def _is_number(value: Any) -> bool:
 
 
 def _what(path: Path) -> str:
-    return "not there" if not path.exists() else "a folder" if path.is_dir() else "no folder"
+    return "missing" if not path.exists() else "a folder" if path.is_dir() else "not a folder"

@@ -49,7 +49,10 @@ def report(arguments: Sequence[str]) -> int:
     write_tables(analysis, folder)
     print_document([*answers(analysis), *notes(analysis)], console)
     console.print(
-        f"with pictures, and the numbers as CSV: {folder / 'report.md'}", soft_wrap=True, highlight=False, markup=False
+        f"report with pictures, and CSV files beside it: {folder / 'report.md'}",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
     )
     return 0
 
@@ -140,19 +143,21 @@ def _distances(analysis: Analysis, widths: Sequence[int]) -> dict[str, list[Curv
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="cpg report",
-        description="Compare runs by their experiment: scores, differences by seed and by image, and what can be concluded.",
+        description="Compare groups of runs: scores, differences by seed and by image, and conclusions.",
     )
-    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="a run's folder, or a folder above runs")
+    parser.add_argument("folders", nargs="+", metavar="FOLDER", help="folder of a run, or a folder that contains runs")
     parser.add_argument(
-        "--output", default="report", metavar="FOLDER", help="where the report is written (default: %(default)s)"
+        "--output", default="report", metavar="FOLDER", help="output folder of the report (default: %(default)s)"
     )
-    parser.add_argument("--score", default=MIOU, help="the score that is decisive (default: %(default)s)")
+    parser.add_argument("--score", default=MIOU, help="the primary score (default: %(default)s)")
     parser.add_argument(
         "--baseline",
         metavar="GROUP",
-        help="name or key of a group; others that differ from it in one of data, network, criterion, recipe and inference are "
-        "compared with it (default: plain cross-entropy of the same other parts)",
+        help="name or key of a group. Groups that differ from it in only one of data, network, criterion, recipe and inference "
+        "are compared with it (default: the group with plain cross-entropy and the same other parts)",
     )
-    parser.add_argument("--all_pairs", action="store_true", help="compare all groups that differ in one of these")
+    parser.add_argument(
+        "--all_pairs", action="store_true", help="compare all groups that differ in only one of these parts"
+    )
     parser.add_argument("--best", action="store_true", help=f"use each run's best epoch by {MIOU}, not its last")
     return parser

@@ -167,8 +167,8 @@ class Runner:
                 self.display.ended(job, status, 0.0)
                 lock.release()
                 return False
-            # The record of a started run is replaced only after `cpg fit` has found that the change leaves results the
-            # same.
+            # The record of a started run is replaced only after `cpg fit` has checked that the change does not affect the
+            # results.
             record = job.folder.record()
             if not status.changed or not job.folder.started():
                 job.folder.write(record)
@@ -222,7 +222,9 @@ class Runner:
                 self.signals.append(signal.SIGUSR1)  # no other cell starts, and the running ones end too
             elif not self.signals:
                 note = (
-                    folder.reason(exit_status) if exit_status else "ended without summary.json: not trained to its end"
+                    folder.reason(exit_status)
+                    if exit_status
+                    else "ended before the end of the training: no summary.json"
                 )
                 if (folder.path / "summary.json").is_file():
                     note = f"its configuration has changed since it was finished; {note}"
@@ -236,8 +238,8 @@ class Runner:
         self.display.ended(job, status, seconds)
 
     def _end_all(self) -> None:
-        """Forward the signal to the runs and wait for them. A second signal ends the waiting."""
-        self.display.note("stopping the cells that run; a second Ctrl-C does not wait for them")
+        """Forward the signal to the runs, and wait for them until a second signal."""
+        self.display.note("stopping the running cells; a second Ctrl-C stops without waiting for them")
         # The first signal goes only to the run, which ends its workers itself. If a worker is killed, the run fails.
         for each in self.running:
             each.process.send_signal(self.signals[0])

@@ -51,7 +51,7 @@ def evaluated(run: Run, best: bool = False) -> EvaluatedRun:
         max(miou, key=lambda each: miou[each]) if best and miou else last
     )  # the first maximum, as Lightning keeps it
     if best and not miou:
-        note = f"{run.folder}: its best epoch is not known, as metrics.csv has no {MIOU}; it is left out"
+        note = f"{run.folder}: the best epoch is unknown, because metrics.csv has no {MIOU}; the run is not used"
         return EvaluatedRun(run, None, {}, notes=[note])
     if epoch == last:
         result = EvaluatedRun(run, epoch, dict(run.scores or {}))
@@ -105,15 +105,15 @@ def _evaluation_of_best(result: EvaluatedRun) -> Path | None:
             return None
         if abs(means.get(MIOU, math.inf) - result.scores[MIOU]) > SAME_WEIGHTS:
             result.notes.append(
-                f"{folder} is not used: its mIoU is {means.get(MIOU, math.nan):.4f}, that of the best epoch "
+                f"{folder} is not used: its mIoU is {means.get(MIOU, math.nan):.4f}, but the mIoU of the best epoch "
                 f"{result.epoch} was {result.scores[MIOU]:.4f}"
             )
             return None
         result.scores = {**means, **result.scores}
         return folder / "tables"
     result.notes.append(
-        f"{run.folder}: no counts of its best epoch {result.epoch}, and no boundary scores if they were not due in it; "
-        f"cpg validate --run {run.folder} writes them"
+        f"{run.folder}: no counts of the best epoch {result.epoch}, and no boundary scores unless the training computed them "
+        f"in this epoch; cpg validate --run {run.folder} writes both"
     )
     return None
 
@@ -127,13 +127,13 @@ def _add_counts(result: EvaluatedRun, folder: Path) -> None:
     try:
         counts = read_counts(path)
     except (OSError, ValueError) as error:
-        result.notes.append(f"{result.run.folder}: {error}; it has no scores by image")
+        result.notes.append(f"{result.run.folder}: {error}; the run has no scores by image")
         return
     counted, logged = _mean(class_iou(counts.region, counts.absent)), result.scores.get(MIOU, math.nan)
     tolerance = EQUAL if folder.parent == result.run.folder else SAME_WEIGHTS
     if not abs(counted - logged) <= tolerance:
         result.notes.append(
-            f"{path} is not used: its counts give an mIoU of {counted:.5f}, and {logged:.5f} was logged for epoch "
+            f"{path} is not used: its counts give an mIoU of {counted:.5f}, but {logged:.5f} was logged for epoch "
             f"{result.epoch}"
         )
         return

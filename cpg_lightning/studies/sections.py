@@ -31,7 +31,7 @@ def notes(analysis: Analysis) -> list[Block]:
     """The section on missing or unequal data; empty if there are none."""
     if not analysis.notes:
         return []
-    return [Heading("What is missing or unequal"), Text(analysis.notes, points=True)]
+    return [Heading("Missing or unequal data"), Text(analysis.notes, points=True)]
 
 
 def _head(analysis: Analysis) -> list[Block]:
@@ -40,7 +40,7 @@ def _head(analysis: Analysis) -> list[Block]:
     epoch = "Scores are of each run's last epoch."
     if analysis.best:
         epoch = (
-            f"Scores are of each run's best epoch by {MIOU}. The epoch is chosen by the images that it is scored on, "
+            f"Scores are of each run's best epoch by {MIOU}. The epoch is chosen with the same images as the scores, "
             "so the scores are a little too high."
         )
     explained = f"A group is one experiment over several seeds. {epoch} IoU and F1 are in percent."
@@ -73,8 +73,9 @@ def _scores(analysis: Analysis) -> list[Block]:
         main = score in (analysis.scores[0], MIOU, BOUNDARY_IOU)
         tables.setdefault("main" if main else re.split(r"[/^]", score)[1], []).append(score)
     explained = (
-        "Mean and standard deviation over seeds. mIoU^I is the mean over images of an image's mean IoU, mIoU^C the mean over "
-        "classes of a class's mean over images, and mIoU^I_worst the mean of the worst 5 % of the images (Wang et al., 2023)."
+        "Mean and standard deviation over seeds. mIoU^I is the mean IoU of each image, averaged over images. mIoU^C is the mean "
+        "IoU of each class over images, averaged over classes. mIoU^I_worst is the mean of mIoU^I over the worst 5 % of the "
+        "images (Wang et al., 2023)."
     )
     blocks: list[Block] = [Heading("Scores"), Text([explained])]
     for name, scores in tables.items():
@@ -182,8 +183,8 @@ def _classes(analysis: Analysis) -> list[Block]:
     if not blocks:
         return []
     explained = (
-        "The intervals are not corrected for the number of classes: of 20 classes without a difference, about one has an "
-        "interval that excludes 0."
+        "The intervals are not corrected for the number of classes. Among 20 classes without a difference, about one interval "
+        "excludes 0."
     )
     return [Heading("Classes"), Text([explained]), *blocks]
 

@@ -11,8 +11,8 @@ from cpg_lightning.studies.runner import Job, Runner
 from cpg_lightning.studies.sweep import Cell, read_study
 
 DESCRIPTION = """\
-Runs all cells of a study. A study is one or more W&B sweep files with method: grid; a cell is one combination of their
-parameters' values, and one run of cpg fit in a folder of its own: runs/STUDY/CELL.
+Runs all cells of a study. A study is one or more W&B sweep files with method: grid. A cell is one combination of their
+parameter values: one run of cpg fit in its own folder, runs/STUDY/CELL.
 
 A study may be stopped and started again at any time: finished cells are skipped, the others continue. Several cpg study
 processes may work on the same folder.
@@ -61,7 +61,7 @@ def study(arguments: list[str]) -> int:
         show_cells(console, failed)
     if status > 128:
         again = shlex.join(["cpg", "study", *arguments])
-        console.print(f"stopped; go on with: {again}", soft_wrap=True, markup=False)
+        console.print(f"stopped; continue with: {again}", soft_wrap=True, markup=False)
     else:
         console.print(f"{display.finished} of {len(jobs)} cells are finished", markup=False)
     return status
@@ -82,15 +82,17 @@ def _parser() -> ArgumentParser:
         formatter_class=RawDescriptionHelpFormatter,
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILES", help="W&B sweep files, run in this order")
-    parser.add_argument("--list", action="store_true", help="show the cells and their states, and run nothing")
+    parser.add_argument("--list", action="store_true", help="only show the cells and their states")
+    parser.add_argument("--cell", type=int, metavar="N", help="run only cell number N of --list, from 1")
     parser.add_argument(
-        "--cell", type=int, metavar="N", help="run only the cell of this number in --list, counted from 1"
+        "--jobs",
+        type=_positive,
+        default=1,
+        metavar="N",
+        help="number of cells at the same time, which share GPUs and cores (default: 1)",
     )
     parser.add_argument(
-        "--jobs", type=_positive, default=1, metavar="N", help="cells at a time; divides GPUs and cores (default: 1)"
-    )
-    parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="where the cells' folders go (default: runs/STUDY)"
+        "--output", type=Path, metavar="FOLDER", help="folder of the cells' folders (default: runs/STUDY)"
     )
     return parser
 
@@ -111,23 +113,23 @@ def _job(cell: Cell, several: bool, output: Path | None, options: list[str]) -> 
 
 
 def _check_folders(jobs: list[Job], cells: list[Cell]) -> None:
-    """Refuse two cells in one folder, for example of several studies with one ``--output``."""
+    """Check that no two cells share a folder, for example cells of several studies with one ``--output``."""
     first: dict[Path, Cell] = {}
     for job, cell in zip(jobs, cells, strict=True):
         other = first.setdefault(job.folder.path, cell)
         if other is not cell:
             raise ValueError(
                 f"expected a folder for each cell, got {job.folder.path} for cells of {other.file} and {cell.file}; "
-                "leave out --output"
+                "remove --output"
             )
 
 
 def _check_files(cells: list[Cell]) -> None:
-    """Refuse cells that name a missing YAML file, before the first cell starts."""
+    """Check that the YAML files of all cells exist, before the first cell starts."""
     for cell in cells:
         for name in (word.rpartition("=")[2] for word in cell.command):
             if name.endswith((".yaml", ".yml")) and not Path(name).is_file():
                 raise ValueError(
-                    f"expected a file at {name}, found none (cell {cell.name} of {cell.file}); start the study in the folder "
-                    f"that the paths in its files begin in{hint(name)}"
+                    f"expected the file {name}, found none (cell {cell.name} of {cell.file}); paths in sweep files are relative "
+                    f"to the current folder{hint(name)}"
                 )

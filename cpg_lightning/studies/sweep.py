@@ -67,7 +67,7 @@ def read_sweep(file: Path) -> list[Cell]:
             f"expected method: grid, got {sweep.get('method')}: {file}; W&B runs other searches: wandb sweep {file}"
         )
     if unknown := [str(key) for key in sweep if key not in KEYS]:
-        raise ValueError(f"expected a sweep file's keys to be of {', '.join(KEYS)}, got {', '.join(unknown)}: {file}")
+        raise ValueError(f"expected only the keys {', '.join(KEYS)}, got {', '.join(unknown)}: {file}")
     parameters = {str(name): _values(str(name), entry, file) for name, entry in sweep["parameters"].items()}
     study = slug(str(sweep.get("name") or file.stem))
     return [
@@ -89,7 +89,7 @@ def read_study(files: Sequence[Path]) -> list[Cell]:
             places = str(cell.file) if first.file == cell.file else f"{first.file} and {cell.file}"
             raise ValueError(
                 f"expected a folder for each cell, got {cell.study}/{cell.name} for two different cells of {places}; "
-                "rename a file that they name, or give the studies different names"
+                "rename one of the files in their values, or give the studies different names"
             )
     return list(cells.values())
 
@@ -111,8 +111,8 @@ def _cell(study: str, values: dict[str, Any], sweep: dict[str, Any], file: Path)
     name = "-".join(slug(value) for value in values.values())
     if len(name.encode()) > LONGEST_NAME:
         raise ValueError(
-            f"expected values that make a folder's name of at most {LONGEST_NAME} bytes, got {name}: {file}; "
-            "put long options into a YAML file and give the file as the value"
+            f"expected a folder name of at most {LONGEST_NAME} bytes from the values, got {name}: {file}; "
+            "put long options into a YAML file and use the file as the value"
         )
     return Cell(study, name, tuple(_command(sweep, values, file)), file)
 
@@ -160,7 +160,9 @@ def _command(sweep: dict[str, Any], values: dict[str, Any], file: Path) -> Itera
         word = ENVIRONMENT_VARIABLE.sub(lambda match: os.environ.get(match[1], match[1]), word)
         if word.startswith("${") and word.endswith("}"):
             if not macros.get(word):
-                raise ValueError(f"expected command to have words of {', '.join(macros)}, got {word}: {file}")
+                raise ValueError(
+                    f"expected words of command in braces to be among {', '.join(macros)}, got {word}: {file}"
+                )
             yield from macros[word]
         else:
             yield word

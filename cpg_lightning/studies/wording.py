@@ -1,4 +1,4 @@
-"""Conclusions from comparisons, in words."""
+"""Conclusions from comparisons, as text."""
 
 from cpg_lightning.studies.comparisons import ImageComparison, SeedComparison
 from cpg_lightning.studies.scores import shown
@@ -12,14 +12,14 @@ BY_SEED_METHOD = (
     "by Holm's method for the number of comparisons of one score."
 )
 OTHER_SCORES = (
-    "Decide before the runs which score is the decisive one. Of many scores, some differ by chance: Holm's correction is for the "
+    "Choose the primary score before the runs. Among many scores, some differ by chance, and Holm's correction covers only the "
     "comparisons of a single score."
 )
 BY_IMAGE = "Do these trained networks differ on such images?"
 BY_IMAGE_METHOD = (
-    "The second question: the trained networks are fixed, and the images are resampled. The interval is a bootstrap "
-    "over images of the dataset's score, averaged over seeds. It is not corrected for the number of comparisons, and it says "
-    "nothing about new trainings."
+    "The secondary question. The trained networks are fixed, and the images are resampled. The interval is a bootstrap over "
+    "images of the dataset's score, averaged over seeds. It is not corrected for the number of comparisons. It does not apply "
+    "to new trainings."
 )
 
 
@@ -73,13 +73,13 @@ def agreement(by_seed: SeedComparison, by_image: ImageComparison) -> str:
     trainings, images = seeds_differ(by_seed), images_differ(by_image)
     if images and not trainings:
         return (
-            "The answers disagree. These trained networks differ on such images, but it is not shown that new trainings would: "
-            "the difference may come from the seeds. More seeds can tell"
+            "The answers disagree. These trained networks differ on such images, but the runs do not show that new trainings "
+            "would differ: the difference may come from the seeds. More seeds can decide"
         )
     if trainings and not images:
         return (
-            "The answers disagree. New trainings would differ on these images, but it is not shown that they would on other "
-            "images of this kind: few images may carry the difference. More images can tell"
+            "The answers disagree. New trainings would differ on these images, but the runs do not show that they would differ "
+            "on other images of this kind: a few images may cause the difference. More images can decide"
         )
     if trainings:
         return "The answers agree. The difference holds for new trainings, and for other images of this kind"
