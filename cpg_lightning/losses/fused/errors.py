@@ -72,7 +72,9 @@ class BoundaryErrors:
         """The mean of the squared errors that were added."""
         return self.squares / self.entries
 
-    def add(self, runs: slice, stop: int, buffer: RowBuffer, inverse: Tensor, factor: Tensor) -> list[Entries]:
+    def accumulate_runs(
+        self, runs: slice, stop: int, buffer: RowBuffer, inverse: Tensor, factor: Tensor
+    ) -> list[Entries]:
         r"""Add the errors of some runs, and subtract :math:`\langle g, p \rangle` from the factor of each pixel.
 
         Args:
@@ -88,9 +90,9 @@ class BoundaryErrors:
         # Windows overlap, so consecutive parts overlap by one radius on both sides.
         firsts = range(runs.start, runs.stop - 2 * self.radius, self.most)
         parts = [slice(first, min(first + self.most + 2 * self.radius, runs.stop)) for first in firsts]
-        return [self._add_part(part, stop, buffer, inverse, factor) for part in parts]
+        return [self._accumulate_part(part, stop, buffer, inverse, factor) for part in parts]
 
-    def _add_part(self, runs: slice, stop: int, buffer: RowBuffer, inverse: Tensor, factor: Tensor) -> Entries:
+    def _accumulate_part(self, runs: slice, stop: int, buffer: RowBuffer, inverse: Tensor, factor: Tensor) -> Entries:
         boundary, size, length = self.boundary, self.kernel_size, runs.stop - runs.start
         inner = slice(runs.start + self.radius, runs.stop - self.radius)
         row = (boundary.row[runs] + self.offset).clamp_(0, self.height - 1)  # (k, L)
