@@ -98,11 +98,13 @@ def device() -> Iterator[torch.device]:
     name = os.environ.get("CPG_LIGHTNING_DEVICE", "cpu")
     with _simulated_device() if name == "simulated" else nullcontext():
         try:
-            found = torch.zeros((), device=name).device
-        except (RuntimeError, AssertionError) as error:
-            pytest.fail(f"expected CPG_LIGHTNING_DEVICE to be a device of this machine, got {name!r}: {error}")
+            found = torch.zeros((), dtype=torch.float64, device=name).device
+        except (RuntimeError, AssertionError, TypeError) as error:
+            pytest.fail(
+                f"expected CPG_LIGHTNING_DEVICE to be a device of this machine with float64, got {name!r}: {error}"
+            )
         if found.type == "cuda":
-            torch.backends.fp32_precision = "ieee"  # TF32 has ten bits, too few for the tolerances
+            torch.backends.cudnn.allow_tf32 = False  # TF32 has ten bits, too few for the tolerances
         yield found
 
 

@@ -40,9 +40,10 @@ def losses():
 
 def patches(generator, images, classes, height, width, patch, void=0.0):
     """Labels in patches of a side, some of the pixels ignored."""
-    coarse = torch.randint(0, classes, (images, -(-height // patch), -(-width // patch)), generator=generator)
+    options = {"generator": generator, "device": generator.device}
+    coarse = torch.randint(0, classes, (images, -(-height // patch), -(-width // patch)), **options)
     target = coarse.repeat_interleave(patch, 1).repeat_interleave(patch, 2)[:, :height, :width].clone()
-    return target.masked_fill_(torch.rand(target.shape, generator=generator) < void, 255)
+    return target.masked_fill_(torch.rand(target.shape, **options) < void, 255)
 
 
 @st.composite

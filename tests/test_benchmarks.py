@@ -12,8 +12,11 @@ import metrics
 import networks
 import pytest
 import torch
+import training
 from conftest import write_camvid
 from measure import Options, apart, interleaved, peak, ratio, regions
+
+from cpg_lightning.data import Augmentation, CamVidDataModule
 
 BENCHMARKS = Path(__file__).parents[1] / "experiments" / "benchmarks"
 CPU = torch.device("cpu")
@@ -138,6 +141,15 @@ def test_a_network_is_timed_in_both_memory_formats(precision):
 def test_every_network_can_be_built():
     for build in networks.NETWORKS.values():
         assert build(3).eval()(torch.zeros(1, 3, 64, 64))["out"].shape[1] == 3
+
+
+def test_an_epoch_that_is_timed_has_the_first_images_of_the_folder(tmp_path, camvid):
+    training.link_images(str(camvid), tmp_path, 2)
+    data = CamVidDataModule(tmp_path, Augmentation((36, 48)))
+    assert [image.name for image, _ in data.files("train")] == ["train_000.png", "train_001.png"]
+    image, label = data.files("train")[0]
+    assert image.samefile(camvid / "train" / "train_000.png")
+    assert label.samefile(camvid / "trainannot" / "train_000.png")
 
 
 @pytest.mark.slow

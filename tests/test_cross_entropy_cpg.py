@@ -100,8 +100,8 @@ def test_the_state_dict_is_empty():
     assert not CrossEntropyCPGLoss().state_dict()
 
 
-def test_bad_input_is_refused(problem):
-    logits, target = problem
+def test_bad_input_is_refused():
+    logits, target = torch.randn(2, 4, 3, 4), torch.zeros(2, 24, 32, dtype=torch.long)
     with pytest.raises(ValueError, match="cpg_weight to be 0 or more and finite, got -1"):
         CrossEntropyCPGLoss(cpg_weight=-1)
     with pytest.raises(ValueError, match="ce_weight to be 0 or more and finite, got -1"):
@@ -112,6 +112,7 @@ def test_bad_input_is_refused(problem):
         CrossEntropyCPGLoss(cpg_weight=float("inf"))
     with pytest.raises(ValueError, match="odd number of pixels"):
         CrossEntropyCPGLoss(kernel_size=4)
+    # On the CPU only: a GPU's context is lost after a target value out of range.
     with pytest.raises(ValueError, match=r"0\.\.3 or ignore_index=255, got \[4\]"):
         CrossEntropyCPGLoss()(logits, torch.full_like(target, 4))
 
@@ -213,13 +214,15 @@ def test_ohem_is_that_of_the_official_code(real_data, threshold, min_kept, weigh
 @pytest.mark.parametrize("stride", [1, 8])
 def test_autocast_changes_nothing(problem, dtype, stride):
     target = problem[1]
+    exact = {"rtol": 0, "atol": 0}
     logits = torch.randn(2, 4, 24 // stride, 32 // stride, dtype=dtype, requires_grad=True)
     criterion = CrossEntropyCPGLoss(label_smoothing=0.1)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(target.device.type, dtype=torch.bfloat16):
         inside = criterion(logits, target)
     outside = criterion(logits, target)
-    torch.testing.assert_close(inside, outside, rtol=0, atol=0)
-    torch.testing.assert_close(*(torch.autograd.grad(loss, logits) for loss in (inside, outside)), rtol=0, atol=0)
+    torch.testing.assert_close(inside, outside, **exact)
+    gradients = (torch.autograd.grad(loss, logits) for loss in (inside, outside))
+    torch.testing.assert_close(*gradients, **({} if target.is_cuda else exact))  # a GPU adds in any order
 
 
 def test_matrix_products_are_exact_and_the_setting_of_others_stays(problem, monkeypatch):
@@ -273,8 +276,9 @@ def _gradient_of_one_image(rank, logits, target, gradients):
     torch.distributed.destroy_process_group()
 
 
-def test_under_ddp_the_gradient_is_the_mean_over_processes(problem, tmp_path):
-    logits, target = problem
+def test_under_ddp_the_gradient_is_the_mean_over_processes(tmp_path):
+    torch.manual_seed(0)
+    logits, target = torch.randn(2, 4, 3, 4), torch.randint(0, 4, (2, 24, 32))
     torch.multiprocessing.spawn(_gradient_of_one_image, (logits, target, tmp_path), nprocs=2)
     gradients = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     network = torch.nn.Conv2d(4, 4, 1, bias=False)
@@ -340,7 +344,7 @@ def test_class_weights_of_any_kind_keep_the_precision_of_the_logits(problem, kin
         weights = torch.tensor(weights).tolist()
     expected = F.cross_entropy(large, target, torch.tensor(weights, dtype=torch.float64), ignore_index=255)
     for loss in (criterion, criterion.auxiliary):
-        torch.testing.assert_close(loss(logits, target), expected, rtol=1e-14, atol=0)
+        torch.testing.assert_close(loss(logits, target), expected, rtol=1e-12, atol=0)
     criterion.auxiliary(logits.requires_grad_(), target).backward()
 
 
@@ -393,9 +397,12 @@ def test_gradients_of_half_precision_keep_what_a_loss_scale_saves(scale):
 def test_a_gradient_that_was_changed_is_not_used_again(problem):
     logits, target = problem[0].requires_grad_(), problem[1]
     loss = CrossEntropyCPGLoss()(logits, target)
-    torch.autograd.grad(loss, logits, retain_graph=True)[0].mul_(2)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
-        torch.autograd.grad(loss, logits)
+    changed = torch.autograd.grad(loss, logits, retain_graph=True)[0].mul_(2)
+    if logits.device.type == "cpu":  # where the first gradient is the one that was kept
+        with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+            torch.autograd.grad(loss, logits)
+    else:
+        torch.testing.assert_close(2 * torch.autograd.grad(loss, logits)[0], changed)
     loss = CrossEntropyCPGLoss()(logits, target)
     loss.backward()
     with pytest.raises(RuntimeError, match="a second time"):

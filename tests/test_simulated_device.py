@@ -125,6 +125,18 @@ def test_a_mix_of_devices_is_an_error(counted, mix):
         mix(values)
 
 
+def test_a_generator_of_the_host_is_an_error(counted):
+    with pytest.raises(RuntimeError, match=r"expected a generator on simulated:0 .*test_simulated_device\.py"):
+        torch.rand(2, generator=torch.Generator(), device=DEVICE)
+
+
+def test_inference_mode_has_views_of_tensors_from_outside(counted):
+    values = here([1.0, 2.0, 3.0], counted)
+    with torch.inference_mode():
+        made, given = (values + 1)[1:], values[1:]
+    assert (made.tolist(), given.tolist()) == ([3.0, 4.0], [2.0, 3.0])
+
+
 def test_numpy_does_not_read_the_device(counted):
     with pytest.raises((RuntimeError, TypeError)):
         here([1.0], counted).numpy()

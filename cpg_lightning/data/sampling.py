@@ -47,8 +47,8 @@ class TrainingSampler(DistributedSampler[SeededIndex]):
 
     def __iter__(self) -> Iterator[SeededIndex]:
         seed = (self.seed, self.epoch)
-        share = np.random.default_rng(seed).permutation(self.images)[: self.total_size][self.rank :: self.num_replicas]
-        draws = [SeededIndex(int(index), seed) for index in share[self.start :]]
+        shard = np.random.default_rng(seed).permutation(self.images)[: self.total_size][self.rank :: self.num_replicas]
+        draws = [SeededIndex(int(index), seed) for index in shard[self.start :]]
         self.epoch, self.start = self.epoch + 1, 0
         return iter(draws)
 
@@ -70,10 +70,10 @@ class EvaluationSampler(DistributedSampler[int]):
         super().__init__(cast(Dataset[int], dataset), num_replicas, rank, shuffle=False)
         if every_process and len(dataset) < num_replicas:
             raise ValueError(f"expected at least one image for each process, got {len(dataset)} for {num_replicas}")
-        self.share = range(rank, len(dataset), num_replicas)
+        self.shard = range(rank, len(dataset), num_replicas)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self.share)
+        return iter(self.shard)
 
     def __len__(self) -> int:
-        return len(self.share)
+        return len(self.shard)

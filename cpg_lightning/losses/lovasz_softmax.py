@@ -77,15 +77,15 @@ class LovaszSoftmaxLoss(SegmentationCriterion):
         pixels = target.flatten(1) if self.per_image else target.flatten().unsqueeze(0)  # (G, N)
         ignored = pixels == self.ignore_index
         num_classes = probabilities.shape[1]
-        share = _shares(pixels.masked_fill(ignored, num_classes), num_classes, probabilities.dtype)  # (G, C)
+        fractions = _fractions(pixels.masked_fill(ignored, num_classes), num_classes, probabilities.dtype)  # (G, C)
         value, gradient = probabilities.new_zeros(()), torch.zeros_like(probabilities)
-        for index in share.any(dim=0).nonzero().flatten().tolist():
+        for index in fractions.any(dim=0).nonzero().flatten().tolist():
             true = (pixels == index) & ~ignored
             errors = (true.to(probabilities.dtype) - probabilities[:, index].reshape(pixels.shape)).abs()
             # Ignored pixels come last, where they do not change the weights of the other pixels.
             errors, order = errors.masked_fill_(ignored, -1).sort(dim=1, descending=True)
             true = true.gather(1, order)
-            weights = _iou_steps(true, errors.dtype).mul_(share[:, index : index + 1]).masked_fill_(errors < 0, 0)
+            weights = _iou_steps(true, errors.dtype).mul_(fractions[:, index : index + 1]).masked_fill_(errors < 0, 0)
             value += (errors * weights).sum()
             signed = weights.where(~true, -weights)
             gradient[:, index] = signed.new_empty(signed.shape).scatter_(1, order, signed).view_as(target)
@@ -96,7 +96,7 @@ class LovaszSoftmaxLoss(SegmentationCriterion):
         return f"per_image={self.per_image}, ignore_index={self.ignore_index}"
 
 
-def _shares(classes: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
+def _fractions(classes: Tensor, num_classes: int, dtype: torch.dtype) -> Tensor:
     """Weight of each class of each group in the loss, (G, C), from classes of pixels (G, N), where C means ignored."""
     present = torch.zeros(len(classes), num_classes + 1, dtype=dtype, device=classes.device)
     present = present.scatter_(1, classes, 1)[:, :num_classes]

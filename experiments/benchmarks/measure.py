@@ -1,5 +1,6 @@
 """Times and memory of calls on a device, as rows of a Markdown table."""
 
+import ctypes
 import multiprocessing
 import os
 import statistics
@@ -61,7 +62,7 @@ def interleaved(
 
 
 def peak(call: Callable[[], object], device: torch.device) -> float:
-    """Bytes during a call at most, above what there was before: of the GPU's allocator, or of this process (Linux)."""
+    """Bytes during a call at most, above what there was before: of the GPU's allocator, or of this process (Linux, glibc)."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -69,6 +70,7 @@ def peak(call: Callable[[], object], device: torch.device) -> float:
         call()
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) - allocated
+    ctypes.CDLL(None).malloc_trim(0)  # else the call could take memory that was freed before and is still resident
     Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew
     resident = _memory("VmRSS")
     call()

@@ -153,14 +153,16 @@ class SimulatedTensor(Tensor):
 
     def __new__(cls, on_host: Tensor) -> Self:
         """A tensor of these values, not copied."""
-        tensor = Tensor._make_wrapper_subclass(
-            cls,
-            on_host.size(),
-            strides=on_host.stride(),
-            storage_offset=on_host.storage_offset(),
-            dtype=on_host.dtype,
-            device=DEVICE,
-        )
+        # No tensor of inference mode, which could not be a view of one from outside.
+        with torch.inference_mode(False):
+            tensor = Tensor._make_wrapper_subclass(
+                cls,
+                on_host.size(),
+                strides=on_host.stride(),
+                storage_offset=on_host.storage_offset(),
+                dtype=on_host.dtype,
+                device=DEVICE,
+            )
         tensor.on_host = on_host
         return tensor
 
@@ -198,6 +200,8 @@ def _call(operator: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> objec
     if not on_device and not to_device:
         return operator(*args, **kwargs)
     name = operator._schema.name
+    if to_device and kwargs.get("generator") is not None:
+        raise RuntimeError(f"expected a generator on {DEVICE} for {operator}, got one on cpu, at {_place()}")
     on_host = kwargs if named is None else {**kwargs, "device": torch.device("cpu")}
     on_host = {key: value for key, value in on_host.items() if key != "pin_memory"}
     host_args, host_kwargs = tree_map(_host, (args, on_host))

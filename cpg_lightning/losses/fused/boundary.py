@@ -156,7 +156,7 @@ def _pairs(windows: Tensor, extremes: Tensor, kernel: Tensor) -> tuple[Tensor, T
     lowest, highest = extremes.to(values.dtype)
     is_lowest = torch.eq(values, lowest, out=torch.empty_like(values))
     gradient = kernel.to(values.dtype) @ is_lowest
-    covered = is_lowest.add_(torch.eq(values, highest, out=values)).sum(dim=0)
+    covered = is_lowest.sum(dim=0) + torch.eq(values, highest, out=values).sum(dim=0)
     # Most windows have exactly two labels. Their gradients are opposite, because the kernel's weights sum to 0.
     has_two = covered == size
     is_pair = has_two & (extremes < NO_CLASS)

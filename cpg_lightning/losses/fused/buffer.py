@@ -25,7 +25,7 @@ class RowBuffer:
         return self.memory[:, :, rows.start - self.first : rows.stop - self.first]
 
     def index(self, image: Tensor, class_index: Tensor, row: Tensor, column: Tensor) -> Tensor:
-        """The index of single values, for :meth:`select` and :meth:`add`; the arguments broadcast."""
+        """The index of single values, for :meth:`select` and :meth:`accumulate_entries`; the arguments broadcast."""
         by_image, by_class, by_row, _ = self.memory.stride()
         index = torch.add(column, class_index, alpha=by_class)
         if len(self.memory) > 1:
@@ -38,11 +38,11 @@ class RowBuffer:
         """Single values of rows in the buffer, in the shape of ``index``."""
         return self._flat().index_select(0, self._place(index)).view(index.shape)
 
-    def add(self, index: Tensor, value: Tensor, alpha: int = 1) -> None:
+    def accumulate_entries(self, index: Tensor, value: Tensor, alpha: int = 1) -> None:
         """Add ``alpha`` times single values to rows in the buffer. Values for discarded rows must be 0."""
         self._flat().index_add_(0, self._place(index), value.reshape(-1), alpha=alpha)
 
-    def forget(self, row: int, stop: int) -> None:
+    def discard(self, row: int, stop: int) -> None:
         """Discard all rows before ``row``; the rows from ``row`` to ``stop`` are kept."""
         if self.moves:
             kept = self.rows(slice(row, stop)).clone()

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ..cpg import integer_kernel
@@ -58,9 +59,12 @@ class BoundaryErrors:
         # Index of the pixel in the same column of the image's first row.
         self.pixel = torch.add(boundary.column, boundary.image, alpha=self.height * self.width)
         _, denominator = integer_kernel(kernel_size)
-        self.kernel, self.true = (each.to(like.dtype) / denominator for each in (boundary.kernel, boundary.gradient))
+        kernel, self.true = (each.to(like.dtype) / denominator for each in (boundary.kernel, boundary.gradient))
         self.entries = boundary.entries().clamp_(min=1).to(like.dtype)
-        self.adjoint = self.kernel.T * (2 * cpg_weight / self.entries)
+        kernel = kernel.view(2, kernel_size, kernel_size)  # (direction, row, column)
+        self.kernel = kernel.transpose(1, 2).reshape(2 * kernel_size, kernel_size)
+        adjoint = kernel.flip(2).transpose(0, 1).reshape(kernel_size, 2 * kernel_size)
+        self.adjoint = adjoint * (2 * cpg_weight / self.entries)
         self.most = max(kernel_size, most // kernel_size**2)
         self.squares = like.new_zeros(())
 
@@ -68,7 +72,9 @@ class BoundaryErrors:
         """The mean of the squared errors that were added."""
         return self.squares / self.entries
 
-    def add(self, runs: slice, stop: int, buffer: RowBuffer, inverse: Tensor, factor: Tensor) -> list[Entries]:
+    def accumulate_runs(
+        self, runs: slice, stop: int, buffer: RowBuffer, inverse: Tensor, factor: Tensor
+    ) -> list[Entries]:
         r"""Add the errors of some runs, and subtract :math:`\langle g, p \rangle` from the factor of each pixel.
 
         Args:
@@ -84,23 +90,24 @@ class BoundaryErrors:
         # Windows overlap, so consecutive parts overlap by one radius on both sides.
         firsts = range(runs.start, runs.stop - 2 * self.radius, self.most)
         parts = [slice(first, min(first + self.most + 2 * self.radius, runs.stop)) for first in firsts]
-        return [self._add_part(part, stop, buffer, inverse, factor) for part in parts]
+        return [self._accumulate_part(part, stop, buffer, inverse, factor) for part in parts]
 
-    def _add_part(self, runs: slice, stop: int, buffer: RowBuffer, inverse: Tensor, factor: Tensor) -> Entries:
-        boundary, size = self.boundary, self.kernel_size
+    def _accumulate_part(self, runs: slice, stop: int, buffer: RowBuffer, inverse: Tensor, factor: Tensor) -> Entries:
+        boundary, size, length = self.boundary, self.kernel_size, runs.stop - runs.start
+        inner = slice(runs.start + self.radius, runs.stop - self.radius)
         row = (boundary.row[runs] + self.offset).clamp_(0, self.height - 1)  # (k, L)
         index = buffer.index(boundary.image[runs], boundary.class_index[runs], row, boundary.column[runs])
         pixel = torch.add(self.pixel[runs], row, alpha=self.width).view(-1)
         probability = buffer.select(index) * inverse.view(-1).index_select(0, pixel).view(index.shape)
-        windows = probability.unfold(1, size, 1).transpose(1, 2)  # (k, k, L - 2 * radius)
-        predicted = self.kernel @ windows.reshape(size * size, -1)  # (2, L - 2 * radius)
-        true = self.true[:, runs.start + self.radius : runs.stop - self.radius]
-        error = (predicted - true).masked_fill_(true == 0, 0)
+        # The columns of a window lie on a diagonal of their sums over rows, so that no window is copied.
+        sums = self.kernel @ probability  # (2 * k, L)
+        diagonals = sums.as_strided((2, size, inner.stop - inner.start), (size * length, length + 1, 1))
+        true = self.true[:, inner]
+        error = diagonals.sum(dim=1).sub_(true).masked_fill_(true == 0, 0)  # (2, L - 2 * radius)
         self.squares += error.flatten().dot(error.flatten())
-        by_window = (self.adjoint @ error).view(size, size, -1)
-        value = torch.zeros_like(probability)  # first g, then p_c g_c
-        for shift, by_neighbour in enumerate(by_window.unbind(1)):
-            value[:, shift : shift + by_neighbour.shape[1]].add_(by_neighbour)
+        # Entry (direction, i, j) is the error of the window whose column k - 1 - i is pixel j.
+        shifted = F.pad(error, (2 * self.radius, 2 * self.radius)).unfold(1, length, 1)  # (2, k, L)
+        value = self.adjoint @ shifted.reshape(2 * size, length)  # first g, then p_c g_c
         value *= probability
         factor.view(-1).index_add_(0, pixel, value.view(-1), alpha=-1)
         return Entries(index, row, value, stop)

@@ -103,14 +103,14 @@ class Rows:
         for (images, rows), runs in zip(strips, starmap(slice, pairwise(starts)), strict=True):
             if rows.start == 0:
                 done, buffer = 0, self._buffer(images)
-            self._add_cross_entropy(images, rows, buffer)
+            self._accumulate_cross_entropy(images, rows, buffer)
             if self.errors is not None:
-                entries += self.errors.add(runs, rows.stop, buffer, self.inverse, self.factor)
+                entries += self.errors.accumulate_runs(runs, rows.stop, buffer, self.inverse, self.factor)
             ready = rows.stop if rows.stop == self.height else rows.stop - self.halo
             if self.gradient is not None:
                 self._accumulate_rows(self.gradient, images, slice(done, ready), buffer, entries)
             entries = [each.after(ready) for each in entries if each.stop > ready]
-            buffer.forget(ready, rows.stop)
+            buffer.discard(ready, rows.stop)
             done = ready
         if self.gradient is not None and self.is_nan is not None:
             self.upsampling.accumulate_nan(self.gradient, self.is_nan)
@@ -181,7 +181,7 @@ class Rows:
             torch.exp(of_true, out=likelihood[images, rows])
         return likelihood
 
-    def _add_cross_entropy(self, images: slice, rows: slice, buffer: RowBuffer) -> None:
+    def _accumulate_cross_entropy(self, images: slice, rows: slice, buffer: RowBuffer) -> None:
         """Write the exponentials of some rows to the buffer, and add their cross-entropy."""
         weights = self.weights
         smooth_weights = None if weights.smooth is None else weights.class_weights
@@ -233,12 +233,12 @@ class Rows:
         dense *= (self.factor[part] * self.inverse[part]).unsqueeze(1)
         image, row, column = self.position
         true = buffer.index(image[images], self.classes[part], row[rows], column)
-        buffer.add(true, self.weights.true[part], alpha=-1)
+        buffer.accumulate_entries(true, self.weights.true[part], alpha=-1)
         if self.weights.smooth is not None:
             dense.addcmul_(self.weights.class_weights[:, None, None], self.weights.smooth[part].unsqueeze(1), value=-1)
         for each in entries:
             some = each.before(rows.stop)
-            buffer.add(some.index, some.value)
+            buffer.accumulate_entries(some.index, some.value)
         if self.is_nan is not None:
             self.is_nan[part] = dense[:, 0].isnan()
             dense.nan_to_num_(0.0)

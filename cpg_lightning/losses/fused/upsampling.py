@@ -91,9 +91,9 @@ class Bilinear(Upsampling):
         support = self.rows.support(rows)
         few = logits[:, :, support].transpose(1, 2)  # (N, s, C, w)
         columns = few.new_empty(*few.shape[:3], self.large[1])
-        lines, column_lines = few.reshape(-1, few.shape[3]), columns.view(-1, self.large[1])
+        flat, flat_columns = few.reshape(-1, few.shape[3]), columns.view(-1, self.large[1])
         for band, taps in self.columns.bands(slice(0, self.large[1])):
-            torch.mm(lines[:, taps], self.columns.matrix[band, taps].T, out=column_lines[:, band])
+            torch.mm(flat[:, taps], self.columns.matrix[band, taps].T, out=flat_columns[:, band])
         columns, upsampled = columns.flatten(2), out.transpose(1, 2).flatten(2)  # (N, s, C * W), (N, rows, C * W)
         for band, taps in self.rows.bands(rows):
             matrix = self.rows.matrix[band, taps].expand(len(logits), -1, -1)
@@ -110,10 +110,10 @@ class Bilinear(Upsampling):
         for band, taps in self.rows.bands(rows):
             matrix = self.rows.matrix[band, taps].T.expand(len(fine), -1, -1)
             columns[:, _within(taps, support)].baddbmm_(matrix, fine[:, _within(band, rows)])
-        lines = columns.view(-1, upsampled.shape[3])
-        few = lines.new_zeros(len(lines), gradient.shape[3])
+        flat = columns.view(-1, upsampled.shape[3])
+        few = flat.new_zeros(len(flat), gradient.shape[3])
         for band, taps in self.columns.bands(slice(0, self.large[1])):
-            few[:, taps].addmm_(lines[:, band], self.columns.matrix[band, taps])
+            few[:, taps].addmm_(flat[:, band], self.columns.matrix[band, taps])
         part = gradient[:, :, support]
         part.add_(few.view_as(part) if whole else few.view_as(part.transpose(1, 2)).transpose(1, 2))
 
