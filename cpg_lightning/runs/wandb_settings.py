@@ -97,12 +97,16 @@ def has_api_key() -> bool:
     import wandb  # only here: the import takes half a second
 
     try:
+        wandb.setup()  # reads how much is printed
+        wandb.termsetup(wandb.Settings(silent=True), None)  # or the key is told to be there in two lines
         return bool(wandb.login(prompt=False, verify=False))
     except wandb.errors.Error as error:
         raise ValueError(
             f"expected an API key of Weights & Biases, or none, got another: {error}; correct it in WANDB_API_KEY or by "
             "wandb login --relogin, or log offline with WANDB_MODE=offline"
         ) from None
+    finally:
+        wandb.termsetup(wandb.setup().settings, None)
 
 
 def open_run() -> Any:
