@@ -7,7 +7,7 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 from rich.console import Console
 
@@ -29,7 +29,8 @@ class EvaluationReport(Callback):
 
     To Weights & Biases, in training at every n-th validation and at the last: the same few images through the run and
     those of the worst boundary IoU, with name and scores, label and prediction as overlays (``val/examples``,
-    ``val/worst``); the table of the classes' IoU (``val/IoU_table``); the confusion matrix and the trimap curve.
+    ``val/worst``); the table of the classes' IoU (``val/IoU_table``); the confusion matrix and the trimap curve. To
+    TensorBoard likewise, without the table, and with label and prediction beside the image.
 
     At the end of ``fit``, ``validate`` and ``test``, in the terminal the table, and in the run's folder ``pictures``: image |
     label | prediction | boundary errors of those images, the confusion matrix, the trimap curve. In ``tables`` are the
@@ -40,7 +41,7 @@ class EvaluationReport(Callback):
     Args:
         num_images: Number of example images: the first of each of as many batches, evenly spaced.
         num_worst: Number of images of the worst boundary IoU.
-        every_n_validations: Weights & Biases gets them at every n-th validation of a training.
+        every_n_validations: These loggers get them at every n-th validation of a training.
         folder: Where ``pictures`` and ``tables`` are; the trainer's ``default_root_dir`` by default.
 
     Raises:
@@ -185,12 +186,18 @@ class EvaluationReport(Callback):
 
     def _log(self, trainer: L.Trainer, module: SegmentationModule, stage: str) -> None:
         self.logged = True
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-        if module.scores is None or not loggers:
+        wandb = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        tensorboard = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if module.scores is None or not (wandb or tensorboard):
             return
         labels = {**dict(enumerate(module.classes.names)), IGNORED: "ignored"}
         charts = _charts(module, module.scores)
-        for logger in loggers:
+        for board in tensorboard:
+            for name, picture in {**self._sheets(module), **charts}.items():
+                board.experiment.add_image(
+                    f"{stage}/{name}", np.asarray(picture), trainer.global_step, dataformats="HWC"
+                )
+        for logger in wandb:
             for name, examples in (("examples", self.examples), ("worst", self.worst)):
                 if examples:
                     logger.log_image(
