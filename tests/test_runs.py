@@ -266,6 +266,8 @@ class TestJobs:
         requeued = folder / "hpc_ckpt_1.ckpt"
         requeued.write_bytes((folder / "checkpoints/last.ckpt").read_bytes())
         assert RunFolder(folder).newest_checkpoint() == requeued
+        os.utime(requeued, (0, 0))
+        assert RunFolder(folder).newest_checkpoint() in (folder / "checkpoints").iterdir()
 
     def test_two_seeds_in_one_job_are_two_runs(self, camvid, job):
         for seed in (0, 1):
