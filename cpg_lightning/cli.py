@@ -171,9 +171,9 @@ class SegmentationCLI(LightningCLI):
         ours = callbacks_of_runs(config.trainer, self.subcommand)
         self.trainer_defaults["callbacks"] = ours + self.trainer_defaults["callbacks"]  # StopOnSignal sees a step last
         keep_checkpoints_in(folder, config.trainer)
-        without_key = set_up_wandb(loggers, place, self.subcommand)
+        obstacle = set_up_wandb(loggers, place, self.subcommand)
         training = place.evaluated if loggers else None
-        self.save_config_kwargs = {"record": record, "without_key": without_key, "training": training}
+        self.save_config_kwargs = {"record": record, "obstacle": obstacle, "training": training}
 
     def instantiate_classes(self) -> None:
         """Build all objects, and store a description of the network for checkpoints."""

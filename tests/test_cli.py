@@ -98,6 +98,10 @@ class TestRun:
         with Image.open(run.folder.parent.parent / picture) as image:
             assert np.asarray(image).std() > 20
 
+    def test_it_ends_with_the_commands_that_use_it(self, run):
+        for subcommand in ("validate", "predict"):
+            assert f"with the best checkpoint: cpg {subcommand} --run runs/{run.folder.name}\n" in run.output
+
     def test_its_configuration_is_saved_as_it_was_given(self, run):
         config = yaml.safe_load(run.config.read_text())
         assert config["trainer"]["default_root_dir"] == "runs"

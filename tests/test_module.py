@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from tiny import SGD, Tiny, trainer_of
 
 from cpg_lightning.callbacks import EvaluationReport, PredictionWriter
@@ -294,6 +295,37 @@ class TestErrors:
 def rows_of(path):
     with path.open() as file:
         return list(csv.DictReader(file))
+
+
+class Board(TensorBoardLogger):
+    """Keeps the pictures in place of TensorBoard, which need not be installed."""
+
+    name = version = save_dir = root_dir = log_dir = None
+
+    def __init__(self):
+        Logger.__init__(self)
+        self.pictures = {}
+
+    @property
+    def experiment(self):
+        return self
+
+    def add_image(self, name, picture, step, dataformats):
+        assert (picture.dtype, picture.shape[2], dataformats) == (np.uint8, 3, "HWC")
+        self.pictures.setdefault(name, []).append(step)
+
+    def save(self, *arguments, **options):
+        pass
+
+    log_metrics = log_hyperparams = log_graph = finalize = save
+
+
+def test_tensorboard_gets_the_pictures(data, tmp_path):
+    board = Board()
+    report = EvaluationReport(every_n_validations=2)
+    trainer = trainer_of(callbacks=[report], default_root_dir=tmp_path, logger=board, max_epochs=3)
+    trainer.fit(module_of(boundary_metrics_every=1), datamodule=data)
+    assert board.pictures == {f"val/{name}": [6, 9] for name in ("examples", "worst", "confusion", "trimap")}
 
 
 def test_a_test_writes_its_tables(data, tmp_path, capsys):

@@ -2,6 +2,9 @@
 
 import json
 import os
+import re
+import socket
+import threading
 from pathlib import Path
 from shutil import rmtree
 
@@ -10,6 +13,7 @@ import torch
 from commands import ARGUMENTS, fails
 
 from cpg_lightning.cli import main
+from cpg_lightning.runs import wandb_settings
 from cpg_lightning.runs.checkpoint_io import PARTIAL
 from cpg_lightning.runs.folder import RunFolder
 
@@ -260,6 +264,8 @@ class TestJobs:
         requeued = folder / "hpc_ckpt_1.ckpt"
         requeued.write_bytes((folder / "checkpoints/last.ckpt").read_bytes())
         assert RunFolder(folder).newest_checkpoint() == requeued
+        os.utime(requeued, (0, 0))
+        assert RunFolder(folder).newest_checkpoint() in (folder / "checkpoints").iterdir()
 
     def test_two_seeds_in_one_job_are_two_runs(self, camvid, job):
         for seed in (0, 1):
@@ -342,6 +348,22 @@ class TestGroups:
         main(["predict", "--run=run"])
         assert sorted(Path().rglob("offline-run-*")) == before
 
+    def test_a_key_without_a_connection_is_one_line(self, camvid, monkeypatch, capsys):
+        monkeypatch.setattr(wandb_settings, "has_api_key", lambda: True)
+        monkeypatch.setattr(wandb_settings, "answers", lambda server: False)
+        main(["fit", *ARGUMENTS, "--trainer.max_epochs=1", "--output=run"])
+        assert re.search(
+            r"^W&B: no connection to https://\S+, logging offline to .*/run/wandb",
+            capsys.readouterr().out,
+            re.MULTILINE,
+        )
+
+    @pytest.mark.parametrize("option", ["--trainer.logger.offline=true", "--trainer.logger.mode=disabled"])
+    def test_neither_is_asked_for_by_a_run_that_needs_none(self, camvid, monkeypatch, option):
+        monkeypatch.setattr(wandb_settings, "has_api_key", pytest.fail)
+        monkeypatch.setattr(wandb_settings, "answers", pytest.fail)
+        main(["fit", *ARGUMENTS, "--trainer.max_epochs=1", "--output=run", option])
+
     def test_a_key_that_cannot_be_one_is_one_message(self, camvid, monkeypatch, capsys):
         monkeypatch.setenv("WANDB_API_KEY", "short")
         shown = fails(monkeypatch, capsys, "fit", *ARGUMENTS)
@@ -349,3 +371,31 @@ class TestGroups:
         assert "WANDB_API_KEY" in shown
         assert len(shown.splitlines()) == 2  # and how to see where
         assert not Path("runs").exists()
+
+
+class TestConnection:
+    @pytest.fixture
+    def server(self):
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            yield server
+
+    def test_a_server_that_refuses_the_request_is_there(self, server):
+        def refuse():
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+        thread = threading.Thread(target=refuse)
+        thread.start()
+        assert wandb_settings.answers(f"http://127.0.0.1:{server.getsockname()[1]}")
+        thread.join()
+
+    def test_one_that_is_silent_is_not(self, server, monkeypatch):
+        monkeypatch.setattr(wandb_settings, "SECONDS", 0.1)
+        assert not wandb_settings.answers(f"http://127.0.0.1:{server.getsockname()[1]}")
+
+    def test_nor_is_one_that_does_not_exist(self, server):
+        port = server.getsockname()[1]
+        server.close()
+        assert not wandb_settings.answers(f"http://127.0.0.1:{port}")

@@ -7,7 +7,7 @@ import lightning as L
 import numpy as np
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import SaveConfigCallback
-from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 from rich.console import Console
 
@@ -30,7 +30,7 @@ class EvaluationReport(Callback):
     To Weights & Biases, at every n-th validation and the last validation of a training: example images, the same ones in
     the whole run (``val/examples``), and the images with the worst boundary IoU (``val/worst``), with name, scores, and
     label and prediction as overlays; a table of the IoU of each class (``val/IoU_table``); the confusion matrix; the trimap
-    curve.
+    curve. To TensorBoard: the same without the table, with label and prediction beside the image.
 
     To the terminal, at the end of ``fit``, ``validate`` and ``test``: a table of the scores.
 
@@ -43,7 +43,7 @@ class EvaluationReport(Callback):
     Args:
         num_images: Number of example images. They are the first images of evenly spaced batches.
         num_worst: Number of images with the worst boundary IoU.
-        every_n_validations: Interval of the reports to Weights & Biases in a training, in validations.
+        every_n_validations: Interval of the reports to these loggers in a training, in validations.
         folder: Folder of ``pictures`` and ``tables``; the trainer's ``default_root_dir`` by default.
 
     Raises:
@@ -188,12 +188,18 @@ class EvaluationReport(Callback):
 
     def _log(self, trainer: L.Trainer, module: SegmentationModule, stage: str) -> None:
         self.logged = True
-        loggers = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
-        if module.scores is None or not loggers:
+        wandb = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
+        tensorboard = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
+        if module.scores is None or not (wandb or tensorboard):
             return
         labels = {**dict(enumerate(module.classes.names)), IGNORED: "ignored"}
         charts = _charts(module, module.scores)
-        for logger in loggers:
+        for board in tensorboard:
+            for name, picture in {**self._sheets(module), **charts}.items():
+                board.experiment.add_image(
+                    f"{stage}/{name}", np.asarray(picture), trainer.global_step, dataformats="HWC"
+                )
+        for logger in wandb:
             for name, examples in (("examples", self.examples), ("worst", self.worst)):
                 if examples:
                     logger.log_image(

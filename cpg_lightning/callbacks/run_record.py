@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class RunRecord(SaveConfigCallback):
         config: The configuration of this run.
         record: The configuration to save. It lacks options that belong to this run alone, such as its folder. The path of
             the data is saved as an absolute path, so that the file works in any folder.
-        without_key: Whether the API key of Weights & Biases is missing.
+        obstacle: Why Weights & Biases cannot be online; None if it can.
         training: Id of the evaluated training.
     """
 
@@ -37,12 +38,12 @@ class RunRecord(SaveConfigCallback):
         parser: LightningArgumentParser,
         config: Namespace,
         record: Namespace,
-        without_key: bool,
+        obstacle: str | None = None,
         training: str | None = None,
     ) -> None:
         super().__init__(parser, config, save_to_log_dir=False)
         self.record = record
-        self.without_key = without_key
+        self.obstacle = obstacle
         self.training = training
         arguments = record.data.init_args
         if isinstance(arguments.get("root"), str | Path):
@@ -62,11 +63,11 @@ class RunRecord(SaveConfigCallback):
             logger.log_hyperparams({**columns(trainer, pl_module), **_recipe(yaml.safe_load(dump)), **training})
             if isinstance(logger, WandbLogger) and logger.experiment.settings.mode == "offline":
                 run = Path(logger.experiment.dir).parent
-                reason = "no API key, logging" if self.without_key else "logging"
-                print(f"W&B: {reason} offline to {run}; upload with: wandb sync {run}")
+                reason = "" if self.obstacle is None else f"{self.obstacle}, "
+                print(f"W&B: {reason}logging offline to {run}; upload with: wandb sync {run}")
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write ``summary.json``, which marks the run as finished, unless a time limit has stopped the training."""
+        """Write ``summary.json``, which marks the run as finished, and print the next commands, unless a time limit stopped it."""
         timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
         remaining = [each.time_remaining() for each in timers]
         if not trainer.is_global_zero or any(seconds is not None and seconds <= 0 for seconds in remaining):
@@ -83,6 +84,8 @@ class RunRecord(SaveConfigCallback):
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 logger.experiment.summary.update({f"best/{name}": value for name, value in summary["best"].items()})
+        for use, subcommand in (("evaluate", "validate"), ("predict", "predict")):
+            print(f"{use} with the best checkpoint: cpg {subcommand} --run {shlex.quote(trainer.default_root_dir)}")
 
 
 def best_of(trainer: L.Trainer) -> dict[str, float]:

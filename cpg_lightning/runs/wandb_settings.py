@@ -1,16 +1,21 @@
-"""Settings of runs in Weights & Biases: name, id, group, folder, and offline mode without an API key."""
+"""Settings of runs in Weights & Biases: name, id, group, folder, and offline mode without an API key or a connection."""
 
 import os
+import ssl
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
 
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_only
 
 from cpg_lightning.parsing import configured
 from cpg_lightning.runs.place import Place
+
+SECONDS = 5.0  # time limit for an answer of the server
 
 _set: dict[str, str] = {}  # environment variables set by earlier runs of this process
 
@@ -20,26 +25,27 @@ def wandb_loggers(trainer: Namespace) -> list[Namespace]:
     return [each.init_args for each in configured(trainer.get("logger")) if each.class_path.endswith(".WandbLogger")]
 
 
-def set_up_wandb(loggers: list[Namespace], place: Place, job_type: str | None) -> bool:
-    """Set the name, the id and the folder of a run in Weights & Biases, and offline mode without an API key.
+def set_up_wandb(loggers: list[Namespace], place: Place, job_type: str | None) -> str | None:
+    """Set the name, the id and the folder of a run in Weights & Biases, and offline mode if it cannot be online.
 
     Returns:
-        Whether the API key is missing.
+        Why the run cannot be online; None if it can.
     """
     folder = place.folder.path.absolute()
     _set_variable("WANDB_DATA_DIR", folder)  # folder of offline tables before their upload
     _set_variable("WANDB_QUIET", "true")  # avoids a second table of the scores at the end
     first = getattr(rank_zero_only, "rank", 0) == 0  # the only process that logs
-    without_key = bool(loggers) and first and "WANDB_MODE" not in os.environ and not has_api_key()
+    online = [logger for logger in loggers if not logger.mode and not logger.offline]
+    obstacle = _obstacle() if online and first and "WANDB_MODE" not in os.environ else None
     for logger in loggers:
         logger.name, logger.id = place.name, place.id
         logger.save_dir = str(folder) if logger.save_dir == "." else logger.save_dir
         logger.job_type = logger.job_type or job_type
-        if without_key and not logger.mode:
-            logger.mode = "offline"
+        if not logger.mode and (obstacle or logger.offline):
+            logger.mode = "offline"  # the environment variable that Lightning sets comes too late
     if place.run is not None and loggers and first:
         set_group(place.run.experiment())
-    return without_key
+    return obstacle
 
 
 def set_group(experiment: Mapping[str, Any]) -> None:
@@ -55,6 +61,33 @@ def set_group(experiment: Mapping[str, Any]) -> None:
         wandb.setup(settings=wandb.Settings(run_group=f"{experiment['name']}-{experiment['key']}"))
 
 
+def _obstacle() -> str | None:
+    """Return why a run cannot be logged online; None if it can."""
+    if not has_api_key():
+        return "no API key"
+    import wandb  # only here: the import takes half a second
+
+    server = str(wandb.setup().settings.base_url)
+    return None if answers(server) else f"no connection to {server}"
+
+
+def answers(server: str) -> bool:
+    """Whether a server answers. Weights & Biases would wait for 90 seconds and then end the run.
+
+    Args:
+        server: Its address.
+    """
+    try:
+        with urlopen(server, timeout=SECONDS):
+            return True
+    except HTTPError:
+        return True
+    except URLError as error:
+        return isinstance(error.reason, ssl.SSLError)  # Weights & Biases may know other certificates
+    except OSError:
+        return False
+
+
 def has_api_key() -> bool:
     """Whether Weights & Biases could log in, without asking the user or the network.
 
@@ -64,12 +97,16 @@ def has_api_key() -> bool:
     import wandb  # only here: the import takes half a second
 
     try:
+        wandb.setup()  # reads the settings of the output
+        wandb.termsetup(wandb.Settings(silent=True), None)  # avoids two lines about the key
         return bool(wandb.login(prompt=False, verify=False))
     except wandb.errors.Error as error:
         raise ValueError(
             f"expected a valid API key of Weights & Biases, or none, got another: {error}; correct it in WANDB_API_KEY or with "
             "wandb login --relogin, or log offline with WANDB_MODE=offline"
         ) from None
+    finally:
+        wandb.termsetup(wandb.setup().settings, None)
 
 
 def open_run() -> Any:
