@@ -32,9 +32,10 @@ class StopOnSignal(Callback):
     In a SLURM job, SIGUSR1 ends a training in the same way (status 138). In place of ``last.ckpt``, Lightning writes its
     ``hpc_ckpt_N.ckpt`` and asks SLURM to start the job again, unless ``SLURMEnvironment(auto_requeue=False)``.
 
-    The command adds it to trainings. It takes the place of Lightning's own handlers. With that of SIGTERM, each process ends
-    after a step of its own, where the others wait for it. That of SIGUSR1 writes a checkpoint in the middle of a step, and
-    the images of this step are left out when the training continues.
+    The command adds it to trainings as the last callback: those behind it do not see the end of the last step. It takes the
+    place of Lightning's own handlers. With that of SIGTERM, each process ends after a step of its own, where the others wait
+    for it. That of SIGUSR1 writes a checkpoint in the middle of a step, and the images of this step are left out when the
+    training continues.
 
     Example:
         >>> trainer = L.Trainer(callbacks=[StopOnSignal()])  # doctest: +SKIP
