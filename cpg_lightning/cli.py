@@ -42,7 +42,7 @@ from cpg_lightning.parsing import (
 )
 from cpg_lightning.prediction_output import check_output, leave_out_predicted
 from cpg_lightning.resuming import groups_of
-from cpg_lightning.run_callbacks import callbacks_of_runs, keep_checkpoints_in
+from cpg_lightning.run_callbacks import callbacks_of_runs, keep_checkpoints_in, keep_logs_in
 from cpg_lightning.run_errors import explained
 from cpg_lightning.runs.checkpoints import check_classes, check_weights, read_checkpoint
 from cpg_lightning.runs.identity import check_same, experiment_of
@@ -171,6 +171,7 @@ class SegmentationCLI(LightningCLI):
         ours = callbacks_of_runs(config.trainer, self.subcommand)
         self.trainer_defaults["callbacks"] = ours + self.trainer_defaults["callbacks"]  # StopOnSignal sees a step last
         keep_checkpoints_in(folder, config.trainer)
+        keep_logs_in(folder, config.trainer)
         obstacle = set_up_wandb(loggers, place, self.subcommand)
         training = place.evaluated if loggers else None
         self.save_config_kwargs = {"record": record, "obstacle": obstacle, "training": training}

@@ -1,4 +1,4 @@
-"""Callbacks that the command adds to each run."""
+"""The callbacks that the command adds to a run, and the folders of its checkpoints and loggers."""
 
 import sys
 from pathlib import Path
@@ -33,3 +33,10 @@ def keep_checkpoints_in(folder: Path, trainer: Namespace) -> None:
     for callback in configured(trainer.get("callbacks")):
         if issubclass(imported(callback.class_path), ModelCheckpoint) and not callback.init_args.dirpath:
             callback.init_args.dirpath = str(folder / "checkpoints")
+
+
+def keep_logs_in(folder: Path, trainer: Namespace) -> None:
+    """Set the folder of each logger whose ``save_dir`` is ``.``, such as WandbLogger's default, to the folder of the run."""
+    for logger in configured(trainer.get("logger")):
+        if logger.init_args.get("save_dir") == ".":
+            logger.init_args.save_dir = str(folder.absolute())

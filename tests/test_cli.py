@@ -475,6 +475,11 @@ class TestLoggers:
         assert len(list(folder.glob("wandb/offline-run-*"))) == 1
         assert list(Path("csv").rglob("metrics.csv"))
 
+    def test_the_current_folder_of_a_logger_is_that_of_the_run(self, camvid):
+        other = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=."]
+        cli = main([*ARGUMENTS, *other], run=False)
+        assert cli.trainer.logger.save_dir == os.path.abspath(cli.trainer.default_root_dir)
+
     def test_the_users_own_name_id_and_folder_are_kept(self, camvid):
         own = ["--trainer.logger.name=mine", "--trainer.logger.id=abc", "--trainer.logger.save_dir=elsewhere"]
         cli = main([*ARGUMENTS, *own], run=False)

@@ -26,7 +26,7 @@ def wandb_loggers(trainer: Namespace) -> list[Namespace]:
 
 
 def set_up_wandb(loggers: list[Namespace], place: Place, job_type: str | None) -> str | None:
-    """Set the name, the id and the folder of a run in Weights & Biases, and offline mode if it cannot be online.
+    """Set the name and the id of a run in Weights & Biases, and offline mode if it cannot be online.
 
     Returns:
         Why the run cannot be online; None if it can.
@@ -39,7 +39,6 @@ def set_up_wandb(loggers: list[Namespace], place: Place, job_type: str | None) -
     obstacle = _obstacle() if online and first and "WANDB_MODE" not in os.environ else None
     for logger in loggers:
         logger.name, logger.id = place.name, place.id
-        logger.save_dir = str(folder) if logger.save_dir == "." else logger.save_dir
         logger.job_type = logger.job_type or job_type
         if not logger.mode and (obstacle or logger.offline):
             logger.mode = "offline"  # the environment variable that Lightning sets comes too late
