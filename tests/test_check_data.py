@@ -207,7 +207,7 @@ class TestOneReport:
             (lambda labels: labels.rename(labels.with_name("other")), "--data.labels 'masks/{split}/{name}.png'"),
             (
                 lambda labels: labels.parent.rename(labels.parent.with_name("masks")),
-                "with classes.csv, images, masks in it",
+                "which contains classes.csv, images, masks",
             ),
             (lambda labels: [path.unlink() for path in labels.iterdir()], "no files of these names"),
         ],
