@@ -224,7 +224,7 @@ class TestOneReport:
         (folder / "labels").rename(folder / "masks")
         with pytest.raises(
             ValueError,
-            match=r"labels to fit with, .*labels/train/\{name\}\.png: got .* with classes\.csv, images, masks",
+            match=r"labels for fit, .*labels/train/\{name\}\.png: got .*, which contains classes\.csv, images, masks",
         ):
             FolderDataModule(folder, Augmentation((20, 28))).setup("fit")
 
