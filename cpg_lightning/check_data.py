@@ -113,7 +113,7 @@ def look(data: SegmentationDataModule, split: Split, workers: int, console: Cons
 
 
 def found(data: SegmentationDataModule, split: Split, training: bool) -> tuple[Findings, SegmentationDataset | None]:
-    """Return the problems of the file lists of a split, and the dataset of the images and labels without such problems."""
+    """List the files of a split. Return its problems, and the dataset of the files without problems, or None."""
     findings, dataset = Findings(), None
     data.tree.problems, data.tree.notes = [], []
     try:

@@ -77,7 +77,7 @@ class SegmentationModule(EvaluationModule):
             :meth:`~cpg_lightning.networks.SegmentationNetwork.load_weights`.
         new_classifier: Whether to reinitialise the last layers if the weights have another number of classes.
         compile_network: Whether the Trainer compiles the network in place, see :meth:`torch.nn.Module.compile`. The first
-            step, and new image sizes, then take a minute or more. Checkpoints work with and without it.
+            step takes a minute or more, and new image sizes may too. Checkpoints work with and without it.
 
     Raises:
         ValueError: If a number is out of range, or the criterion has another ``ignore_index`` than 255, the value in masks.

@@ -1,4 +1,4 @@
-"""Each kind of bad input gets its message and its exit status, and a page shows all of them."""
+"""Each kind of bad input ends with its message and its exit status, and a page lists all of them."""
 
 import re
 import shlex
@@ -11,7 +11,7 @@ from bad_inputs import BAD_INPUTS, PAGE, SHORT, with_table
 from cpg_lightning.command import command
 
 ROWS = [row for rows in BAD_INPUTS.values() for row in rows]
-ADDED = {"check-data": ["--num_workers", "0", "--crops", ""]}  # faster, and alike in all
+ADDED = {"check-data": ["--num_workers", "0", "--crops", ""]}  # common to all rows, and faster
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.kind for row in ROWS])

@@ -207,7 +207,7 @@ class TestOneReport:
             (lambda labels: labels.rename(labels.with_name("other")), "--data.labels 'masks/{split}/{name}.png'"),
             (
                 lambda labels: labels.parent.rename(labels.parent.with_name("masks")),
-                "with classes.csv, images, masks in it",
+                "which contains classes.csv, images, masks",
             ),
             (lambda labels: [path.unlink() for path in labels.iterdir()], "no files of these names"),
         ],
@@ -224,7 +224,7 @@ class TestOneReport:
         (folder / "labels").rename(folder / "masks")
         with pytest.raises(
             ValueError,
-            match=r"labels to fit with, .*labels/train/\{name\}\.png: got .* with classes\.csv, images, masks",
+            match=r"labels for fit, .*labels/train/\{name\}\.png: got .*, which contains classes\.csv, images, masks",
         ):
             FolderDataModule(folder, Augmentation((20, 28))).setup("fit")
 

@@ -286,11 +286,11 @@ class TestShapes:
 
 class TestErrors:
     def test_the_error_for_a_missing_root_shows_the_layout_and_the_existing_folders(self, camvid):
-        with pytest.raises(FileNotFoundError, match=r"(?s)got .*camvid in it.*root/.*trainannot/"):
+        with pytest.raises(FileNotFoundError, match=r"(?s)got .*which contains .*camvid.*root/.*trainannot/"):
             module_of(camvid.parent / "nowhere").setup("fit")
 
     def test_the_error_for_a_file_as_root_names_the_file(self, camvid):
-        with pytest.raises(FileNotFoundError, match=r"a file in its way: .*train_000\.png"):
+        with pytest.raises(FileNotFoundError, match=r"a file instead of a folder: .*train_000\.png"):
             module_of(camvid / "train" / "train_000.png").setup("fit")
 
     def test_a_missing_split_is_named(self, camvid):

@@ -173,7 +173,7 @@ class TestPatterns:
 
     def test_images_of_all_splits_in_one_folder_need_lists(self, tmp_path):
         with pytest.raises(
-            FileNotFoundError, match=r"expected the list .*train\.txt, as images=images/{name}\.\* has no {split}"
+            FileNotFoundError, match=r"expected the list .*train\.txt, because images=images/{name}\.\* has no {split}"
         ):
             built(write_folder(tmp_path), images="images/{name}.*").files("train")
 

@@ -406,7 +406,7 @@ class TestPredictor:
 
 def test_a_dataset_without_labels_cannot_be_tested_on(tmp_path):
     data = CityscapesDataModule(write_cityscapes(tmp_path / "c"), Augmentation((24, 32)), test_split="test")
-    with pytest.raises(ValueError, match="expected images with labels to test with, got the test split"):
+    with pytest.raises(ValueError, match="expected images with labels for test, got the test split"):
         trainer_of().test(module_of(CityscapesDataModule.classes), datamodule=data)
 
 

@@ -385,7 +385,7 @@ class TestNames:
         path = root / "images" / "val" / "val0.jpg"
         path.unlink()
         {"link": lambda: path.symlink_to("nowhere"), "pipe": lambda: os.mkfifo(path), "folder": path.mkdir}[what]()
-        reason = {"link": "a link to nothing", "pipe": "a pipe, a socket or a device", "folder": "a folder"}[what]
+        reason = {"link": "a broken link", "pipe": "a pipe, a socket or a device", "folder": "a folder"}[what]
         dataset = folder_of(root).dataset("val", training=False)
         with pytest.raises(ValueError, match=rf"expected a readable image file, got {reason}: .*val0\.jpg"):
             dataset[0]

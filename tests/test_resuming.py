@@ -269,7 +269,9 @@ class TestRefused:
     def test_averaged_weights_without_their_callback(self, camvid, average):
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             fit(camvid, "broken", average(), Killed("training batch", 4))
-        with pytest.raises(ValueError, match=r"expected the callback \w+Averaging of .* add it .* --model\.weights"):
+        with pytest.raises(
+            ValueError, match=r"expected the callback \w+Averaging, which averages .* add it .* --model\.weights"
+        ):
             fit(camvid, "broken", ckpt_path="killed.ckpt")
         fit(camvid, "broken", average(), ckpt_path="killed.ckpt")
 

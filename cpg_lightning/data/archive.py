@@ -81,7 +81,7 @@ def bytes_of(path: Path, max_pixels: int) -> bytes:
     try:
         status = path.stat()
     except OSError as error:
-        reason = "a link to nothing" if path.is_symlink() else error.strerror or str(error)
+        reason = "a broken link" if path.is_symlink() else error.strerror or str(error)
         raise unreadable(reason, path) from error
     if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait for ever
         raise unreadable("a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device", path)

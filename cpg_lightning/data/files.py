@@ -258,8 +258,8 @@ class FileTree:
         if opened:
             top = sorted({PurePosixPath(name).parts[0] for name in opened[0].entries})[:8]
             inside = of_it.get(opened[0].path.name, "")
-            wanted = f"{inside}/ in it" if inside else f"{folder} in it"
-            return f"expected {opened[0].path} to have {wanted}, got {', '.join(top) or 'nothing'}; is it the official file?"
+            wanted = f"{inside}/" if inside else folder
+            return f"expected {opened[0].path} to contain {wanted}, got {', '.join(top) or 'nothing'}; is it the official file?"
         or_zip = f" or {next(iter(of_it))} with it" if of_it else ""
         return (
             f"expected the folder {self.root / folder}{or_zip}, {nearest(self.root / folder)}; set the root to the folder "

@@ -93,10 +93,10 @@ def lines_of(content: bytes, path: Path) -> list[str]:
 
 
 def nearest(folder: Path) -> str:
-    """The part of an error message that describes what exists instead of a missing folder."""
+    """Describe the nearest existing parent of a missing folder, as part of an error message."""
     parent = next(parent for parent in folder.absolute().parents if parent.exists())
     if not parent.is_dir():
-        return f"got a file in its way: {parent}"
+        return f"got a file instead of a folder: {parent}"
     names = sorted(path.name for path in parent.iterdir())
     found = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    return f"got {parent} with {found or 'nothing'} in it"
+    return f"got {parent}, which contains {found or 'nothing'}"

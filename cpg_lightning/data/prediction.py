@@ -109,7 +109,7 @@ def images_at(place: Path, max_pixels: int = MOST_PIXELS) -> tuple[list[Path], C
     paths = [Path(os.path.abspath(path)) for path in dict.fromkeys(paths)]
     missing = [path for path in paths if not os.path.lexists(path)]
     if missing:
-        raise FileNotFoundError(f"expected images to predict, got no file {missing[0]}, {nearest(missing[0])}")
+        raise FileNotFoundError(f"expected images to predict at {missing[0]}, {nearest(missing[0])}")
     if not paths:
         raise ValueError(
             f"expected images ({', '.join(IMAGE_SUFFIXES)}) to predict in {place}, got {counted(others) or 'none'}"
