@@ -19,9 +19,9 @@ from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.data.dataset import SegmentationDataset
 from cpg_lightning.data.description import Split
 from cpg_lightning.data.sampling import SeededIndex
-from cpg_lightning.data.workers import begin_worker
-from cpg_lightning.errors import raised_first
-from cpg_lightning.inspection import Findings, Inspection, summed
+from cpg_lightning.data.workers import init_worker
+from cpg_lightning.errors import original_error
+from cpg_lightning.inspection import Findings, Inspection, sum_findings
 from cpg_lightning.parsing import YAML, Parser
 from cpg_lightning.pictures import contact_sheet
 
@@ -64,7 +64,7 @@ def check_data(args: Sequence[str] | None = None) -> int:
     try:
         data = parser.instantiate_classes(options).data
     except ValueError as error:
-        raise raised_first(error) from None
+        raise original_error(error) from None
     console = Console(emoji=False)  # names such as :car: stay as they are
     workers = available_cores() if options.num_workers is None else options.num_workers
     counted: dict[Split, Findings] = {}
@@ -85,15 +85,15 @@ def check_data(args: Sequence[str] | None = None) -> int:
 
 def look(data: SegmentationDataModule, split: Split, workers: int, console: Console) -> Findings:
     """Inspect every file of a split, in several worker processes."""
-    total, dataset = found(data, split, training=False)
+    total, dataset = list_split(data, split, training=False)
     if dataset is None or not len(dataset):
         return total
     loader = DataLoader(
         Inspection(dataset),
         batch_size=CHUNK,
         num_workers=min(workers, len(dataset)),
-        collate_fn=summed,
-        worker_init_fn=begin_worker,
+        collate_fn=sum_findings,
+        worker_init_fn=init_worker,
     )
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task(split, total=len(dataset))
@@ -105,14 +105,16 @@ def look(data: SegmentationDataModule, split: Split, workers: int, console: Cons
         total.wrong(f"expected the {published} images of the {split} split as published, got {total.images}")
     if not dataset.labelled and split in LABELLED:
         total.wrong(
-            f"expected labels for the {split} split, got none for its {total.images} images. {data.why_no_labels(split)}"
+            f"expected labels for the {split} split, got none for its {total.images} images. {data.explain_missing_labels(split)}"
         )
     if total.pixels.any():
-        _look_at_all(data, split, total)
+        _check_totals(data, split, total)
     return total
 
 
-def found(data: SegmentationDataModule, split: Split, training: bool) -> tuple[Findings, SegmentationDataset | None]:
+def list_split(
+    data: SegmentationDataModule, split: Split, training: bool
+) -> tuple[Findings, SegmentationDataset | None]:
     """List the files of a split. Return its problems, and the dataset of the files without problems, or None."""
     findings, dataset = Findings(), None
     data.tree.problems, data.tree.notes = [], []
@@ -127,7 +129,7 @@ def found(data: SegmentationDataModule, split: Split, training: bool) -> tuple[F
     return findings, dataset
 
 
-def _look_at_all(data: SegmentationDataModule, split: Split, total: Findings) -> None:
+def _check_totals(data: SegmentationDataModule, split: Split, total: Findings) -> None:
     """Add the problems and notes that follow from the pixel counts of a whole split."""
     absent = [
         name for name, value in zip(data.classes.names, data.label_values, strict=True) if not total.pixels[value]
@@ -231,7 +233,7 @@ def _class_table(data: SegmentationDataModule, findings: Findings) -> Table:
 
 def _draw_crops(data: SegmentationDataModule, path: Path, seed: int, console: Console) -> None:
     """Draw a sheet of random training crops with their labels. Crops of unreadable files are skipped."""
-    _, dataset = found(data, "train", training=True)
+    _, dataset = list_split(data, "train", training=True)
     if dataset is None or not len(dataset) or not dataset.labelled:
         return  # reported already
     crops: list[tuple[np.ndarray, np.ndarray]] = []

@@ -26,11 +26,11 @@ from cpg_lightning.callbacks.stopping import SIGNALS
 from cpg_lightning.check_data import check_data
 from cpg_lightning.command import WITHOUT_LIGHTNING, without_lightning
 from cpg_lightning.data import SegmentationDataModule
-from cpg_lightning.errors import raised_first
-from cpg_lightning.first_lines import introduce
-from cpg_lightning.given_optimizer import check_rate
+from cpg_lightning.errors import original_error
+from cpg_lightning.first_lines import print_first_lines
+from cpg_lightning.given_optimizer import check_inherited_lr
 from cpg_lightning.help import describe
-from cpg_lightning.learning_rate import check_unfinished
+from cpg_lightning.learning_rate import check_lr_above_zero
 from cpg_lightning.messages import quieten
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.parsing import (
@@ -38,12 +38,12 @@ from cpg_lightning.parsing import (
     Parser,
     check_callables,
     check_trainer,
-    imported,
+    import_object,
 )
 from cpg_lightning.prediction_output import check_output, leave_out_predicted
 from cpg_lightning.resuming import groups_of
 from cpg_lightning.run_callbacks import callbacks_of_runs, keep_checkpoints_in, keep_logs_in
-from cpg_lightning.run_errors import explained
+from cpg_lightning.run_errors import explain_errors
 from cpg_lightning.runs.checkpoints import check_classes, check_weights, read_checkpoint
 from cpg_lightning.runs.identity import check_same, experiment_of
 from cpg_lightning.runs.place import Place, arguments_of_run, arguments_to_continue, place_of
@@ -95,7 +95,7 @@ def main(args: ArgsType = None, run: bool = True) -> "SegmentationCLI":
             run=run,
         )
     except ValueError as error:
-        first = raised_first(error)
+        first = original_error(error)
         if first is error:
             raise
         raise first from None
@@ -138,7 +138,7 @@ class SegmentationCLI(LightningCLI):
         """Parse the command line."""
         super().parse_arguments(parser, args)
         if isinstance(args, list):
-            check_rate(args)
+            check_inherited_lr(args)
 
     def before_instantiate_classes(self) -> None:
         """Set the name, the folder and the Weights & Biases settings of the run."""
@@ -233,12 +233,12 @@ class SegmentationCLI(LightningCLI):
         if self.checkpoint:
             self.model.check_continuation(self.checkpoint, self.trainer)
             if to_another_end and isinstance(self.model.lr_schedule, str):
-                check_unfinished([group["lr"] for group in groups_of(self.checkpoint)])
+                check_lr_above_zero([group["lr"] for group in groups_of(self.checkpoint)])
         record = {**experiment.plain(), "id": self.place.id, "seed": seed, "versions": versions()}
         if self.trainer.is_global_zero and any(isinstance(each, WandbLogger) for each in self.trainer.loggers):
             set_group(record)
         if not self.place.is_done:
-            introduce(config, self.trainer, self.model, self.datamodule, folder.path)
+            print_first_lines(config, self.trainer, self.model, self.datamodule, folder.path)
         if self.trainer.is_global_zero and not self.place.is_done and not self.place.temporary:
             folder.make()
             folder.begin(record)
@@ -247,7 +247,7 @@ class SegmentationCLI(LightningCLI):
         """Run the subcommand.
 
         Raises:
-            ValueError: See :func:`~cpg_lightning.run_errors.explained`.
+            ValueError: See :func:`~cpg_lightning.run_errors.explain_errors`.
             MemoryError: As for ``ValueError``.
             ChildProcessError: As for ``ValueError``.
         """
@@ -263,7 +263,7 @@ class SegmentationCLI(LightningCLI):
             if not done.identities:
                 return
         try:
-            with explained(self.trainer, self.model, self.datamodule, self._get(self.config, "ckpt_path")):
+            with explain_errors(self.trainer, self.model, self.datamodule, self._get(self.config, "ckpt_path")):
                 super()._run_subcommand(subcommand)
         except SIGTERMException as end:
             # Raised by StopOnSignal in the first process. SLURM continues a requeued job by itself.
@@ -291,7 +291,7 @@ def _plain(parser: LightningArgumentParser, config: Namespace) -> dict[str, Any]
 
 def _drop_pretrained(model: Namespace) -> None:
     """Turn off pretrained weights, because a checkpoint replaces them all."""
-    for argument, value in imported(model.network.class_path).without_pretrained().items():
+    for argument, value in import_object(model.network.class_path).without_pretrained().items():
         if argument in model.network.init_args:
             model.network.init_args[argument] = value
     model.weights = None

@@ -20,7 +20,7 @@ def bad_input() -> tuple[type[Exception], ...]:
     )
 
 
-def raised_first(error: BaseException) -> BaseException:
+def original_error(error: BaseException) -> BaseException:
     """Return the original error inside the errors that jsonargparse wraps around it."""
     jsonargparse = sys.modules.get("jsonargparse")
     if jsonargparse is None or jsonargparse.__file__ is None:
@@ -37,5 +37,5 @@ def raised_first(error: BaseException) -> BaseException:
 
 def message_of(error: BaseException) -> str:
     """Return the message of an error, without the traceback that a worker process puts before it."""
-    first = raised_first(error)
+    first = original_error(error)
     return str(first).rsplit(f"{type(first).__name__}: ", maxsplit=1)[-1].strip()

@@ -11,7 +11,7 @@ from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.runs.naming import class_name
 
 
-def introduce(
+def print_first_lines(
     config: Mapping[str, Any],
     trainer: L.Trainer,
     module: L.LightningModule,

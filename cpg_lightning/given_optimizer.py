@@ -14,7 +14,7 @@ from cpg_lightning.parsing import YAML, load_yaml
 OPTION = "--model.optimizer"
 
 
-def check_rate(arguments: Sequence[str]) -> None:
+def check_inherited_lr(arguments: Sequence[str]) -> None:
     """Raise an error if an optimizer inherits the learning rate of an optimizer that was given before it.
 
     If a second optimizer class is given, jsonargparse keeps those arguments of the first one that the second one also

@@ -155,7 +155,7 @@ def decoder_warnings() -> Iterator[list[str]]:
                     print(line, file=sys.stderr)
 
 
-def summed(findings: list[Findings]) -> Findings:
+def sum_findings(findings: list[Findings]) -> Findings:
     """Return the sum of several findings."""
     total = Findings()
     for each in findings:

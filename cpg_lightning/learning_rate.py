@@ -29,7 +29,7 @@ class DecayPlan:
     factor: float = 1.0
 
 
-def schedule_of(
+def build_scheduler(
     lr_schedule: LRSchedule,
     optimizer: Optimizer,
     trainer: L.Trainer,
@@ -123,8 +123,8 @@ def plan_decay(plan: DecayPlan, trainer: L.Trainer, lr_schedule: LRSchedule, war
     Args:
         plan: The plan of the checkpoint, or a new one. It is changed in place.
         trainer: The Trainer, with its data and its optimizers.
-        lr_schedule: See :func:`schedule_of`.
-        warmup_steps: See :func:`schedule_of`.
+        lr_schedule: See :func:`build_scheduler`.
+        warmup_steps: See :func:`build_scheduler`.
 
     Raises:
         ValueError: If the training has another end than before, and the learning rate has already decayed to 0.
@@ -133,12 +133,12 @@ def plan_decay(plan: DecayPlan, trainer: L.Trainer, lr_schedule: LRSchedule, war
     # During the warm-up, the decay has not started.
     if plan.steps not in (0, steps) and lr_schedule in ("poly", "cosine") and step > warmup_steps:
         group = trainer.optimizers[0].param_groups[0]
-        check_unfinished([group["lr"]])
+        check_lr_above_zero([group["lr"]])
         plan.start, plan.factor = step, group["lr"] / group["initial_lr"]
     plan.steps = steps
 
 
-def check_unfinished(rates: Sequence[float]) -> None:
+def check_lr_above_zero(rates: Sequence[float]) -> None:
     """Check that a training that is continued to another end still has a learning rate above 0.
 
     Raises:

@@ -17,11 +17,11 @@ from cpg_lightning.data.data_module import SegmentationDataModule
 from cpg_lightning.data.steps import Division, recount_batches
 from cpg_lightning.evaluation_module import EvaluationModule
 from cpg_lightning.inference import Inference
-from cpg_lightning.learning_rate import LRSchedule, check_length, plan_decay, schedule_of
+from cpg_lightning.learning_rate import LRSchedule, build_scheduler, check_length, plan_decay
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.losses.criterion import SegmentationCriterion
 from cpg_lightning.networks import SegmentationNetwork
-from cpg_lightning.optimization import base_rate, build_optimizer, check_lr_factors, evaluate_frozen, freeze_parts
+from cpg_lightning.optimization import base_lr, build_optimizer, check_lr_factors, evaluate_frozen, freeze_parts
 from cpg_lightning.resuming import Progress, check_averaging, check_optimizer
 from cpg_lightning.run_checks import check_arguments, check_data, check_monitors, check_parameters, check_steps
 from cpg_lightning.runs.checkpoints import (
@@ -272,7 +272,7 @@ class SegmentationModule(EvaluationModule):
         self.log("train/loss", loss.detach(), prog_bar=shown, batch_size=images)
         self.log_dict({f"train/{name}": term for name, term in terms.items()}, batch_size=images)
         # The device fills this tensor. Copying a number to the device would make the host wait.
-        rate = base_rate(self.trainer.optimizers[0])
+        rate = base_lr(self.trainer.optimizers[0])
         self.log("lr", torch.full((), rate, dtype=torch.float32, device=self.device), batch_size=images)
         return loss
 
@@ -283,15 +283,15 @@ class SegmentationModule(EvaluationModule):
             self.progress.validated_batch = self.trainer.fit_loop.total_batch_idx
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimizer and its scheduler; see :func:`~cpg_lightning.learning_rate.schedule_of`."""
+        """Build the optimizer and its scheduler; see :func:`~cpg_lightning.learning_rate.build_scheduler`."""
         optimizer, schedule = self._optimization(self.trainer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _optimization(self, trainer: L.Trainer) -> tuple[Optimizer, LRScheduler]:
         """Build an optimizer and its scheduler."""
         optimizer = build_optimizer(self, self.optimizer, self.lr_factors, self.decay_norms_and_biases)
-        plan = self.progress.plan
-        return optimizer, schedule_of(self.lr_schedule, optimizer, trainer, self.warmup_steps, self.poly_power, plan)
+        decay = self.warmup_steps, self.poly_power, self.progress.plan
+        return optimizer, build_scheduler(self.lr_schedule, optimizer, trainer, *decay)
 
     def on_train_start(self) -> None:
         """Plan the decay of the learning rate, and compare the schedule with the length of the training."""

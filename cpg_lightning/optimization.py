@@ -45,7 +45,7 @@ def build_optimizer(
     return built
 
 
-def base_rate(optimizer: Optimizer) -> float:
+def base_lr(optimizer: Optimizer) -> float:
     """Return the current learning rate of a parameter with factor 1, even if no parameter has this factor."""
     group = optimizer.param_groups[0]
     rate: float = group["lr"]

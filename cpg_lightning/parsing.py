@@ -71,7 +71,7 @@ class Parser(LightningArgumentParser):
             shortened = shortened.partition("\n  Given value: ")[0]
         elif unknown := UNKNOWN_OPTION.search(message):
             known = GIVEN_CLASS.findall(message)
-            meant = _did_you_mean(unknown[1], signature(imported(known[-1])).parameters if known else ())
+            meant = _did_you_mean(unknown[1], signature(import_object(known[-1])).parameters if known else ())
         elif NO_AUGMENTATION in message:
             meant = '; give the size of training crops, e.g. --data.augmentation.crop_size "[512, 512]"'
         elif missing := NO_FILE.search(message):
@@ -86,13 +86,13 @@ def subclasses(family: type[Any]) -> list[type[Any]]:
     return [each for child in family.__subclasses__() for each in (child, *subclasses(child))]
 
 
-def imported(class_path: str) -> Any:
+def import_object(class_path: str) -> Any:
     """Import and return the object of an import path."""
     module, _, name = class_path.rpartition(".")
     return getattr(import_module(module), name)
 
 
-def configured(entry: Any) -> list[Namespace]:
+def configured_classes(entry: Any) -> list[Namespace]:
     """Return the configured classes of an option: its value is one class with arguments, a list of them, or None."""
     entries = entry if isinstance(entry, list) else [entry]
     return [each for each in entries if isinstance(each, Namespace)]
@@ -111,14 +111,14 @@ def check_callables(config: Namespace) -> None:
         built = config.model.get(option)
         if not isinstance(built, Namespace):
             continue
-        if not _gives(imported(built.class_path), family):
+        if not _gives(import_object(built.class_path), family):
             raise ValueError(f"expected model.{option} to be a torch {name}, got {built.class_path}")
         options = built.get("init_args") or {}
         for argument, number in (vars(options) if isinstance(options, Namespace) else options).items():
             if isinstance(number, float) and not math.isfinite(number):  # torch's own checks let NaN pass
                 raise ValueError(f"expected model.{option}.{argument} to be a finite number, got {number}")
     for class_path in _class_paths(config):
-        if not _gives(imported(class_path), object):
+        if not _gives(import_object(class_path), object):
             raise ValueError(f"expected class_path to name a class, got the function {class_path}")
 
 
@@ -145,7 +145,7 @@ def check_trainer(trainer: Namespace) -> None:
         raise ValueError(
             f"expected trainer.val_check_interval to be a number of batches or a share of an epoch above 0, got {interval}"
         )
-    for callback in configured(trainer.get("callbacks")):
+    for callback in configured_classes(trainer.get("callbacks")):
         if callback.class_path.endswith(".LearningRateFinder"):
             raise ValueError(
                 "expected no LearningRateFinder: the learning rate is an option of model.optimizer, and it changes from the "

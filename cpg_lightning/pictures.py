@@ -22,7 +22,7 @@ MOST_LARGE, MOST_NUMBERS = 40, 25
 ERRORS = (("boundary right", RIGHT), ("boundary wrong", WRONG), ("wrong elsewhere", WRONG_INSIDE))
 
 
-def coloured(classes: np.ndarray, palette: Sequence[Colour]) -> np.ndarray:
+def colour_classes(classes: np.ndarray, palette: Sequence[Colour]) -> np.ndarray:
     """Map classes (H, W) to their colours, uint8 (H, W, 3). Other values are black."""
     table = np.zeros((256, 3), dtype=np.uint8)
     table[: len(palette)] = palette
@@ -67,7 +67,7 @@ def boundary_errors(image: np.ndarray, label: np.ndarray, prediction: np.ndarray
     return picture.astype(np.uint8)
 
 
-def comparison(
+def comparison_sheet(
     rows: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
     classes: ClassInfo,
     width: int = 320,
@@ -86,7 +86,7 @@ def comparison(
     gap, line, font = 6, 26, ImageFont.load_default(15)
     heights = [round(width * image.shape[0] / image.shape[1]) for image, _, _ in rows]
     sheet_width = gap + len(PANELS) * (width + gap)
-    shown = shown_classes([classes_of for _, *both in rows for classes_of in both], classes.num_classes)
+    shown = legend_classes([classes_of for _, *both in rows for classes_of in both], classes.num_classes)
     names = [(classes.names[index], classes.palette[index]) for index in shown]
     entries = _legend([*names, *ERRORS, ("ignored", VOID)], sheet_width, font)
     sheet_height = line * (1 + len(titles)) + sum(heights) + gap * len(rows) + line * (entries[-1][0] + 1)
@@ -101,7 +101,7 @@ def comparison(
             draw.text((gap, top + line / 2), title, INK, font, anchor="lm")
             top += line
         errors = boundary_errors(image, label, prediction)
-        panels = (image, coloured(label, classes.palette), coloured(prediction, classes.palette), errors)
+        panels = (image, colour_classes(label, classes.palette), colour_classes(prediction, classes.palette), errors)
         for column, panel in enumerate(panels):
             resample = Image.Resampling.BILINEAR if column == 0 else Image.Resampling.NEAREST
             sheet.paste(Image.fromarray(panel).resize((width, height), resample), (gap + column * (width + gap), top))
@@ -166,7 +166,7 @@ def _drawn(figure: Any) -> Image.Image:
 
 def overlay(image: np.ndarray, mask: np.ndarray, palette: Sequence[Colour]) -> np.ndarray:
     """Draw classes (H, W) over an image, uint8 (H, W, 3), in their colours, darker at their boundaries."""
-    blended = cv2.addWeighted(image, 0.5, coloured(mask, palette), 0.5, 0)
+    blended = cv2.addWeighted(image, 0.5, colour_classes(mask, palette), 0.5, 0)
     blended[boundary_band(mask, 1)] //= 3
     return blended
 
@@ -205,7 +205,7 @@ def contact_sheet(
     return sheet
 
 
-def shown_classes(maps: Sequence[np.ndarray], num_classes: int) -> list[int]:
+def legend_classes(maps: Sequence[np.ndarray], num_classes: int) -> list[int]:
     """Return the classes of a legend, in order: all classes if they are few, else those with the most pixels in the maps."""
     if num_classes <= MOST_NAMES:
         return list(range(num_classes))

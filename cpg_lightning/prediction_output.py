@@ -13,7 +13,7 @@ from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.data.paths import expanded
 from cpg_lightning.data.predicted import PredictionRecord, file_digest, weights_digest
 from cpg_lightning.module import SegmentationModule
-from cpg_lightning.parsing import configured
+from cpg_lightning.parsing import configured_classes
 
 
 def check_output(subcommand: str | None, config: Namespace) -> None:
@@ -28,7 +28,7 @@ def check_output(subcommand: str | None, config: Namespace) -> None:
     if config.output is None:
         return
     if subcommand == "predict":
-        callbacks = configured(config.trainer.callbacks)
+        callbacks = configured_classes(config.trainer.callbacks)
         writers = [each for each in callbacks if each.class_path.endswith(".PredictionWriter")]
         if len(writers) != 1:
             raise ValueError(f"expected one PredictionWriter among the callbacks for --output, got {len(writers)}")

@@ -31,7 +31,7 @@ class Progress:
 
     def state(self, trainer: L.Trainer) -> dict[str, Any]:
         """Return plain values for a checkpoint."""
-        pending = is_due(trainer) and self.validated_batch != trainer.fit_loop.total_batch_idx
+        pending = validation_is_due(trainer) and self.validated_batch != trainer.fit_loop.total_batch_idx
         return {"validated_batch": self.validated_batch, "validation_pending": pending, "plan": asdict(self.plan)}
 
     def restore(self, checkpoint: dict[str, Any]) -> None:
@@ -41,10 +41,10 @@ class Progress:
         plan = state.get("plan", {})
         self.plan.steps, self.plan.start = float(plan.get("steps", 0)), int(plan.get("start", 0))
         self.plan.factor = float(plan.get("factor", 1))
-        begin_with_validation(checkpoint["loops"]["fit_loop"], bool(state.get("validation_pending")))
+        mark_validation_pending(checkpoint["loops"]["fit_loop"], bool(state.get("validation_pending")))
 
 
-def is_due(trainer: L.Trainer) -> bool:
+def validation_is_due(trainer: L.Trainer) -> bool:
     """Whether a validation follows the last training batch, according to the Trainer's options.
 
     A ``val_check_interval`` in units of time is not supported; the result is then False.
@@ -60,7 +60,7 @@ def is_due(trainer: L.Trainer) -> bool:
     return (trainer.current_epoch + 1) % trainer.check_val_every_n_epoch == 0 and (batch + 1) % every == 0
 
 
-def begin_with_validation(loops: dict[str, Any], pending: bool) -> None:
+def mark_validation_pending(loops: dict[str, Any], pending: bool) -> None:
     """Change the progress in a checkpoint so that Lightning runs a pending validation before the next step.
 
     After a restart, Lightning skips a validation that was due directly after the checkpoint, and the end of the epoch with

@@ -7,7 +7,7 @@ from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 
 from cpg_lightning.callbacks import AtomicCheckpoints, Costs, MetricsFile, ProgressLines, TerminateOnNonFinite
-from cpg_lightning.parsing import configured, imported
+from cpg_lightning.parsing import configured_classes, import_object
 
 
 def callbacks_of_runs(trainer: Namespace, subcommand: str | None) -> list[Callback]:
@@ -21,7 +21,7 @@ def callbacks_of_runs(trainer: Namespace, subcommand: str | None) -> list[Callba
     if subcommand is not None:
         # In evaluations they do nothing, but Lightning warns of each callback in a checkpoint that the Trainer lacks.
         kinds += [Costs, MetricsFile]
-    there = [imported(each.class_path) for each in configured(trainer.get("callbacks"))]
+    there = [import_object(each.class_path) for each in configured_classes(trainer.get("callbacks"))]
     bar = any(issubclass(each, ProgressBar) for each in there)
     if trainer.enable_progress_bar is not False and not bar and not sys.stdout.isatty():
         kinds.append(ProgressLines)
@@ -30,13 +30,13 @@ def callbacks_of_runs(trainer: Namespace, subcommand: str | None) -> list[Callba
 
 def keep_checkpoints_in(folder: Path, trainer: Namespace) -> None:
     """Set the folder of each ModelCheckpoint without ``dirpath`` to the folder of the run."""
-    for callback in configured(trainer.get("callbacks")):
-        if issubclass(imported(callback.class_path), ModelCheckpoint) and not callback.init_args.dirpath:
+    for callback in configured_classes(trainer.get("callbacks")):
+        if issubclass(import_object(callback.class_path), ModelCheckpoint) and not callback.init_args.dirpath:
             callback.init_args.dirpath = str(folder / "checkpoints")
 
 
 def keep_logs_in(folder: Path, trainer: Namespace) -> None:
     """Set the folder of each logger whose ``save_dir`` is ``.``, such as WandbLogger's default, to the folder of the run."""
-    for logger in configured(trainer.get("logger")):
+    for logger in configured_classes(trainer.get("logger")):
         if logger.init_args.get("save_dir") == ".":
             logger.init_args.save_dir = str(folder.absolute())

@@ -140,7 +140,7 @@ def check_steps(network: SegmentationNetwork, data: L.LightningDataModule | None
     )
     if division.share > 1 or synchronised:
         return
-    reason = refusal_of_one(network, data.crop_size)
+    reason = single_image_error(network, data.crop_size)
     if reason is not None:
         raise ValueError(
             f"expected 2 or more images per device and batch, because {type(network).__name__} does not accept a single image in "
@@ -148,7 +148,7 @@ def check_steps(network: SegmentationNetwork, data: L.LightningDataModule | None
         )
 
 
-def refusal_of_one(network: SegmentationNetwork, crop_size: tuple[int, int]) -> str | None:
+def single_image_error(network: SegmentationNetwork, crop_size: tuple[int, int]) -> str | None:
     """Return why a network accepts two images in training but not one. None if it accepts one image, or not even two.
 
     Args:

@@ -11,7 +11,7 @@ import torch
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.data.steps import Division
 from cpg_lightning.module import SegmentationModule
-from cpg_lightning.run_checks import refusal_of_one
+from cpg_lightning.run_checks import single_image_error
 
 # Messages of torch's allocators for the CPU, CUDA and other devices, and of the libraries that torch calls.
 OUT_OF_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "STATUS_ALLOC_FAILED")
@@ -19,7 +19,7 @@ LOST_WORKERS = re.compile(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)")  # p
 
 
 @contextmanager
-def explained(
+def explain_errors(
     trainer: L.Trainer, module: SegmentationModule, data: SegmentationDataModule, checkpoint: str | None
 ) -> Iterator[None]:
     """Context manager around a Trainer's run. An error with a known remedy is raised again with a message that names it.
@@ -77,12 +77,12 @@ def _remedy(error: BaseException, trainer: L.Trainer, module: SegmentationModule
             "--model.inference.window and a height and width, e.g. those of training images"
         )
     if _is_in(error, "training_epoch_loop.py"):
-        alone = refusal_of_one(module.network, data.crop_size) is None
-        return less_at_a_time(data.division, getattr(trainer, "val_check_interval", None), 1 if alone else 2)
+        alone = single_image_error(module.network, data.crop_size) is None
+        return smaller_batches(data.division, getattr(trainer, "val_check_interval", None), 1 if alone else 2)
     return "out of memory"
 
 
-def less_at_a_time(division: Division, val_check_interval: float | None, smallest: int = 1) -> str:
+def smaller_batches(division: Division, val_check_interval: float | None, smallest: int = 1) -> str:
     """Return the message for a training step that needs too much memory.
 
     If the images of the step divide into smaller batches, the remedy is gradient accumulation, which keeps the step.

@@ -74,7 +74,7 @@ def saved(path: str, image: Image.Image, **options: object) -> Callable[[], obje
     return folder(change)
 
 
-def turned(path: str, mode: str = "RGB") -> Callable[[], object]:
+def rotated(path: str, mode: str = "RGB") -> Callable[[], object]:
     """Make a dataset in which one image has an EXIF rotation."""
     image = Image.new(mode, (48, 36), 3 if mode == "L" else 0)
     exif = image.getexif()
@@ -187,11 +187,11 @@ RAMP = Image.fromarray(np.arange(48, dtype=np.uint8)[None].repeat(36, axis=0))
 HEAD = "value,name,color\n"
 
 IMAGES = [
-    BadInput("a JPEG with an EXIF rotation", turned(IMAGE), f"got EXIF orientation 6: mine/{IMAGE}"),
-    BadInput("a PNG with an EXIF rotation", turned("images/train/train0.png"), "got EXIF orientation 6: mine/images/train/train0.png"),
-    BadInput("a TIFF with a rotation", turned("images/train/train0.tif"), "got EXIF orientation 6: mine/images/train/train0.tif"),
-    BadInput("a WebP with an EXIF rotation", turned("images/train/train0.webp"), "got EXIF orientation 6: mine/images/train/train0.webp"),
-    BadInput("a label with an EXIF rotation", turned(LABEL, "L"), f"got EXIF orientation 6: mine/{LABEL}"),
+    BadInput("a JPEG with an EXIF rotation", rotated(IMAGE), f"got EXIF orientation 6: mine/{IMAGE}"),
+    BadInput("a PNG with an EXIF rotation", rotated("images/train/train0.png"), "got EXIF orientation 6: mine/images/train/train0.png"),
+    BadInput("a TIFF with a rotation", rotated("images/train/train0.tif"), "got EXIF orientation 6: mine/images/train/train0.tif"),
+    BadInput("a WebP with an EXIF rotation", rotated("images/train/train0.webp"), "got EXIF orientation 6: mine/images/train/train0.webp"),
+    BadInput("a label with an EXIF rotation", rotated(LABEL, "L"), f"got EXIF orientation 6: mine/{LABEL}"),
     BadInput("an image of 16 bits per channel", saved("images/train/train0.png", Image.new("I;16", (48, 36))), "expected an image of at most 8 bits per channel, got 16: 1 channel of 16 bits in mine/images/train/train0.png; convert it"),
     BadInput("a PPM of 16 bits per channel", replaced("images/train/train0.jpg", lambda path: path.with_suffix(".ppm").write_bytes(b"P6 48 36 65535\n" + bytes(6 * 36 * 48))), "at most 8 bits per channel, got 16: 3 channels of 16 bits in mine/images/train/train0.ppm; convert it"),
     BadInput("an image of floating-point numbers", saved("images/train/train0.tif", Image.new("F", (48, 36))), "at most 8 bits per channel, got 32: 1 channel of 32 bits in mine/images/train/train0.tif"),

@@ -12,7 +12,7 @@ from layouts import write_ade20k, write_cityscapes, write_coco_stuff, write_coco
 from PIL import Image
 from rich.console import Console
 
-from cpg_lightning.check_data import check_data, class_weights, look
+from cpg_lightning.check_data import check_data, class_weights, inspect_split
 from cpg_lightning.cli import main
 from cpg_lightning.command import command
 from cpg_lightning.data import (
@@ -45,7 +45,7 @@ def checked(root, capsys, *options):
 
 
 def looked_at(root, split="train", workers=0):
-    return look(FolderDataModule(root, Augmentation((20, 28))), split, workers, Console(quiet=True))
+    return inspect_split(FolderDataModule(root, Augmentation((20, 28))), split, workers, Console(quiet=True))
 
 
 class TestCounting:

@@ -6,7 +6,7 @@ import pytest
 from commands import BASE, CAMVID, EXPERIMENTS, fails
 
 from cpg_lightning.cli import main
-from cpg_lightning.given_optimizer import check_rate
+from cpg_lightning.given_optimizer import check_inherited_lr
 
 ADAMW = "model: {optimizer: {class_path: torch.optim.AdamW, init_args: {lr: 0.002, weight_decay: 0.01}}}\n"
 REFUSED = (
@@ -48,7 +48,7 @@ def files(tmp_path, monkeypatch):
 )
 def test_the_rate_of_an_earlier_class_is_not_kept(arguments):
     with pytest.raises(ValueError, match=f"^{REFUSED}$"):
-        check_rate(["fit", *arguments])
+        check_inherited_lr(["fit", *arguments])
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_the_rate_of_an_earlier_class_is_not_kept(arguments):
     ids=" ".join,
 )
 def test_a_class_with_a_rate_of_its_own_is_taken(arguments):
-    check_rate(["fit", *arguments])
+    check_inherited_lr(["fit", *arguments])
 
 
 def test_the_command_says_so_before_anything_is_built(monkeypatch, capsys):

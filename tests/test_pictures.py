@@ -11,10 +11,10 @@ from cpg_lightning.pictures import (
     WRONG_INSIDE,
     boundary_band,
     boundary_errors,
-    coloured,
-    comparison,
+    colour_classes,
+    comparison_sheet,
     confusion_picture,
-    shown_classes,
+    legend_classes,
     trimap_picture,
 )
 
@@ -54,7 +54,7 @@ def test_errors_are_told_apart_by_where_they_are(label):
 
 
 def test_classes_have_their_colours_and_void_is_black(label):
-    picture = coloured(label, [(1, 2, 3), (4, 5, 6)])
+    picture = colour_classes(label, [(1, 2, 3), (4, 5, 6)])
     assert [picture[at].tolist() for at in ((0, 0), (0, 29), (19, 0))] == [[1, 2, 3], [4, 5, 6], [0, 0, 0]]
 
 
@@ -64,7 +64,7 @@ def test_a_sheet_has_a_row_an_image_and_a_column_a_view(label, classes):
         (np.full((20, 30, 3), 200, np.uint8), label, label),
         (np.full((40, 30, 3), 90, np.uint8), *[np.zeros((40, 30), np.uint8)] * 2),
     ]
-    sheet = comparison(rows, ClassInfo.numbered(classes), width=60)
+    sheet = comparison_sheet(rows, ClassInfo.numbered(classes), width=60)
     assert sheet.width == 6 + 4 * 66
     pixels = np.array(sheet)
     assert pixels[26 + 20, 6 + 30].tolist() == [200] * 3
@@ -75,7 +75,7 @@ def test_a_sheet_has_a_row_an_image_and_a_column_a_view(label, classes):
 @pytest.mark.parametrize("title", ["val_000, mIoU 0.531", 50 * "a long name ", "two\nlines\udcff"])
 def test_a_title_stands_above_its_row_and_never_beside_the_sheet(label, title):
     rows = [(np.full((20, 30, 3), 200, np.uint8), label, label)] * 2
-    without, titled = (comparison(rows, ClassInfo.numbered(2), 60, titles) for titles in ((), (title, title)))
+    without, titled = (comparison_sheet(rows, ClassInfo.numbered(2), 60, titles) for titles in ((), (title, title)))
     assert titled.size == (without.width, without.height + 2 * 26)
     pixels = np.array(titled)
     for row in range(2):
@@ -86,10 +86,10 @@ def test_a_title_stands_above_its_row_and_never_beside_the_sheet(label, title):
 
 
 def test_the_legend_of_many_classes_has_the_largest_of_the_pictures(label):
-    assert shown_classes([label], 24) == list(range(24))
-    assert shown_classes([label, np.full((5, 5), 99, np.uint8)], 171) == [0, 1, 99]
+    assert legend_classes([label], 24) == list(range(24))
+    assert legend_classes([label, np.full((5, 5), 99, np.uint8)], 171) == [0, 1, 99]
     every = np.arange(171, dtype=np.uint8).repeat(np.arange(171))
-    assert shown_classes([every], 171) == list(range(171 - 48, 171))
+    assert legend_classes([every], 171) == list(range(171 - 48, 171))
 
 
 @pytest.mark.parametrize(("classes", "pixels"), [(11, 30), (171, 10)])

@@ -23,7 +23,7 @@ from cpg_lightning.inference import Inference
 from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.metrics import ClassIoU
 from cpg_lightning.module import SegmentationModule
-from cpg_lightning.pictures import coloured, overlay
+from cpg_lightning.pictures import colour_classes, overlay
 from cpg_lightning.predictor import Predictor
 
 
@@ -448,5 +448,5 @@ def test_overlays_show_the_image_and_the_classes(photographs, tmp_path):
     labels = np.array(Image.open(tmp_path / "out" / "labels" / "a.png"))
     overlay = np.array(Image.open(tmp_path / "out" / "overlay" / "a.png")).astype(int)
     image = np.array(Image.open(photographs / "a.jpg")).astype(int)
-    halfway = (image + coloured(labels, CamVidDataModule.classes.palette)) / 2
+    halfway = (image + colour_classes(labels, CamVidDataModule.classes.palette)) / 2
     assert (np.abs(overlay - halfway).max(axis=-1) <= 2).mean() > 0.2

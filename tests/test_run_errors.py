@@ -4,7 +4,7 @@ import pytest
 from commands import ARGUMENTS, fails
 
 from cpg_lightning.data.steps import Division
-from cpg_lightning.run_errors import less_at_a_time
+from cpg_lightning.run_errors import smaller_batches
 
 HUNGRY = [*ARGUMENTS, "--model.network=tiny.Hungry", "--trainer.limit_val_batches=1"]
 
@@ -50,4 +50,4 @@ def test_another_error_stays_as_it_is(camvid, monkeypatch, capsys):
     ],
 )
 def test_the_parts_of_a_step_are_those_that_divide_it(division, interval, smallest, flags):
-    assert f": set {flags}" in less_at_a_time(division, interval, smallest)
+    assert f": set {flags}" in smaller_batches(division, interval, smallest)

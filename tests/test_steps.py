@@ -23,7 +23,7 @@ from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.networks import LRASPP, DeepLabV3
 from cpg_lightning.networks.adapter import Adapter
-from cpg_lightning.run_checks import check_steps, refusal_of_one
+from cpg_lightning.run_checks import check_steps, single_image_error
 
 DDP = "--trainer.strategy=ddp"
 
@@ -224,19 +224,19 @@ class TestOneImageAtATime:
     def test_networks_with_batch_norm_after_global_pooling_do_not_take_it(self, kind):
         network = kind(11)
         before = {name: value.clone() for name, value in network.state_dict().items()}
-        assert "more than 1 value per channel" in refusal_of_one(network, (64, 96))
+        assert "more than 1 value per channel" in single_image_error(network, (64, 96))
         assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
         assert network.training
 
     @pytest.mark.parametrize("kind", [LRASPP, Tiny])
     def test_others_do(self, kind):
-        assert refusal_of_one(kind(11), (64, 96)) is None
+        assert single_image_error(kind(11), (64, 96)) is None
 
     def test_it_is_the_size_of_training_images_that_counts(self):
         deep = nn.Sequential(nn.Conv2d(3, 11, 1, stride=64), nn.BatchNorm2d(11))
         network = Adapter(11, deep, min_size=64)
-        assert refusal_of_one(network, (64, 64)) is not None
-        assert refusal_of_one(network, (64, 128)) is None
+        assert single_image_error(network, (64, 64)) is not None
+        assert single_image_error(network, (64, 128)) is None
 
     def test_the_command_refuses_it_before_anything_is_written(self, camvid, monkeypatch, capsys):
         arguments = [*ARGUMENTS, "--model.network=tiny.Pooled", "--data.batch_size=4"]

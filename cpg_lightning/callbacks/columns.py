@@ -10,7 +10,7 @@ from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.module import SegmentationModule
 
 
-def columns(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
+def filter_columns(trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
     """Return the columns for filtering runs in a logger.
 
     They are a flat dictionary, with the same names for runs of the command line and of Python.

@@ -11,14 +11,14 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from PIL import Image
 from rich.console import Console
 
-from cpg_lightning.callbacks.columns import columns
-from cpg_lightning.callbacks.examples import Example, example_of, logged_masks, shrunk
-from cpg_lightning.callbacks.processes import of_all_processes
+from cpg_lightning.callbacks.columns import filter_columns
+from cpg_lightning.callbacks.examples import Example, example_of, logged_masks, shrink
+from cpg_lightning.callbacks.processes import gather_from_processes
 from cpg_lightning.callbacks.tables import class_rows, score_table, write_tables
 from cpg_lightning.data.class_info import IGNORED
 from cpg_lightning.metrics.evaluation import ImageScores, Scores, image_scores
 from cpg_lightning.module import SegmentationModule
-from cpg_lightning.pictures import comparison, confusion_picture, trimap_picture
+from cpg_lightning.pictures import comparison_sheet, confusion_picture, trimap_picture
 
 
 class EvaluationReport(Callback):
@@ -80,7 +80,7 @@ class EvaluationReport(Callback):
         """Log the columns for filtering, unless the command has logged them."""
         if not any(isinstance(each, SaveConfigCallback) for each in trainer.callbacks):  # type: ignore[attr-defined]
             for logger in trainer.loggers:
-                logger.log_hyperparams(columns(trainer, pl_module))
+                logger.log_hyperparams(filter_columns(trainer, pl_module))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Choose the example images."""
@@ -156,7 +156,7 @@ class EvaluationReport(Callback):
     def _finish(self, trainer: L.Trainer, module: SegmentationModule, stage: str) -> None:
         if module.scores is None:
             return
-        images = of_all_processes(self.images)
+        images = gather_from_processes(self.images)
         if not trainer.is_global_zero:
             return
         if not self.logged:
@@ -183,7 +183,7 @@ class EvaluationReport(Callback):
         for name, examples in (("examples", self.examples), ("worst", self.worst)):
             if examples:
                 rows = [(each.image, each.label, each.prediction) for each in examples]
-                sheets[name] = comparison(rows, module.classes, titles=[each.title for each in examples])
+                sheets[name] = comparison_sheet(rows, module.classes, titles=[each.title for each in examples])
         return sheets
 
     def _log(self, trainer: L.Trainer, module: SegmentationModule, stage: str) -> None:
@@ -204,7 +204,7 @@ class EvaluationReport(Callback):
                 if examples:
                     logger.log_image(
                         f"{stage}/{name}",
-                        [shrunk(each.image) for each in examples],
+                        [shrink(each.image) for each in examples],
                         step=trainer.global_step,
                         caption=[each.title for each in examples],
                         masks=[logged_masks(each, labels) for each in examples],

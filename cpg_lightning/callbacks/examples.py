@@ -45,10 +45,10 @@ def example_of(name: str, image: Tensor, label: Tensor, prediction: Tensor, scor
 def logged_masks(example: Example, labels: dict[int, str]) -> dict[str, dict[str, Any]]:
     """Return prediction and label as overlays of Weights & Biases. ``labels`` are the names of the values."""
     maps = {"prediction": example.prediction, "ground_truth": example.label}
-    return {name: {"mask_data": shrunk(each), "class_labels": labels} for name, each in maps.items()}
+    return {name: {"mask_data": shrink(each), "class_labels": labels} for name, each in maps.items()}
 
 
-def shrunk(array: np.ndarray) -> np.ndarray:
+def shrink(array: np.ndarray) -> np.ndarray:
     """Shrink an image or a label map to at most ``LARGEST_SIDE`` pixels per side."""
     factor = LARGEST_SIDE / max(array.shape[:2])
     if factor >= 1:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 from torch.optim import Optimizer
 
-from cpg_lightning.callbacks.processes import of_all_processes
+from cpg_lightning.callbacks.processes import gather_from_processes
 from cpg_lightning.networks.weights import non_finite
 
 MOST_NAMES = 50  # largest number of image names in a message
@@ -121,8 +121,8 @@ class TerminateOnNonFinite(Callback):
         if problem is None and module is not None:
             problem = self._wrong_weights(trainer, module)
         if trainer.strategy.reduce_boolean_decision(problem is not None, all=False):
-            problems = of_all_processes([] if problem is None else [problem])
-            names = of_all_processes([name for batch in batches for name in batch.names])
+            problems = gather_from_processes([] if problem is None else [problem])
+            names = gather_from_processes([name for batch in batches for name in batch.names])
             raise ValueError(_message(problems[0], names))
 
     def _wrong_weights(self, trainer: L.Trainer, module: L.LightningModule) -> str | None:

@@ -13,11 +13,11 @@ from PIL import Image
 from rich.console import Console
 from torch import Tensor
 
-from cpg_lightning.callbacks.processes import of_all_processes
+from cpg_lightning.callbacks.processes import gather_from_processes
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.data.predicted import PredictionRecord
 from cpg_lightning.module import SegmentationModule
-from cpg_lightning.pictures import coloured, overlay
+from cpg_lightning.pictures import colour_classes, overlay
 
 KINDS = ("palette", "labels", "overlay")  # kinds of files
 MOST_BROKEN = 20  # largest number of unreadable images in a message
@@ -94,7 +94,9 @@ class PredictionWriter(BasePredictionWriter):
                 drawn = overlay(image, mask, pl_module.classes.palette)
                 self._save("overlay", f"{name}.png", Image.fromarray(drawn).save)
             if "palette" in self.kinds:
-                self._save("palette", f"{name}.png", Image.fromarray(coloured(mask, pl_module.classes.palette)).save)
+                self._save(
+                    "palette", f"{name}.png", Image.fromarray(colour_classes(mask, pl_module.classes.palette)).save
+                )
             if "labels" in self.kinds:
                 values = data.to_label_values(mask) if isinstance(data, SegmentationDataModule) else mask
                 self._save("labels", f"{name}.png", Image.fromarray(values).save)
@@ -113,7 +115,7 @@ class PredictionWriter(BasePredictionWriter):
         Raises:
             ValueError: If images could not be read.
         """
-        broken = of_all_processes(self.broken) if stage == "predict" else []
+        broken = gather_from_processes(self.broken) if stage == "predict" else []
         if broken:
             shown = "\n".join(broken[:MOST_BROKEN])
             raise ValueError(f"expected images that can be read, got {len(broken)} that were skipped:\n{shown}")

@@ -7,7 +7,7 @@ import torch
 Entry = TypeVar("Entry")
 
 
-def of_all_processes(entries: list[Entry]) -> list[Entry]:
+def gather_from_processes(entries: list[Entry]) -> list[Entry]:
     """Gather the entries of all processes, in the order of their ranks. Each process must call this."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return entries

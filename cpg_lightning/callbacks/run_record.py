@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
 
-from cpg_lightning.callbacks.columns import columns
+from cpg_lightning.callbacks.columns import filter_columns
 from cpg_lightning.callbacks.costs import Costs
 from cpg_lightning.data.paths import expanded
 from cpg_lightning.runs.folder import RunFolder
@@ -60,7 +60,7 @@ class RunRecord(SaveConfigCallback):
         path.write_text(dump)
         training = {} if self.training is None else {"training": self.training}
         for logger in trainer.loggers:
-            logger.log_hyperparams({**columns(trainer, pl_module), **_recipe(yaml.safe_load(dump)), **training})
+            logger.log_hyperparams({**filter_columns(trainer, pl_module), **_recipe(yaml.safe_load(dump)), **training})
             if isinstance(logger, WandbLogger) and logger.experiment.settings.mode == "offline":
                 run = Path(logger.experiment.dir).parent
                 reason = "" if self.obstacle is None else f"{self.obstacle}, "

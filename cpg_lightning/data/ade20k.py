@@ -46,6 +46,6 @@ ADEChallengeData2016/  (the root)
     def files(self, split: Split) -> list[tuple[Path, Path | None]]:
         """See :meth:`SegmentationDataModule.files`."""
         folder = {"train": "training", "val": "validation"}[split]
-        images = self.tree.named(f"images/{folder}", IMAGE_SUFFIXES)
+        images = self.tree.files_by_name(f"images/{folder}", IMAGE_SUFFIXES)
         labels = self.tree.labels(f"annotations/{folder}", (".png",))
-        return self.tree.pairs(images, labels, f"images/{folder}", f"annotations/{folder}")
+        return self.tree.pair_files(images, labels, f"images/{folder}", f"annotations/{folder}")

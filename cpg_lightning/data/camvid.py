@@ -67,5 +67,5 @@ root/
 
     def files(self, split: Split) -> list[tuple[Path, Path | None]]:
         """See :meth:`SegmentationDataModule.files`."""
-        images, labels = self.tree.named(split, IMAGE_SUFFIXES), self.tree.labels(f"{split}annot", (".png",))
-        return self.tree.pairs(images, labels, split, f"{split}annot")
+        images, labels = self.tree.files_by_name(split, IMAGE_SUFFIXES), self.tree.labels(f"{split}annot", (".png",))
+        return self.tree.pair_files(images, labels, split, f"{split}annot")

@@ -64,8 +64,8 @@ root/
 
     def files(self, split: Split) -> list[tuple[Path, Path | None]]:
         """See :meth:`SegmentationDataModule.files`."""
-        images = self.tree.named(f"leftImg8bit/{split}", (IMAGE,))
+        images = self.tree.files_by_name(f"leftImg8bit/{split}", (IMAGE,))
         if split == "test":  # the labels in gtFine/test are dummies
             return self.tree.unpaired(images, f"leftImg8bit/{split}")
         labels = self.tree.labels(f"gtFine/{split}", (LABEL,))
-        return self.tree.pairs(images, labels, f"leftImg8bit/{split}", f"gtFine/{split}")
+        return self.tree.pair_files(images, labels, f"leftImg8bit/{split}", f"gtFine/{split}")

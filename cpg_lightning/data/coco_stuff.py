@@ -73,7 +73,7 @@ root/
         folders = f"images/{split}2017", f"{self.label_folder}/{split}2017"
         labels = self.tree.labels(folders[1], (".png",))
         published = {name: path for name, path in labels.items() if not name.endswith(CONVERTED)}
-        return self.tree.pairs(self.tree.named(folders[0], IMAGE_SUFFIXES), published, *folders)
+        return self.tree.pair_files(self.tree.files_by_name(folders[0], IMAGE_SUFFIXES), published, *folders)
 
 
 class COCOStuff10kDataModule(SegmentationDataModule):
@@ -149,11 +149,11 @@ root/
     def files(self, split: Split) -> list[tuple[Path, Path | None]]:
         """See :meth:`SegmentationDataModule.files`."""
         list_name = {"train": "imageLists/train.txt", "val": "imageLists/test.txt"}[split]
-        found = self.tree.named("images", IMAGE_SUFFIXES)
-        names = self.tree.listed(list_name, found, "images", repeated=split == "train")
+        found = self.tree.files_by_name("images", IMAGE_SUFFIXES)
+        names = self.tree.read_list(list_name, found, "images", repeated=split == "train")
         labels = self.tree.labels("annotations", (".png",)) | self.tree.labels("annotations", (".mat",))
         images, listed = ({name: files[name] for name in names if name in files} for files in (found, labels))
-        return self.tree.pairs(images, listed, "images", "annotations", names)
+        return self.tree.pair_files(images, listed, "images", "annotations", names)
 
 
 def _of_the_other(

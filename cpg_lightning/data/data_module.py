@@ -20,7 +20,7 @@ from cpg_lightning.data.loading import SegmentationLoader, TrainingLoader, loade
 from cpg_lightning.data.options import check_area, check_image_size, check_whole
 from cpg_lightning.data.paths import expanded
 from cpg_lightning.data.predicted import PredictionRecord, identity_of
-from cpg_lightning.data.prediction import FilePredictionDataset, PredictionDataset, counted, images_at
+from cpg_lightning.data.prediction import FilePredictionDataset, PredictionDataset, format_counts, list_images
 from cpg_lightning.data.resizing import evaluation_pipeline
 from cpg_lightning.data.sampling import EvaluationSampler, TrainingSampler
 from cpg_lightning.data.steps import Division
@@ -167,9 +167,9 @@ class SegmentationDataModule(DatasetDescription, L.LightningDataModule):
             with self.tree.without_labels():
                 return [image for image, _ in self.files(split)]
         place = expanded(self.predict_images)
-        images, others = images_at(place, self.max_pixels)
+        images, others = list_images(place, self.max_pixels)
         if others:
-            rank_zero_warn(f"not predicted in {place}, because their format is not supported: {counted(others)}")
+            rank_zero_warn(f"not predicted in {place}, because their format is not supported: {format_counts(others)}")
         return images
 
     def setup(self, stage: str) -> None:
@@ -212,7 +212,7 @@ class SegmentationDataModule(DatasetDescription, L.LightningDataModule):
         if not dataset.labelled:
             raise ValueError(
                 f"expected images with labels for {TrainerFn(stage).value}, got the {split} split of {type(self).__name__} in "
-                f"{self.root}, which has none; its images can be predicted. {self.why_no_labels(split)}"
+                f"{self.root}, which has none; its images can be predicted. {self.explain_missing_labels(split)}"
                 f"Expected layout:\n{self.layout}"
             )
         if loader == "train":

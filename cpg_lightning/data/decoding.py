@@ -66,9 +66,11 @@ def decode_image(data: bytes, path: Path) -> np.ndarray:
     if header.kind == "JPEG":
         check_jpeg(data, path)
     if header.kind in ("PNG", "JPEG"):
-        return turned(_decoded(data, cv2.IMREAD_COLOR_RGB, path), header.orientation)
+        return apply_orientation(_decoded(data, cv2.IMREAD_COLOR_RGB, path), header.orientation)
     pixels = np.array(_loaded(data, header, path).convert("RGB"))
-    return pixels if header.kind == "TIFF" else turned(pixels, header.orientation)  # Pillow rotates a TIFF itself
+    return (
+        pixels if header.kind == "TIFF" else apply_orientation(pixels, header.orientation)
+    )  # Pillow rotates a TIFF itself
 
 
 def decode_label(data: bytes, path: Path) -> np.ndarray:
@@ -213,7 +215,7 @@ def check_jpeg(data: bytes, path: Path) -> None:
         raise unreadable("a JPEG without an end, truncated or overwritten", path)
 
 
-def turned(pixels: np.ndarray, orientation: int) -> np.ndarray:
+def apply_orientation(pixels: np.ndarray, orientation: int) -> np.ndarray:
     """Rotate stored pixels (H, W, C) to their displayed orientation."""
     if orientation == 1:
         return pixels
@@ -246,7 +248,7 @@ def _of_picture(picture: Image.Image) -> np.ndarray:
         pixels = np.array(picture.convert("RGB"))  # this loads the pixels, and rotates a TIFF
     except Exception as error:  # see read_header
         raise _damaged(error, getattr(picture, "filename", "") or what) from error
-    return pixels if isinstance(picture, TiffImageFile) else turned(pixels, orientation_in(picture))
+    return pixels if isinstance(picture, TiffImageFile) else apply_orientation(pixels, orientation_in(picture))
 
 
 def _check_channels(bits: int, layout: str, what: str) -> None:

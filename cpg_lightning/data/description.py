@@ -88,7 +88,7 @@ class DatasetDescription(ABC):
         """Return the function that decodes the content and path of a label file; ``decode_label`` by default."""
         return self.decode_label
 
-    def why_no_labels(self, split: Split) -> str:
+    def explain_missing_labels(self, split: Split) -> str:
         """Return the likely reason why a split has no labels, as text for an error message; empty by default."""
         return ""
 

@@ -7,7 +7,14 @@ from pathlib import Path, PurePosixPath
 
 from cpg_lightning.data.archive import Archive, bytes_of
 from cpg_lightning.data.decoding import MOST_PIXELS
-from cpg_lightning.data.paths import IMAGE_SUFFIXES, OTHER_SUFFIXES, composed, lines_of, nearest, walked
+from cpg_lightning.data.paths import (
+    IMAGE_SUFFIXES,
+    OTHER_SUFFIXES,
+    describe_missing,
+    lines_of,
+    normalize_name,
+    walk_files,
+)
 
 
 class FileTree:
@@ -25,7 +32,7 @@ class FileTree:
     Attributes:
         problems: List that collects problems with the files; None if problems are raised.
         notes: Remarks about files that are not problems.
-        passed_over: For each folder, the files in it that were not requested.
+        other_files: For each folder, the files in it that were not requested.
         with_labels: Whether to search for labels. Images for prediction need none.
     """
 
@@ -42,7 +49,7 @@ class FileTree:
         self.max_pixels = max_pixels
         self.problems: list[str] | None = None
         self.notes: list[str] = []
-        self.passed_over: dict[Path, list[Path]] = {}
+        self.other_files: dict[Path, list[Path]] = {}
         self.with_labels = True
         self.zips: dict[Path, Archive] = {}
         self.zipped: dict[Path, tuple[Archive, str]] = {}
@@ -66,7 +73,7 @@ class FileTree:
             raise ValueError(message)
         self.problems.append(message)
 
-    def below(self, folder: str, suffixes: Collection[str] = ()) -> list[Path]:
+    def list_files(self, folder: str, suffixes: Collection[str] = ()) -> list[Path]:
         """List all files below a folder of the root, at any depth, sorted. Hidden files are excluded.
 
         A folder whose name ends in one of ``suffixes`` is listed as a file, which then cannot be read.
@@ -77,7 +84,7 @@ class FileTree:
         """
         path = self.root / folder
         if path.is_dir():
-            found = list(walked(path, tuple(suffixes)))
+            found = list(walk_files(path, tuple(suffixes)))
         else:
             entries = self._entries(path)
             self.zipped |= entries
@@ -86,8 +93,8 @@ class FileTree:
                 raise FileNotFoundError(self._missing(folder))
         return sorted(file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts))
 
-    def named(
-        self, folder: str, suffixes: Sequence[str], prefix: str = "", besides: Collection[Path] = ()
+    def files_by_name(
+        self, folder: str, suffixes: Sequence[str], prefix: str = "", exclude: Collection[Path] = ()
     ) -> dict[str, Path]:
         """The files below a folder whose path starts with a prefix and ends in one of several suffixes, by name.
 
@@ -98,23 +105,23 @@ class FileTree:
             folder: The folder, below the root.
             suffixes: Suffixes of the files; upper and lower case are equal.
             prefix: Prefix of the path below the folder.
-            besides: Files to exclude.
+            exclude: Files to exclude.
 
         Raises:
-            FileNotFoundError: See :meth:`below`.
-            ValueError: See :meth:`below`, and if two files have the same name.
+            FileNotFoundError: See :meth:`list_files`.
+            ValueError: See :meth:`list_files`, and if two files have the same name.
         """
         found: dict[str, Path] = {}
-        others = self.passed_over[self.root / folder] = []
-        for path in self.below(folder, suffixes):
+        others = self.other_files[self.root / folder] = []
+        for path in self.list_files(folder, suffixes):
             inside = path.relative_to(self.root / folder).as_posix()
             suffix = next((suffix for suffix in suffixes if inside.lower().endswith(suffix.lower())), None)
-            if path in besides:
+            if path in exclude:
                 continue
             if suffix is None or not inside.startswith(prefix):
                 others.append(path)
                 continue
-            name = composed(inside[len(prefix) : -len(suffix)])
+            name = normalize_name(inside[len(prefix) : -len(suffix)])
             if name in found:
                 self.wrong(f"expected one file per name, got both {found[name]} and {path}; remove one")
             found.setdefault(name, path)
@@ -129,8 +136,8 @@ class FileTree:
         return found
 
     def labels(self, folder: str, suffixes: Sequence[str]) -> dict[str, Path]:
-        """The label files below a folder by name, see :meth:`named`; none if ``with_labels`` is false."""
-        return self.named(folder, suffixes) if self.with_labels else {}
+        """The label files below a folder by name, see :meth:`files_by_name`; none if ``with_labels`` is false."""
+        return self.files_by_name(folder, suffixes) if self.with_labels else {}
 
     def stored_in(self, path: Path) -> Path | None:
         """The zip file that contains a file; None for a file on disk."""
@@ -147,7 +154,7 @@ class FileTree:
         archive, name = self.zipped[path]
         return archive.read(name, self.max_pixels)
 
-    def pairs(
+    def pair_files(
         self,
         images: Mapping[str, Path],
         labels: Mapping[str, Path],
@@ -197,7 +204,7 @@ class FileTree:
             self.wrong(f"expected images in {self.root / image_folder}, got none. Expected layout:\n{self.layout}")
         return [(images[name], None) for name in sorted(images if names is None else names) if name in images]
 
-    def listed(self, name: str, images: Mapping[str, Path], image_folder: str, repeated: bool = False) -> list[str]:
+    def read_list(self, name: str, images: Mapping[str, Path], image_folder: str, repeated: bool = False) -> list[str]:
         """The names of images in a text file, one per line.
 
         Args:
@@ -233,15 +240,16 @@ class FileTree:
             ValueError: If the file cannot be read, or has no lines.
         """
         path = self.root / name
-        if not path.is_file() and path not in self.below(str(PurePosixPath(name).parent)):
-            raise FileNotFoundError(f"expected the list {path}, {nearest(path)}. Expected layout:\n{self.layout}")
-        return [composed(line) for line in lines_of(self.read(path), path)]
+        if not path.is_file() and path not in self.list_files(str(PurePosixPath(name).parent)):
+            missing = describe_missing(path)
+            raise FileNotFoundError(f"expected the list {path}, {missing}. Expected layout:\n{self.layout}")
+        return [normalize_name(line) for line in lines_of(self.read(path), path)]
 
     def _instead(self, folder: Path, names: Sequence[str]) -> str:
         """End of an error message that names a file of the right name with a wrong suffix; empty if there is none."""
         wanted = set(names)
-        for path in self.passed_over.get(folder, []):
-            if composed(path.relative_to(folder).with_suffix("").as_posix()) in wanted:
+        for path in self.other_files.get(folder, []):
+            if normalize_name(path.relative_to(folder).with_suffix("").as_posix()) in wanted:
                 jpeg = path.suffix.lower() in (".jpg", ".jpeg", ".jpe", ".jfif")
                 reason = "is a JPEG, which changes label values: export PNG" if jpeg else "is of another kind"
                 return f"; {path} {reason}"
@@ -262,7 +270,7 @@ class FileTree:
             return f"expected {opened[0].path} to contain {wanted}, got {', '.join(top) or 'nothing'}; is it the official file?"
         or_zip = f" or {next(iter(of_it))} with it" if of_it else ""
         return (
-            f"expected the folder {self.root / folder}{or_zip}, {nearest(self.root / folder)}; set the root to the folder "
+            f"expected the folder {self.root / folder}{or_zip}, {describe_missing(self.root / folder)}; set the root to the folder "
             f"that contains it. Expected layout:\n{self.layout}"
         )
 

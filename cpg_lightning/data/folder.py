@@ -15,7 +15,7 @@ from cpg_lightning.data.color_labels import ColorLabels
 from cpg_lightning.data.data_module import SegmentationDataModule
 from cpg_lightning.data.decoding import MOST_PIXELS
 from cpg_lightning.data.description import Split
-from cpg_lightning.data.paths import IMAGE_SUFFIXES, composed, expanded, nearest, walked
+from cpg_lightning.data.paths import IMAGE_SUFFIXES, describe_missing, expanded, normalize_name, walk_files
 
 IMAGES, LABELS, LISTS = "images/{split}/{name}.*", "labels/{split}/{name}.png", "{split}.txt"
 
@@ -145,7 +145,7 @@ root/
         path = self.root / expanded(self.class_file)
         if not path.is_file():
             raise FileNotFoundError(
-                f"expected the file of classes {path}, {nearest(path)}. Expected layout:\n{self.layout}\n"
+                f"expected the file of classes {path}, {describe_missing(path)}. Expected layout:\n{self.layout}\n"
                 f"with, for example, this classes.csv:\n{EXAMPLE}"
             )
         self.class_table = read_classes(path, self.label_colors)
@@ -169,28 +169,28 @@ root/
         listed = self._list(split)
         if listed:
             self._check_lists()
-            names = self.tree.listed(listed, images, _folder(image_pattern), repeated=split == "train")
+            names = self.tree.read_list(listed, images, _folder(image_pattern), repeated=split == "train")
             images, labels = ({name: files[name] for name in names if name in files} for files in (images, labels))
         if not labels:
             return self.tree.unpaired(images, _folder(image_pattern), names)
-        return self.tree.pairs(images, labels, _folder(image_pattern), label_folder, names, label_pattern)
+        return self.tree.pair_files(images, labels, _folder(image_pattern), label_folder, names, label_pattern)
 
-    def why_no_labels(self, split: Split) -> str:
-        """See :meth:`SegmentationDataModule.why_no_labels`."""
+    def explain_missing_labels(self, split: Split) -> str:
+        """See :meth:`SegmentationDataModule.explain_missing_labels`."""
         pattern = self._patterns(split)[1]
         folder = self.root / _folder(pattern)
         looked = f"Expected label files {self.root / pattern}: "
         if not folder.is_dir():
             others = f"'{self.labels.replace(self.labels.split('/')[0], 'masks', 1)}'"
-            return f"{looked}{nearest(folder)}; if the labels are elsewhere, set their pattern, e.g. --data.labels {others}. "
-        kinds = Counter(path.suffix.lower() for path in self.tree.passed_over.get(folder, []))
+            return f"{looked}{describe_missing(folder)}; if the labels are elsewhere, set their pattern, e.g. --data.labels {others}. "
+        kinds = Counter(path.suffix.lower() for path in self.tree.other_files.get(folder, []))
         counts = ", ".join(f"{count} {kind or 'without a suffix'}" for kind, count in kinds.most_common(4))
         reason = "; a label is a PNG: a JPEG changes the values" if kinds.keys() & {".jpg", ".jpeg"} else ""
         return f"{looked}{folder} has {counts + ' files' if counts else 'no files of these names'}{reason}. "
 
-    def _matching(self, pattern: str, besides: Collection[Path] = ()) -> Mapping[str, Path]:
+    def _matching(self, pattern: str, exclude: Collection[Path] = ()) -> Mapping[str, Path]:
         """The files that match a pattern, by name."""
-        return self.tree.named(_folder(pattern), _suffixes(pattern), _prefix(pattern), besides)
+        return self.tree.files_by_name(_folder(pattern), _suffixes(pattern), _prefix(pattern), exclude)
 
     def _patterns(self, split: Split) -> tuple[str, str]:
         """The patterns of the images and the labels of a split.
@@ -204,7 +204,7 @@ root/
         if "{split}" not in self.images:
             path = self.root / self.lists.replace("{split}", called)
             raise FileNotFoundError(
-                f"expected the list {path}, because images={self.images} has no {{split}}, {nearest(path)}. "
+                f"expected the list {path}, because images={self.images} has no {{split}}, {describe_missing(path)}. "
                 f"Expected layout:\n{self.layout}"
             )
         return self.images.replace("{split}", called), self.labels.replace("{split}", called)
@@ -238,13 +238,13 @@ root/
         if "{split}" not in self.images or "{split}" in _folder(self.images) or not folder.is_dir():
             return "{split}" in self.images and folder.is_dir()
         suffixes = tuple(suffix.lower() for suffix in _suffixes(pattern))
-        found = (path.relative_to(folder).as_posix() for path in walked(folder))
+        found = (path.relative_to(folder).as_posix() for path in walk_files(folder))
         return any(path.startswith(_prefix(pattern)) and path.lower().endswith(suffixes) for path in found)
 
     def _check_lists(self) -> None:
         """Check that no image is in two splits."""
         lists = [self._list(split) for split in self.splits if self._list(split)]
-        names = {each: {composed(line) for line in self.tree.lines(each)} for each in lists}
+        names = {each: {normalize_name(line) for line in self.tree.lines(each)} for each in lists}
         for one, other in combinations(names, 2):
             both = sorted(names[one] & names[other])
             if both:

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, default_collate
 
 from cpg_lightning.data.sampling import TrainingSampler
-from cpg_lightning.data.workers import begin_worker
+from cpg_lightning.data.workers import init_worker
 
 
 class SegmentationLoader(DataLoader[dict[str, Any]]):
@@ -76,11 +76,11 @@ def loader_options(num_workers: int, ignored_signals: Sequence[int] = ()) -> dic
 
     Args:
         num_workers: Number of worker processes.
-        ignored_signals: See :func:`~cpg_lightning.data.workers.begin_worker`.
+        ignored_signals: See :func:`~cpg_lightning.data.workers.init_worker`.
     """
     return {
         "num_workers": num_workers,
-        "worker_init_fn": partial(begin_worker, ignored_signals=ignored_signals),
+        "worker_init_fn": partial(init_worker, ignored_signals=ignored_signals),
         "persistent_workers": num_workers > 0,
         "pin_memory": torch.cuda.is_available(),
         "collate_fn": collate,

@@ -17,7 +17,7 @@ OTHER_SUFFIXES = (
 )
 
 
-def walked(folder: Path, suffixes: tuple[str, ...] = ()) -> Iterator[Path]:
+def walk_files(folder: Path, suffixes: tuple[str, ...] = ()) -> Iterator[Path]:
     """All files below a folder, and the folders whose names end in one of ``suffixes``, which are not entered.
 
     Links to folders are followed. Each folder is entered once, by its own path rather than by a link. The parents of
@@ -57,7 +57,7 @@ def _refused(error: OSError) -> None:
     raise ValueError(f"expected a folder that can be read, got {error.strerror}: {error.filename}") from error
 
 
-def composed(name: str) -> str:
+def normalize_name(name: str) -> str:
     """The name with composed characters. Some systems write an ö as an o and two dots."""
     return unicodedata.normalize("NFC", name)
 
@@ -92,7 +92,7 @@ def lines_of(content: bytes, path: Path) -> list[str]:
     return lines
 
 
-def nearest(folder: Path) -> str:
+def describe_missing(folder: Path) -> str:
     """Describe the nearest existing parent of a missing folder, as part of an error message."""
     parent = next(parent for parent in folder.absolute().parents if parent.exists())
     if not parent.is_dir():

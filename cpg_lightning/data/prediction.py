@@ -15,7 +15,7 @@ from cpg_lightning.data.archive import bytes_of
 from cpg_lightning.data.dataset import decoded_file, evaluation_sample
 from cpg_lightning.data.decoding import MOST_PIXELS
 from cpg_lightning.data.files import FileTree
-from cpg_lightning.data.paths import IMAGE_SUFFIXES, lines_of, nearest
+from cpg_lightning.data.paths import IMAGE_SUFFIXES, describe_missing, lines_of
 
 
 class PredictionDataset(Dataset[dict[str, Any]], ABC):
@@ -85,7 +85,7 @@ class FilePredictionDataset(PredictionDataset):
         return image, self.names[path]
 
 
-def images_at(place: Path, max_pixels: int = MOST_PIXELS) -> tuple[list[Path], Counter[str]]:
+def list_images(place: Path, max_pixels: int = MOST_PIXELS) -> tuple[list[Path], Counter[str]]:
     """List images: all images below a folder, a single image, or the images in a text file with one path per line.
 
     A path that exists but is not a file, such as a broken link, is included. It is reported later as unreadable.
@@ -101,7 +101,7 @@ def images_at(place: Path, max_pixels: int = MOST_PIXELS) -> tuple[list[Path], C
     if place.suffix.lower() == ".txt" and place.is_file():
         paths = [Path(line) for line in lines_of(bytes_of(place, max_pixels), place)]
     elif place.is_dir():
-        below = FileTree(place, "").below(".", IMAGE_SUFFIXES)
+        below = FileTree(place, "").list_files(".", IMAGE_SUFFIXES)
         paths = [path for path in below if path.suffix.lower() in IMAGE_SUFFIXES]
         others.update(path.suffix.lower() for path in below if path.suffix.lower() not in IMAGE_SUFFIXES)
     else:
@@ -109,19 +109,19 @@ def images_at(place: Path, max_pixels: int = MOST_PIXELS) -> tuple[list[Path], C
     paths = [Path(os.path.abspath(path)) for path in dict.fromkeys(paths)]
     missing = [path for path in paths if not os.path.lexists(path)]
     if missing:
-        raise FileNotFoundError(f"expected images to predict at {missing[0]}, {nearest(missing[0])}")
+        raise FileNotFoundError(f"expected images to predict at {missing[0]}, {describe_missing(missing[0])}")
     if not paths:
         raise ValueError(
-            f"expected images ({', '.join(IMAGE_SUFFIXES)}) to predict in {place}, got {counted(others) or 'none'}"
+            f"expected images ({', '.join(IMAGE_SUFFIXES)}) to predict in {place}, got {format_counts(others) or 'none'}"
         )
     return paths, others
 
 
-def counted(suffixes: Counter[str]) -> str:
+def format_counts(suffixes: Counter[str]) -> str:
     """Format the number of files of each suffix as text.
 
     Example:
-        >>> counted(Counter({".heic": 2, "": 1}))
+        >>> format_counts(Counter({".heic": 2, "": 1}))
         '2 .heic, 1 without a suffix'
     """
     return ", ".join(f"{count} {suffix or 'without a suffix'}" for suffix, count in suffixes.most_common())

@@ -29,7 +29,7 @@ def local_processes(trainer: L.Trainer | None) -> int:
     return 1 if trainer is None else trainer.num_devices
 
 
-def begin_worker(worker_id: int, ignored_signals: Sequence[int] = ()) -> None:
+def init_worker(worker_id: int, ignored_signals: Sequence[int] = ()) -> None:
     """Limit a worker to one core, because several workers run in parallel, and ignore some signals.
 
     Args:

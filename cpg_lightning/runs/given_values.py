@@ -6,13 +6,13 @@ from hashlib import sha256
 from inspect import Parameter, signature
 from typing import Any
 
-from cpg_lightning.parsing import imported
+from cpg_lightning.parsing import import_object
 
 
-def shortened(entry: Mapping[str, Any], leave: set[str] = frozenset()) -> dict[str, Any]:  # type: ignore[assignment]
+def without_defaults(entry: Mapping[str, Any], leave: set[str] = frozenset()) -> dict[str, Any]:  # type: ignore[assignment]
     """Return a class with only those arguments that differ from their defaults."""
     arguments = {name: value for name, value in (entry.get("init_args") or {}).items() if name not in leave}
-    kept = not_default(arguments, tuple(arguments), defaults_of(imported(entry["class_path"])))
+    kept = select_non_defaults(arguments, tuple(arguments), defaults_of(import_object(entry["class_path"])))
     return {"class_path": entry["class_path"], **({"init_args": kept} if kept else {})}
 
 
@@ -20,7 +20,7 @@ def plain_value(value: Any) -> Any:
     """Convert a value of a configuration to plain values. Classes in it lose the arguments that equal their defaults."""
     if isinstance(value, Mapping):
         return (
-            shortened(value)
+            without_defaults(value)
             if "class_path" in value
             else {str(name): plain_value(each) for name, each in value.items()}
         )
@@ -29,7 +29,9 @@ def plain_value(value: Any) -> Any:
     return value if isinstance(value, bool | int | float | str | None) else str(value)
 
 
-def not_default(values: Mapping[str, Any], names: tuple[str, ...], defaults: Mapping[str, Any]) -> dict[str, Any]:
+def select_non_defaults(
+    values: Mapping[str, Any], names: tuple[str, ...], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
     """Select the values of some names that are neither None nor equal to their defaults."""
     given = {name: plain_value(values[name]) for name in names if values.get(name) is not None}
     return {name: value for name, value in given.items() if value != plain_value(defaults.get(name))}

@@ -9,9 +9,9 @@ import lightning as L
 
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.data.predicted import file_digest
-from cpg_lightning.parsing import imported
+from cpg_lightning.parsing import import_object
 from cpg_lightning.runs.folder import RunFolder
-from cpg_lightning.runs.given_values import defaults_of, digest, not_default, plain_value, shortened
+from cpg_lightning.runs.given_values import defaults_of, digest, plain_value, select_non_defaults, without_defaults
 from cpg_lightning.runs.naming import class_name, criterion_name, data_name, network_name, readable_name
 
 # Increase this when the default of an option changes and changes results. The key contains only options that are set.
@@ -121,16 +121,16 @@ def experiment_of(config: Mapping[str, Any], module: L.LightningModule, data: Se
     """
     model, options, arguments = config["model"], config["trainer"], config["data"].get("init_args", {})
     defaults = defaults_of(type(module))
-    network = {**shortened(model["network"]), **_weights(model)}
+    network = {**without_defaults(model["network"]), **_weights(model)}
     for name in getattr(type(module.network), "paths", ()):
         path = Path(str(network.get("init_args", {}).get(name)))
         if path.is_file():
             network["init_args"] = {**network["init_args"], name: file_digest(path)}
-    criterion = shortened(model["criterion"], leave={"strip_logits"})
+    criterion = without_defaults(model["criterion"], leave={"strip_logits"})
     kept = {name: value for name, value in arguments.items() if name not in NOT_DATA}
     values: dict[str, Any] = {
         "data": {
-            **shortened({**config["data"], "init_args": kept}),
+            **without_defaults({**config["data"], "init_args": kept}),
             "names": list(data.classes.names),
             "images": {name: len(dataset) for name, dataset in data.datasets.items()},
         },
@@ -142,10 +142,12 @@ def experiment_of(config: Mapping[str, Any], module: L.LightningModule, data: Se
                 for name, value in model.items()
                 if name not in NOT_RECIPE and plain_value(value) != plain_value(defaults.get(name))
             },
-            **not_default({**options, **_limits_in_steps(options)}, RECIPE, defaults_of(L.Trainer)),
+            **select_non_defaults({**options, **_limits_in_steps(options)}, RECIPE, defaults_of(L.Trainer)),
             "images_a_step": data.batch_size,
             "augmentation": plain_value(arguments.get("augmentation")),
-            "callbacks": [shortened(each) for each in _callbacks(options) if not _only_watches(each["class_path"])],
+            "callbacks": [
+                without_defaults(each) for each in _callbacks(options) if not _only_watches(each["class_path"])
+            ],
         },
         "inference": inference_of(config),
     }
@@ -162,7 +164,7 @@ def experiment_of(config: Mapping[str, Any], module: L.LightningModule, data: Se
 
 def inference_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a configuration that determine how images are evaluated."""
-    limits = not_default(config["trainer"], ("limit_val_batches", "limit_test_batches"), defaults_of(L.Trainer))
+    limits = select_non_defaults(config["trainer"], ("limit_val_batches", "limit_test_batches"), defaults_of(L.Trainer))
     return {"inference": plain_value(config["model"].get("inference")), **limits}
 
 
@@ -186,7 +188,7 @@ def _callbacks(trainer: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _only_watches(class_path: str) -> bool:
-    return class_name(class_path) in WATCHING or getattr(imported(class_path), "only_watches", False)
+    return class_name(class_path) in WATCHING or getattr(import_object(class_path), "only_watches", False)
 
 
 def _flat(values: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

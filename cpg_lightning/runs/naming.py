@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cpg_lightning.runs.given_values import digest, shortened
+from cpg_lightning.runs.given_values import digest, without_defaults
 
 # Arguments of a criterion that have a short form in names.
 SHORT = {"kernel_size": "k", "ohem_threshold": "ohem", "label_smoothing": "smooth"}
@@ -47,7 +47,7 @@ def _loss_name(criterion: Mapping[str, Any]) -> str:
         weights = criterion["init_args"].get("weights") or [1] * len(parts)
         pairs = zip(weights, parts, strict=True)
         return "+".join(f"{'' if weight == 1 else f'{weight:g}'}{_loss_name(part)}" for weight, part in pairs)
-    arguments = dict(shortened(criterion, leave={"strip_logits"}).get("init_args", {}))
+    arguments = dict(without_defaults(criterion, leave={"strip_logits"}).get("init_args", {}))
     if "cpg_weight" not in criterion.get("init_args", {}):
         name = class_name(criterion["class_path"]).removesuffix("Loss").lower()
     else:

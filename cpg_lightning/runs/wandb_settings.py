@@ -12,7 +12,7 @@ from urllib.request import urlopen
 from jsonargparse import Namespace
 from lightning.pytorch.utilities import rank_zero_only
 
-from cpg_lightning.parsing import configured
+from cpg_lightning.parsing import configured_classes
 from cpg_lightning.runs.place import Place
 
 SECONDS = 5.0  # time limit for an answer of the server
@@ -22,7 +22,9 @@ _set: dict[str, str] = {}  # environment variables set by earlier runs of this p
 
 def wandb_loggers(trainer: Namespace) -> list[Namespace]:
     """The arguments of each WandbLogger of a configuration."""
-    return [each.init_args for each in configured(trainer.get("logger")) if each.class_path.endswith(".WandbLogger")]
+    return [
+        each.init_args for each in configured_classes(trainer.get("logger")) if each.class_path.endswith(".WandbLogger")
+    ]
 
 
 def set_up_wandb(loggers: list[Namespace], place: Place, job_type: str | None) -> str | None:

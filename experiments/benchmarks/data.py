@@ -23,7 +23,7 @@ from cpg_lightning.data import Augmentation, CamVidDataModule, FolderDataModule,
 from cpg_lightning.data.dataset import FileDataset
 from cpg_lightning.data.loading import SegmentationLoader, collate
 from cpg_lightning.data.sampling import SeededIndex
-from cpg_lightning.data.workers import begin_worker
+from cpg_lightning.data.workers import init_worker
 
 EXPERIMENTS = Path(__file__).parents[1]
 WORKERS = (0, 1, 2)
@@ -112,7 +112,7 @@ def loading(dataset: Dataset[Any], rounds: Rounds, workers: int, device: torch.d
         batch_size=4,
         sampler=rounds,
         num_workers=workers,
-        worker_init_fn=begin_worker,
+        worker_init_fn=init_worker,
         collate_fn=collate if ours else None,
         persistent_workers=workers > 0,
         pin_memory=device.type == "cuda",

@@ -18,7 +18,7 @@ from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
 from cpg_lightning.cli import main
 from cpg_lightning.data import Augmentation, CamVidDataModule, SegmentationDataModule
-from cpg_lightning.data.workers import begin_worker
+from cpg_lightning.data.workers import init_worker
 from cpg_lightning.losses import CrossEntropyCPGLoss, SegmentationCriterion
 
 CPG, CE, PLAIN = "cpg fit, CE + CPG", "cpg fit, CE", "plain loop, CE"
@@ -88,7 +88,7 @@ def plain_loop(data: SegmentationDataModule, device: torch.device, precision: st
         shuffle=True,
         drop_last=True,
         num_workers=data.train_dataloader().num_workers,
-        worker_init_fn=begin_worker,
+        worker_init_fn=init_worker,
         persistent_workers=data.train_dataloader().num_workers > 0,
         pin_memory=device.type == "cuda",
     )
