@@ -69,7 +69,7 @@ def check_data(args: Sequence[str] | None = None) -> int:
     workers = available_cores() if options.num_workers is None else options.num_workers
     counted: dict[Split, Findings] = {}
     for split in options.splits or data.splits:
-        counted[split] = look(data, split, workers, console)
+        counted[split] = inspect_split(data, split, workers, console)
         _show(data, split, counted[split], console)
     if options.crops and counted.get("train"):
         _draw_crops(data, Path(options.crops), options.seed_everything or 0, console)
@@ -83,7 +83,7 @@ def check_data(args: Sequence[str] | None = None) -> int:
     return int(problems > 0)
 
 
-def look(data: SegmentationDataModule, split: Split, workers: int, console: Console) -> Findings:
+def inspect_split(data: SegmentationDataModule, split: Split, workers: int, console: Console) -> Findings:
     """Inspect every file of a split, in several worker processes."""
     total, dataset = list_split(data, split, training=False)
     if dataset is None or not len(dataset):

@@ -177,7 +177,8 @@ def test_python_gives_the_pictures_tables_and_columns_of_the_command(run, camvid
         log_every_n_steps=1,
         default_root_dir="python",
         callbacks=[EvaluationReport()],
-        logger=WandbLogger(mode="offline", save_dir="python"),
+        # Absolute, because the service of Weights & Biases may have been started in another folder.
+        logger=WandbLogger(mode="offline", save_dir=Path("python").absolute()),
         enable_checkpointing=False,
         enable_progress_bar=False,
     )
