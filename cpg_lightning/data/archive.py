@@ -30,6 +30,8 @@ class Archive:
         self.entries: dict[str, tuple[int, int, int, int, int]] = {}
         try:
             with zipfile.ZipFile(path) as file:
+                if not all(entry.filename for entry in file.infolist()):
+                    raise ValueError("a file without a name")
                 entries = [entry for entry in file.infolist() if not entry.is_dir()]
         except (LookupError, NotImplementedError, OSError, ValueError, struct.error, zipfile.BadZipFile) as error:
             raise ValueError(f"expected a readable zip file, got {error}: {path}; download it again") from error
