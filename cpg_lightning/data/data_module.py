@@ -130,7 +130,8 @@ class SegmentationDataModule(DatasetDescription, L.LightningDataModule):
         """
         if split not in self.splits:
             raise ValueError(
-                f"expected split to be one of {', '.join(self.splits)}, got {split!r}: {type(self).__name__} in {self.root}"
+                f"expected split to be one of {', '.join(self.splits)}, got {split!r}: {type(self).__name__} in {self.root}; "
+                "data.test_split and data.predict_split set the splits of test and predict"
             )
         files = self.files(split) + (self.files("val") if training and self.train_with_val else [])
         return FileDataset(
@@ -237,9 +238,8 @@ class SegmentationDataModule(DatasetDescription, L.LightningDataModule):
         Raises:
             ValueError: If the images do not divide evenly.
         """
-        if self.trainer is None:
-            return Division(self.batch_size)
-        return Division(self.batch_size, self.trainer.world_size, self.trainer.accumulate_grad_batches)
+        trainer = self.trainer
+        return Division(self.batch_size, *((trainer.world_size, trainer.accumulate_grad_batches) if trainer else ()))
 
     def train_dataloader(self) -> TrainingLoader:
         """Return the loader of shuffled, augmented training batches. Images that do not fill a whole step are dropped."""
