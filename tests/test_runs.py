@@ -272,7 +272,10 @@ class TestJobs:
             fit("--trainer.max_epochs=1", f"--seed_everything={seed}")
         assert len(list(Path("runs").iterdir())) == 2
 
-    @pytest.mark.parametrize("option", ["--model.criterion.cpg_weight=0.5", "--trainer.max_epochs=2"])
+    @pytest.mark.parametrize(
+        "option",
+        ["--model.criterion.cpg_weight=0.5", "--trainer.max_epochs=2", "--trainer.callbacks+=EMAWeightAveraging"],
+    )
     def test_so_are_two_configurations(self, camvid, job, option):
         for options in ([], [option]):
             fit("--trainer.max_epochs=1", *options)

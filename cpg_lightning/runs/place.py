@@ -127,12 +127,12 @@ def _agents_id() -> str | None:
 
 
 def _jobs_id(config: Namespace, plain: dict[str, Any]) -> str | None:
-    """The id of a training in a SLURM job, the same when the job is started again; None outside of one."""
+    """Return the id of a training in a SLURM job, the same after a restart of the job; None outside of a job."""
     if not SLURMEnvironment.detect():
         return None
     job = [os.environ.get(name) for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")]
     job = job if all(job) else [os.environ.get("SLURM_JOB_ID")]
-    recipe = {name: plain["trainer"].get(name) for name in RECIPE}
+    recipe = {name: plain["trainer"].get(name) for name in (*RECIPE, "callbacks")}
     return digest([job, plain["model"], plain["data"], recipe, config.seed_everything])[:8]
 
 
