@@ -98,6 +98,7 @@ def test_each_of_the_other_losses_is_measured():
     assert all(losses.loss_peak((1, 3, 32, 32), 4, torch.float32, CPU, "others", name) >= 0 for name in seconds)
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_loss_is_more_than_its_gradient():
     size = (2, 19, 256, 256)
     found = apart(CPU, losses.loss_peak, size, 1, torch.float32, CPU, "criterion", losses.REFERENCE)
