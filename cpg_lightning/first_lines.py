@@ -5,15 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities import rank_zero_info
 
 from cpg_lightning.data import SegmentationDataModule
+from cpg_lightning.optimization import DEFAULT_OPTIMIZER
 from cpg_lightning.runs.given_values import defaults_of
 from cpg_lightning.runs.naming import class_name
-
-# That of SegmentationModule.
-DEFAULT_OPTIMIZER = {"class_path": "torch.optim.AdamW", "init_args": defaults_of(torch.optim.AdamW)}
 
 
 def print_first_lines(
@@ -37,11 +34,12 @@ def print_first_lines(
     division = data.division
     devices = f"{division.processes} {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"
     workers = data.loader_options()["num_workers"]
+    default = {"class_path": DEFAULT_OPTIMIZER.__name__, "init_args": defaults_of(DEFAULT_OPTIMIZER)}
     for line in (
         f"data: {class_name(config['data']['class_path'])}, {images} images, {data.num_classes} classes",
         f"network: {class_name(config['model']['network']['class_path'])}, {parameters:,} parameters",
         f"criterion: {_named(config['model']['criterion'])}",
-        f"optimizer: {_named(config['model'].get('optimizer') or DEFAULT_OPTIMIZER)}",
+        f"optimizer: {_named(config['model'].get('optimizer') or default)}",
         f"step: {division.images} images, {division.share} at a time on {devices}, precision {trainer.precision}",
         f"loading: {workers} workers per process",
         f"folder: {folder}",

@@ -290,8 +290,9 @@ class SegmentationModule(EvaluationModule):
     def _optimization(self, trainer: L.Trainer) -> tuple[Optimizer, LRScheduler]:
         """Build an optimizer and its scheduler."""
         optimizer = build_optimizer(self, self.optimizer, self.lr_factors, self.decay_norms_and_biases)
-        decay = self.warmup_steps, self.poly_power, self.progress.plan
-        return optimizer, build_scheduler(self.lr_schedule, optimizer, trainer, *decay)
+        plan = self.progress.plan
+        scheduler = build_scheduler(self.lr_schedule, optimizer, trainer, self.warmup_steps, self.poly_power, plan)
+        return optimizer, scheduler
 
     def on_train_start(self) -> None:
         """Plan the decay of the learning rate, and compare the schedule with the length of the training."""

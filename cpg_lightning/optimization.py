@@ -8,6 +8,8 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import nn
 from torch.optim import Optimizer
 
+DEFAULT_OPTIMIZER = torch.optim.AdamW
+
 
 def build_optimizer(
     module: nn.Module,
@@ -26,7 +28,7 @@ def build_optimizer(
         lr_factors: Factors of the learning rate by prefixes of parameter names.
         decay_norms_and_biases: Whether weight decay also applies to parameters of one dimension.
     """
-    build = optimizer or torch.optim.AdamW
+    build = optimizer or DEFAULT_OPTIMIZER
     if not lr_factors and decay_norms_and_biases:
         return build(module.parameters())
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {}

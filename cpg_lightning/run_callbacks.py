@@ -15,11 +15,11 @@ def callbacks_of_runs(trainer: Namespace, subcommand: str | None) -> list[Callba
 
     Args:
         trainer: The Trainer's options.
-        subcommand: ``fit``, ``validate``, ``test``, ``predict``, or None where nothing is run.
+        subcommand: ``fit``, ``validate``, ``test`` or ``predict``; None if no subcommand is run.
     """
     kinds: list[type[Callback]] = [TerminateOnNonFinite, AtomicCheckpoints] if subcommand == "fit" else []
     if subcommand is not None:
-        # In evaluations they do nothing, but Lightning warns of each callback in a checkpoint that the Trainer lacks.
+        # They do nothing in evaluations. Without them, Lightning warns that callbacks of the checkpoint are missing.
         kinds += [Costs, MetricsFile]
     there = [import_object(each.class_path) for each in configured_classes(trainer.get("callbacks"))]
     bar = any(issubclass(each, ProgressBar) for each in there)

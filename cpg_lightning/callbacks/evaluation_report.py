@@ -194,8 +194,9 @@ class EvaluationReport(Callback):
             return
         labels = {**dict(enumerate(module.classes.names)), IGNORED: "ignored"}
         charts = _charts(module, module.scores)
+        pictures = {**self._sheets(module), **charts} if tensorboard else {}
         for board in tensorboard:
-            for name, picture in {**self._sheets(module), **charts}.items():
+            for name, picture in pictures.items():
                 board.experiment.add_image(
                     f"{stage}/{name}", np.asarray(picture), trainer.global_step, dataformats="HWC"
                 )

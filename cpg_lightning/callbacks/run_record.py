@@ -17,7 +17,8 @@ from lightning.pytorch.loggers import WandbLogger
 from cpg_lightning.callbacks.columns import filter_columns
 from cpg_lightning.callbacks.costs import Costs
 from cpg_lightning.data.paths import expanded
-from cpg_lightning.runs.folder import RunFolder
+from cpg_lightning.optimization import DEFAULT_OPTIMIZER
+from cpg_lightning.runs.folder import CONFIG, RunFolder
 from cpg_lightning.runs.naming import class_name
 
 
@@ -54,7 +55,7 @@ class RunRecord(SaveConfigCallback):
         dump = self.parser.dump(self.record, skip_none=False)
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "config.yaml"
+        path = folder / CONFIG
         if path.is_file() and path.read_text() != dump:  # the configuration before the run was continued
             path.rename(folder / f"config-{len(list(folder.glob('config*.yaml')))}.yaml")
         path.write_text(dump)
@@ -105,7 +106,7 @@ def _recipe(config: dict[str, Any]) -> dict[str, Any]:
     optimizer = config["model"].get("optimizer") or {}
     optimizer = optimizer if isinstance(optimizer, dict) else {"class_path": str(optimizer)}
     return {
-        "optimizer": class_name(optimizer.get("class_path") or "torch.optim.AdamW"),
+        "optimizer": class_name(optimizer.get("class_path") or DEFAULT_OPTIMIZER.__name__),
         "learning_rate": (optimizer.get("init_args") or optimizer).get("lr"),
         "seed": config.get("seed_everything"),
     }

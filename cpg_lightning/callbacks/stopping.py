@@ -32,10 +32,10 @@ class StopOnSignal(Callback):
     In a SLURM job, SIGUSR1 ends a training in the same way (status 138). In place of ``last.ckpt``, Lightning writes its
     ``hpc_ckpt_N.ckpt`` and asks SLURM to start the job again, unless ``SLURMEnvironment(auto_requeue=False)``.
 
-    The command adds it to trainings as the last callback: those behind it do not see the end of the last step. It takes the
-    place of Lightning's own handlers. With that of SIGTERM, each process ends after a step of its own, where the others wait
-    for it. That of SIGUSR1 writes a checkpoint in the middle of a step, and the images of this step are left out when the
-    training continues.
+    The command adds it to trainings as the last callback, because callbacks after it do not see the end of the last step.
+    It replaces Lightning's signal handlers. With Lightning's handler of SIGTERM, processes end after different steps and wait
+    for each other. Lightning's handler of SIGUSR1 writes a checkpoint in the middle of a step; the images of this step are
+    then skipped when the training continues.
 
     Example:
         >>> trainer = L.Trainer(callbacks=[StopOnSignal()])  # doctest: +SKIP
@@ -47,7 +47,7 @@ class StopOnSignal(Callback):
         self.received = 0  # the number of the first signal
         self.steps_before = 0
         self.listens = False
-        self.requeue_signal: int | None = None  # of SLURM
+        self.requeue_signal: int | None = None  # signal of SLURM before it requeues the job
         self.requeue: Callable[[int, FrameType | None], Any] | None = None  # Lightning's handler of it
         self.group: Any = None  # of all processes, on the CPU: no device is waited for
         self.batches = 0  # of a validation that every process has
@@ -150,7 +150,7 @@ class StopOnSignal(Callback):
 
 
 def _requeue_signal(trainer: L.Trainer) -> int | None:
-    """The signal on which Lightning has SLURM start the job again; None where it does not."""
+    """Return the signal after which Lightning requeues the SLURM job; None if Lightning does not requeue it."""
     environment = trainer._accelerator_connector.cluster_environment
     if isinstance(environment, SLURMEnvironment) and environment.auto_requeue:
         return environment.requeue_signal

@@ -213,8 +213,8 @@ class SegmentationDataModule(DatasetDescription, L.LightningDataModule):
         if not dataset.labelled:
             raise ValueError(
                 f"expected images with labels for {TrainerFn(stage).value}, got the {split} split of {type(self).__name__} in "
-                f"{self.root}, which has none; its images can be predicted. {self.explain_missing_labels(split)}"
-                f"Expected layout:\n{self.layout}"
+                f"{self.root}, which has none; its images can be predicted. "
+                f"{self.explain_missing_labels(split)}Expected layout:\n{self.layout}"
             )
         if loader == "train":
             dataset.check_labels()
@@ -238,8 +238,9 @@ class SegmentationDataModule(DatasetDescription, L.LightningDataModule):
         Raises:
             ValueError: If the images do not divide evenly.
         """
-        trainer = self.trainer
-        return Division(self.batch_size, *((trainer.world_size, trainer.accumulate_grad_batches) if trainer else ()))
+        if self.trainer is None:
+            return Division(self.batch_size)
+        return Division(self.batch_size, self.trainer.world_size, self.trainer.accumulate_grad_batches)
 
     def train_dataloader(self) -> TrainingLoader:
         """Return the loader of shuffled, augmented training batches. Images that do not fill a whole step are dropped."""

@@ -122,7 +122,7 @@ def _of_training(config: Namespace, plain: dict[str, Any], loggers: list[Namespa
 
 
 def _agents_id() -> str | None:
-    """The id of a run of ``wandb agent``; None outside of one."""
+    """Return the id of the run that ``wandb agent`` has started; None without an agent."""
     return os.environ.get("WANDB_RUN_ID") if os.environ.get("WANDB_SWEEP_ID") else None
 
 
