@@ -110,6 +110,7 @@ class SegmentationCLI(LightningCLI):
     """LightningCLI that links the classes of the data to the model, and gives each run a name and a folder."""
 
     checkpoint: dict[str, Any] | None
+    given: dict[str, Any]
     place: Place
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -158,13 +159,14 @@ class SegmentationCLI(LightningCLI):
                 config.return_predictions = False  # PredictionWriter writes them
         check_output(self.subcommand, config)
         loggers = wandb_loggers(config.trainer)
-        self.place = place = place_of(self.subcommand, config, _plain(self._parser(self.subcommand), record), loggers)
+        self.given = _plain(self._parser(self.subcommand), record)
+        self.place = place = place_of(self.subcommand, config, self.given, loggers)
         if self.subcommand:
             config.ckpt_path = place.checkpoint
         self.checkpoint = (
             None if place.checkpoint is None else read_checkpoint(place.checkpoint, training=self.subcommand == "fit")
         )
-        if self.checkpoint:
+        if self.checkpoint or place.is_done:
             _drop_pretrained(config.model)
         folder = place.folder.path
         config.trainer.default_root_dir = str(folder)
@@ -226,10 +228,10 @@ class SegmentationCLI(LightningCLI):
 
     def _begin(self) -> None:
         """Compare the experiment with the one in the folder, and record it there before the first step."""
-        folder, config = self.place.folder, _plain(self.parser, self.config)["fit"]
-        experiment = experiment_of(config, self.model, self.datamodule)
-        seed = config["seed_everything"]
-        to_another_end = folder.is_run and check_same(experiment, seed, folder, self.place.only_longer)
+        folder, seed = self.place.folder, self.given["seed_everything"]
+        earlier = folder.experiment() if folder.is_run else None
+        experiment = experiment_of(self.given, self.model, self.datamodule, earlier)
+        to_another_end = earlier is not None and check_same(experiment, seed, folder, self.place.only_longer)
         if self.checkpoint:
             self.model.check_continuation(self.checkpoint, self.trainer)
             if to_another_end and isinstance(self.model.lr_schedule, str):
@@ -238,7 +240,7 @@ class SegmentationCLI(LightningCLI):
         if self.trainer.is_global_zero and any(isinstance(each, WandbLogger) for each in self.trainer.loggers):
             set_group(record)
         if not self.place.is_done:
-            print_first_lines(config, self.trainer, self.model, self.datamodule, folder.path)
+            print_first_lines(self.given, self.trainer, self.model, self.datamodule, folder.path)
         if self.trainer.is_global_zero and not self.place.is_done and not self.place.temporary:
             folder.make()
             folder.begin(record)
@@ -290,7 +292,7 @@ def _plain(parser: LightningArgumentParser, config: Namespace) -> dict[str, Any]
 
 
 def _drop_pretrained(model: Namespace) -> None:
-    """Turn off pretrained weights, because a checkpoint replaces them all."""
+    """Turn off pretrained weights: a checkpoint replaces them all, and a finished run needs none."""
     for argument, value in import_object(model.network.class_path).without_pretrained().items():
         if argument in model.network.init_args:
             model.network.init_args[argument] = value

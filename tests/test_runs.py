@@ -3,14 +3,15 @@
 import json
 import os
 import re
+import shutil
 import socket
 import threading
 from pathlib import Path
-from shutil import rmtree
 
 import pytest
 import torch
 from commands import ARGUMENTS, fails
+from torchvision.models import mobilenet_v3_large
 
 from cpg_lightning.cli import main
 from cpg_lightning.runs import wandb_settings
@@ -165,6 +166,60 @@ def test_a_broken_run_is_continued_by_its_folder_to_the_same_weights(camvid):
         torch.testing.assert_close(weights("broken/checkpoints/last.ckpt")[name], value, msg=name)
 
 
+class TestInitialWeights:
+    """A run that continues has the initial weights of its network in its checkpoint."""
+
+    BROKEN = (
+        "--output=run",
+        "--trainer.max_epochs=4",
+        "--trainer.callbacks+=tiny.Broken",
+        "--trainer.callbacks.epoch=2",
+    )
+    AGAIN = ("--output=run", "--trainer.max_epochs=4")
+
+    @pytest.fixture
+    def start(self, camvid):
+        """A file of weights."""
+        fit("--output=first", "--trainer.max_epochs=1")
+        return Path("first/checkpoints/last.ckpt").rename("start.ckpt")
+
+    def broken(self, *options):
+        with pytest.raises((KeyboardInterrupt, SystemExit)):
+            fit(*self.BROKEN, *options)
+
+    def test_pretrained_weights_are_not_downloaded_again(self, camvid, monkeypatch):
+        monkeypatch.setattr(
+            "torchvision.models._api.load_state_dict_from_url", lambda *_, **__: mobilenet_v3_large().state_dict()
+        )
+        network = ["--model.network=LRASPP", "--model.network.weights_backbone=IMAGENET1K_V2"]
+        self.broken(*network)
+        before = experiment("run")
+        monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", None)
+        fit(*self.AGAIN, *network)
+        assert RunFolder("run").is_finished
+        assert experiment("run") == before
+        assert before["parts"]["network"]["values"]["init_args"]["weights_backbone"] == "IMAGENET1K_V2"
+        with pytest.raises(ValueError, match=r"weights_backbone is its default instead of IMAGENET1K_V2"):
+            fit(*self.AGAIN, network[0])
+
+    @pytest.mark.parametrize("is_there", [True, False])
+    def test_their_file_is_compared_while_it_exists(self, start, is_there):
+        self.broken(f"--model.weights={start}")
+        before = experiment("run")
+        if not is_there:
+            start.unlink()
+        fit(*self.AGAIN, f"--model.weights={start}")
+        assert RunFolder("run").is_finished
+        fit(*self.AGAIN, f"--model.weights={start}")
+        assert experiment("run") == before
+
+    def test_a_file_with_other_weights_is_refused(self, start):
+        self.broken(f"--model.weights={start}")
+        shutil.copy("run/checkpoints/last.ckpt", start)
+        with pytest.raises(ValueError, match=r"got another: network\.weights is \w+ instead of \w+"):
+            fit(*self.AGAIN, f"--model.weights={start}")
+
+
 def test_a_run_that_a_limit_of_time_stopped_is_continued(camvid):
     timed = ["--output=timed", "--trainer.max_epochs=3"]
     fit(*timed, "--trainer.max_time=00:00:00:00")
@@ -298,7 +353,7 @@ class TestJobs:
     def test_a_job_that_was_killed_while_it_wrote_its_first_checkpoint_starts_over(self, camvid, job):
         fit("--trainer.max_epochs=1")
         (folder,) = Path("runs").iterdir()
-        rmtree(folder / "checkpoints")
+        shutil.rmtree(folder / "checkpoints")
         (folder / "summary.json").unlink()
         (folder / PARTIAL).write_bytes(b"a part")
         fit("--trainer.max_epochs=1")

@@ -111,21 +111,22 @@ def check_same(experiment: Experiment, seed: int, folder: RunFolder, only_longer
     return False
 
 
-def experiment_of(config: Mapping[str, Any], module: L.LightningModule, data: SegmentationDataModule) -> Experiment:
+def experiment_of(
+    config: Mapping[str, Any],
+    module: L.LightningModule,
+    data: SegmentationDataModule,
+    earlier: Mapping[str, Any] | None = None,
+) -> Experiment:
     """Return the experiment that a configuration describes.
 
     Args:
         config: The configuration as plain values: ``trainer``, ``model`` and ``data``.
         module: The :class:`~cpg_lightning.module.SegmentationModule` of the configuration.
         data: The :class:`~cpg_lightning.data.SegmentationDataModule`, after its ``setup("fit")``.
+        earlier: The ``experiment.json`` of a run that continues. It has the digests of files that no longer exist.
     """
     model, options, arguments = config["model"], config["trainer"], config["data"].get("init_args", {})
     defaults = defaults_of(type(module))
-    network = {**without_defaults(model["network"]), **_weights(model)}
-    for name in getattr(type(module.network), "paths", ()):
-        path = Path(str(network.get("init_args", {}).get(name)))
-        if path.is_file():
-            network["init_args"] = {**network["init_args"], name: file_digest(path)}
     criterion = without_defaults(model["criterion"], leave={"strip_logits"})
     kept = {name: value for name, value in arguments.items() if name not in NOT_DATA}
     values: dict[str, Any] = {
@@ -134,7 +135,7 @@ def experiment_of(config: Mapping[str, Any], module: L.LightningModule, data: Se
             "names": list(data.classes.names),
             "images": {name: len(dataset) for name, dataset in data.datasets.items()},
         },
-        "network": network,
+        "network": _network(model, getattr(type(module.network), "paths", ()), earlier),
         "criterion": criterion,
         "recipe": {
             **{
@@ -168,11 +169,24 @@ def inference_of(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"inference": plain_value(config["model"].get("inference")), **limits}
 
 
-def _weights(model: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a digest of the network's initial weights."""
+def _network(model: Mapping[str, Any], paths: tuple[str, ...], earlier: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return the values of the network. Files of weights are represented by their digests."""
+    then = earlier["parts"]["network"]["values"] if earlier else {}
+    network = without_defaults(model["network"])
+    arguments = network.get("init_args", {})
+    for name in arguments.keys() & set(paths):
+        arguments[name] = _file(arguments[name], then.get("init_args", {}).get(name))
     if model.get("weights") is None:
-        return {}
-    return {"weights": file_digest(model["weights"]), "new_classifier": model.get("new_classifier", False)}
+        return network
+    weights = _file(model["weights"], then.get("weights"))
+    return {**network, "weights": weights, "new_classifier": model.get("new_classifier", False)}
+
+
+def _file(path: str, earlier: str | None) -> str:
+    """Return the digest of a file. A run that continues does not need its initial weights any more."""
+    if Path(path).is_file():
+        return file_digest(path)
+    return path if earlier is None or Path(path).exists() else earlier
 
 
 def _limits_in_steps(trainer: Mapping[str, Any]) -> dict[str, int]:
