@@ -153,6 +153,12 @@ def check_trainer(trainer: Namespace) -> None:
             )
 
 
+def plain_values(parser: LightningArgumentParser, config: Namespace) -> dict[str, Any]:
+    """Return a configuration as plain values."""
+    plain: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_validation=True))
+    return plain
+
+
 def load_yaml(text: str) -> Any:
     """Read YAML as jsonargparse does, but without duplicate keys and without aliases that expand endlessly.
 

@@ -1,6 +1,5 @@
 """Pictures of images, labels, predictions and scores."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -153,15 +152,18 @@ def trimap_picture(trimap: dict[int, float], overall: float) -> Image.Image:
 
 def _figure(width: float, height: float) -> Any:
     """Return an empty figure. Width and height are in inches."""
-    from matplotlib.figure import Figure  # only here: most commands draw no figure
+    # Only here: most commands draw no figure. The canvas of Agg gives pixels without a file.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
-    return Figure((width, height), dpi=110, layout="constrained")
+    figure = Figure((width, height), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def _drawn(figure: Any) -> Image.Image:
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return Image.open(file).convert("RGB")
+    figure.canvas.draw()
+    return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, palette: Sequence[Colour]) -> np.ndarray:
