@@ -115,7 +115,7 @@ class TestCommandLine:
         assert (data.augmentation.crop_size, data.augmentation.long_side) == ((16, 24), 60)
         assert data.augmentation.scale == (0.5, 1.0)
 
-    def test_a_subclass_of_the_users_takes_its_place(self, command_line):
+    def test_a_subclass_replaces_the_augmentation(self, command_line):
         data = command_line(
             "--data.augmentation=own.Inverted", "--data.augmentation.inverted=0.5", "--data.batch_size=2"
         )
@@ -123,7 +123,7 @@ class TestCommandLine:
         data.setup("fit")
         assert next(iter(data.train_dataloader()))["image"].shape == (2, 3, 16, 24)
 
-    def test_its_name_alone_is_enough_once_it_is_imported(self, command_line):
+    def test_the_name_of_an_imported_subclass_is_enough(self, command_line):
         command_line("--data.augmentation=own.Inverted")
         assert type(command_line("--data.augmentation=Inverted").augmentation).__name__ == "Inverted"
 
@@ -137,7 +137,7 @@ class TestCommandLine:
             command_line()
         assert 'e.g. --data.augmentation.crop_size "[512, 512]"' in capsys.readouterr().err
 
-    def test_a_size_is_needed(self, command_line, capsys):
+    def test_a_crop_size_is_required(self, command_line, capsys):
         with pytest.raises(SystemExit):
             command_line("--data.augmentation.scale=[0.5,1]")
         assert "required: crop_size" in " ".join(capsys.readouterr().err.split())
@@ -149,7 +149,7 @@ class TestCommandLine:
             ("--data.augmentation=Augmentatoin", "did you mean Augmentation?"),
         ],
     )
-    def test_a_mistyped_name_is_followed_by_what_may_have_been_meant(self, command_line, capsys, option, message):
+    def test_a_mistyped_name_is_followed_by_a_similar_name(self, command_line, capsys, option, message):
         with pytest.raises(SystemExit):
             command_line(option)
         assert message in capsys.readouterr().err

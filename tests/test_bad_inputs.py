@@ -15,7 +15,7 @@ ADDED = {"check-data": ["--num_workers", "0", "--crops", ""]}  # common to all r
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[row.kind for row in ROWS])
-def test_it_is_said(row, monkeypatch, capfd):
+def test_the_message_names_the_fault(row, monkeypatch, capfd):
     row.make()
     _, name, *options = shlex.split(string.Template(row.command).substitute(SHORT))
     monkeypatch.setattr(sys, "argv", ["cpg", name, *options, *ADDED.get(name, [])])
@@ -30,11 +30,11 @@ def test_it_is_said(row, monkeypatch, capfd):
     assert "Union subtypes" not in text or row.status == 2
 
 
-def test_there_are_many_kinds_and_each_is_one():
+def test_each_kind_of_bad_input_has_its_own_name():
     assert len(ROWS) >= 60
     assert len({(title, row.kind) for title, rows in BAD_INPUTS.items() for row in rows}) == len(ROWS)
 
 
-def test_the_page_shows_them():
+def test_the_page_shows_every_message():
     text = PAGE.read_text()
     assert with_table(text) == text, "python tests/bad_inputs.py writes the table anew"

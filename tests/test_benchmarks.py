@@ -38,7 +38,7 @@ def run(monkeypatch, *arguments):
         (["losses", "--repetitions", "0"], "expected repetitions to be 1 or more, got 0"),
     ],
 )
-def test_what_cannot_be_measured_is_said_at_once(monkeypatch, capsys, arguments, message):
+def test_bad_arguments_are_refused_before_the_first_measurement(monkeypatch, capsys, arguments, message):
     with pytest.raises(SystemExit) as stop:
         run(monkeypatch, *arguments)
     assert stop.value.code == 2
@@ -85,7 +85,7 @@ print(*losses.times((1, 3, 32, 32), 4, torch.float32, torch.device("cpu"), 1, "c
     assert result.stdout.strip().split(",") == list(losses.LOSSES)
 
 
-def test_losses_that_are_compared_are_the_same_but_for_cpg():
+def test_compared_losses_differ_only_in_cpg():
     logits, target = losses.problem((2, 5, 64, 64), 4, torch.float32, CPU)
     expected = losses.reference(logits, target)
     torch.testing.assert_close(losses.LOSSES["CE by the same pass"](logits, target), expected)
@@ -144,7 +144,7 @@ def test_every_network_can_be_built():
         assert build(3).eval()(torch.zeros(1, 3, 64, 64))["out"].shape[1] == 3
 
 
-def test_an_epoch_that_is_timed_has_the_first_images_of_the_folder(tmp_path, camvid):
+def test_a_timed_epoch_has_the_first_images_of_the_folder(tmp_path, camvid):
     training.link_images(str(camvid), tmp_path, 2)
     data = CamVidDataModule(tmp_path, Augmentation((36, 48)))
     assert [image.name for image, _ in data.files("train")] == ["train_000.png", "train_001.png"]
@@ -179,7 +179,7 @@ def test_a_ratio_is_of_medians():
     assert ratio([2.0, 2.0, 9.0], [4.0, 1.0, 5.0]).startswith("0.50 (")
 
 
-def test_the_peak_of_a_call_is_what_it_holds_at_most():
+def test_peak_memory_is_the_most_that_a_call_holds():
     found = apart(CPU, hold, 64)
     assert 60 < found / 2**20 < 80
 

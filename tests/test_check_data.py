@@ -99,11 +99,11 @@ class TestCounting:
         ):
             assert expected in shown
 
-    def test_a_class_that_is_absent_is_said_to_be(self, folder, capsys):
+    def test_an_absent_class_is_named(self, folder, capsys):
         (folder / "classes.csv").write_text((folder / "classes.csv").read_text() + "9,moss,#00ff00\n")
         assert "│ 9 │ moss │ absent │ 0 │" in checked(folder, capsys)[1]
 
-    def test_published_labels_are_looked_at_and_images_without_labels_counted(self, tmp_path, capsys):
+    def test_public_labels_are_checked_and_images_without_labels_are_counted(self, tmp_path, capsys):
         options = ["--data.root", str(write_cityscapes(tmp_path / "c")), "--data.augmentation.crop_size", "[20, 28]"]
         assert check_data(["--data", "CityscapesDataModule", *options, "--splits", "[val, test]"]) == 1
         shown = " ".join(capsys.readouterr().out.split())
@@ -114,7 +114,7 @@ class TestCounting:
 
 
 class TestProblems:
-    def test_broken_files_sizes_and_values_are_all_found_in_one_go(self, folder, capsys):
+    def test_one_run_finds_broken_files_sizes_and_values(self, folder, capsys):
         images, labels = folder / "images" / "train", folder / "labels" / "train"
         (images / "train0.jpg").write_bytes((images / "train0.jpg").read_bytes()[:200])
         Image.new("L", (10, 10), 3).save(labels / "train1.png")
@@ -166,7 +166,7 @@ class TestProblems:
             command()
         assert stopped.value.code == 0
 
-    def test_nothing_but_the_pictures_is_written(self, folder, tmp_path, capsys):
+    def test_only_the_pictures_are_written(self, folder, tmp_path, capsys):
         before = {path for path in tmp_path.rglob("*")}
         checked(folder, capsys)
         assert {path.name for path in tmp_path.rglob("*")} - {path.name for path in before} == {"check-data.png"}
@@ -212,7 +212,7 @@ class TestOneReport:
             (lambda labels: [path.unlink() for path in labels.iterdir()], "no files of these names"),
         ],
     )
-    def test_a_split_without_a_label_says_what_there_is_instead(self, change, expected, split, folder, capsys):
+    def test_a_split_without_labels_lists_the_files_that_exist(self, change, expected, split, folder, capsys):
         change(folder / "labels" / split)
         status, shown = checked(folder, capsys)
         assert status == 1
@@ -220,7 +220,7 @@ class TestOneReport:
         assert f"labels/{split}/{{name}}.png: " in shown
         assert expected in shown
 
-    def test_training_on_it_says_the_same(self, folder):
+    def test_training_on_a_split_without_labels_gives_the_same_error(self, folder):
         (folder / "labels").rename(folder / "masks")
         with pytest.raises(
             ValueError,
@@ -239,7 +239,7 @@ class TestOneReport:
         status, shown = checked(folder, capsys)
         assert (status, "note: no label of the train split has moss [wet]" in shown) == (0, True)
 
-    def test_damage_that_the_decoder_sees_has_the_files_name(self, folder, capfd):
+    def test_damage_found_by_the_decoder_is_named_with_the_file(self, folder, capfd):
         path = folder / "images" / "train" / "train2.jpg"
         Image.fromarray(np.random.default_rng(0).integers(0, 255, (36, 48, 3), np.uint8)).save(path)
         content = bytearray(path.read_bytes())
@@ -252,7 +252,7 @@ class TestOneReport:
         assert "train2.jpg; replace it" in shown.out
         assert "Corrupt" not in shown.err
 
-    def test_all_that_is_shown_turned_is_named(self, folder, capsys):
+    def test_every_rotated_image_is_named(self, folder, capsys):
         for name in ("train0", "train3"):
             image = Image.open(folder / "images" / "train" / f"{name}.jpg")
             exif = image.getexif()
@@ -261,7 +261,7 @@ class TestOneReport:
         shown = checked(folder, capsys)[1]
         assert shown.count("got EXIF orientation 6") == 2
 
-    def test_train_ids_are_suspected(self, tmp_path, capsys):
+    def test_labels_with_train_ids_get_a_hint(self, tmp_path, capsys):
         root = write_cityscapes(tmp_path / "c")
         for path in root.rglob("*_labelIds.png"):
             Image.fromarray(np.array(Image.open(path)) % 19).save(path)
@@ -295,7 +295,7 @@ class TestOneReport:
             ),
         ],
     )
-    def test_labels_of_the_other_release_are_suspected(self, module, write, value, other, tmp_path):
+    def test_labels_of_the_other_release_get_a_hint(self, module, write, value, other, tmp_path):
         data = module(write(tmp_path), Augmentation((20, 28)))
         known = np.zeros(256, np.int64)
         known[[*data.label_values, data.void_values[0]]] = 1
@@ -303,7 +303,7 @@ class TestOneReport:
         known[value] = 1
         assert other in data.suspicions(known)[0]
 
-    def test_the_crops_are_drawn_of_what_can_be_read(self, folder, tmp_path, capsys):
+    def test_crops_are_drawn_from_the_readable_files(self, folder, tmp_path, capsys):
         (folder / "labels" / "train" / "train0.png").unlink()
         checked(folder, capsys)
         assert (tmp_path / "check-data.png").is_file()
@@ -317,7 +317,7 @@ class TestPictures:
         crack = (sheet == (0xDC, 0x50, 0x6E)).all(axis=-1)
         assert crack.sum() >= 15 * 15  # its entry below
 
-    def test_they_are_the_same_for_a_seed(self, folder, tmp_path, capsys):
+    def test_crops_depend_only_on_the_seed(self, folder, tmp_path, capsys):
         sheets = []
         for seed in ("1", "1", "2"):
             checked(folder, capsys, "--seed_everything", seed)
@@ -326,7 +326,7 @@ class TestPictures:
 
 
 class TestClassWeights:
-    def test_they_follow_their_formulas(self, folder):
+    def test_class_weights_follow_their_formulas(self, folder):
         data, findings = FolderDataModule(folder, Augmentation((20, 28))), looked_at(folder)
         share = np.array([32 * 156, 32 * 36]) / (32 * 192)
         assert class_weights(data, findings, "inverse_log") == np.round(1 / np.log(1.02 + share), 4).tolist()
@@ -352,7 +352,7 @@ class TestClassWeights:
         assert cli.model.criterion.class_weights == pytest.approx(written["init_args"]["class_weights"])
         assert cli.model.criterion.cpg_weight == 0.5
 
-    def test_there_must_be_training_labels(self, folder):
+    def test_class_weights_need_training_labels(self, folder):
         with pytest.raises(ValueError, match="expected training labels, to compute class weights from"):
             checked(folder, None, "--splits", "[val]", "--class_weights", "w.yaml")
 

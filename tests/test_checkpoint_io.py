@@ -139,7 +139,7 @@ class TestFullDisk:
             AtomicCheckpointIO().save_checkpoint(checkpoint_of(2), path / "a.ckpt")
 
     @pytest.mark.skipif(sys.platform != "linux", reason="mounts a file system of Linux")
-    def test_a_file_system_that_is_full(self, tmp_path):
+    def test_a_full_file_system_keeps_the_previous_checkpoint(self, tmp_path):
         with mounted(tmp_path / "small", "128k") as folder:
             AtomicCheckpointIO().save_checkpoint(checkpoint_of(1), folder / "last.ckpt")
             with pytest.raises(OSError, match=r"needs 0\.1 MB; 0\.0 MB are free, got: No space left on device"):
@@ -214,7 +214,7 @@ class TestTrainer:
         trainer.fit(module_of(lr_schedule="constant"), batches)
         return trainer
 
-    def test_all_its_checkpoints_go_without_the_systems_temporary_folder(self, batches, monkeypatch):
+    def test_no_checkpoint_uses_the_systems_temporary_folder(self, batches, monkeypatch):
         monkeypatch.setattr(tempfile, "tempdir", "/there/is/no/such/folder")
         with pytest.raises(OSError, match="/there/is/no/such/folder"):
             trainer_of(max_epochs=1, enable_checkpointing=True, callbacks=[ModelCheckpoint()]).fit(module_of(), batches)
@@ -224,20 +224,20 @@ class TestTrainer:
         for path in ("kept/best.ckpt", "kept/last.ckpt", "by hand.ckpt"):
             assert torch.load(path, weights_only=True)["global_step"] == 8
 
-    def test_a_training_continues_from_them(self, batches):
+    def test_a_training_continues_from_such_a_checkpoint(self, batches):
         kept = ModelCheckpoint(dirpath="kept", filename="last", enable_version_counter=False)
         self.fitted(batches, kept)
         trainer = trainer_of(max_epochs=3, callbacks=[AtomicCheckpoints()])
         trainer.fit(module_of(lr_schedule="constant"), batches, ckpt_path="kept/last.ckpt")
         assert trainer.global_step == 12
 
-    def test_a_link_to_the_last_is_refused(self, batches):
+    def test_a_link_as_last_checkpoint_is_refused(self, batches):
         linked = ModelCheckpoint(dirpath="kept", save_last="link")
         with pytest.raises(ValueError, match=r"got save_last=\"link\".*set save_last to true"):
             self.fitted(batches, linked)
         assert not Path("kept").exists()
 
-    def test_a_plugin_of_the_user_stays(self, batches):
+    def test_a_plugin_of_the_user_is_kept(self, batches):
         class Own(TorchCheckpointIO):
             pass
 

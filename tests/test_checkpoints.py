@@ -56,11 +56,11 @@ SHELL = described("os.system", command="touch ran")
 
 
 class TestNothingRuns:
-    def test_a_checkpoint_of_this_package_is_predicted_with(self, checkpoint):
+    def test_a_checkpoint_of_this_package_predicts(self, checkpoint):
         assert Predictor.from_checkpoint(saved(checkpoint))(IMAGE).shape == (32, 32)
 
     @pytest.mark.parametrize("entry", ["optimizer", "criterion", "inference", "weights", "_instantiator", "anything"])
-    def test_entries_that_evaluation_does_not_need_are_not_looked_at(self, checkpoint, entry):
+    def test_entries_that_evaluation_does_not_need_are_ignored(self, checkpoint, entry):
         checkpoint["hyper_parameters"][entry] = SHELL if entry != "_instantiator" else "os.system"
         Predictor.from_checkpoint(saved(checkpoint))
         assert not Path("ran").exists()
@@ -77,14 +77,14 @@ class TestNothingRuns:
         assert "evil" not in sys.modules
 
     @pytest.mark.parametrize("depth", ["network", "options"])
-    def test_nor_is_one_inside_a_network_of_this_package(self, checkpoint, depth):
+    def test_a_foreign_class_inside_a_network_is_refused_before_it_is_imported(self, checkpoint, depth):
         inner = {"network": SHELL} if depth == "network" else {"options": {"deep": [SHELL]}}
         checkpoint["hyper_parameters"]["network"] = described("cpg_lightning.networks.Adapter", **inner)
         with pytest.raises(ValueError, match=r"got os\.system"):
             Predictor.from_checkpoint(saved(checkpoint))
         assert not Path("ran").exists()
 
-    def test_other_attributes_of_this_package_are_no_networks(self, checkpoint):
+    def test_other_attributes_of_this_package_are_not_networks(self, checkpoint):
         for name in (
             "cpg_lightning.networks.weights.read_file",
             "cpg_lightning.command.command",
@@ -105,7 +105,7 @@ class TestNothingRuns:
         with pytest.raises(ValueError, match="expected no folder in the checkpoint"):
             Predictor.from_checkpoint(saved(checkpoint))
 
-    def test_no_weights_are_fetched(self, checkpoint):
+    def test_no_weights_are_downloaded(self, checkpoint):
         checkpoint["hyper_parameters"]["network"]["init_args"]["weights_backbone"] = "IMAGENET1K_V2"
         assert Predictor.from_checkpoint(saved(checkpoint))(IMAGE).shape == (32, 32)
 
@@ -125,7 +125,7 @@ class TestNothingRuns:
 
     @pytest.mark.parametrize("subcommand", ["fit", "validate"])
     @pytest.mark.parametrize("dirpath", [None, "elsewhere"])
-    def test_the_files_that_it_would_replace_lie_in_its_folder(
+    def test_files_outside_its_folder_are_not_replaced(
         self, checkpoint, camvid, monkeypatch, capsys, subcommand, dirpath
     ):
         Path("precious").write_text("")
@@ -138,13 +138,13 @@ class TestNothingRuns:
     @pytest.mark.parametrize("key", ["ModelCheckpoint", "MyCheckpoint"])
     @pytest.mark.parametrize("entry", ["best_model_path", "kth_best_model_path", "last_model_path"])
     @pytest.mark.parametrize("file", ["local://{}/precious", "file::{}/precious", "a/../../precious", "../precious"])
-    def test_no_other_path_leads_out_of_its_folder(self, checkpoint, key, entry, file):
+    def test_paths_outside_its_folder_are_refused(self, checkpoint, key, entry, file):
         file = file.format(os.getcwd())
         checkpoint["callbacks"] = {f"{key}{{'monitor': None}}": {"dirpath": ".", entry: file}}
         with pytest.raises(ValueError, match="expected the checkpoints of a ModelCheckpoint in its folder"):
             read_checkpoint(saved(checkpoint))
 
-    def test_nor_through_a_trainer_in_python(self, camvid):
+    def test_paths_outside_its_folder_are_refused_in_python_too(self, camvid):
         def fit(epochs, **options):
             callback = ModelCheckpoint(dirpath="checkpoints", filename="last", enable_version_counter=False)
             trainer = trainer_of(
@@ -167,7 +167,7 @@ class TestNothingRuns:
         assert Path("precious").exists()
 
     @pytest.mark.parametrize("dirpath", ["runs/a/checkpoints", "/runs/a/checkpoints"])
-    def test_the_files_in_its_folder_are_taken(self, checkpoint, dirpath):
+    def test_paths_in_its_folder_are_accepted(self, checkpoint, dirpath):
         file = f"{dirpath}/epoch=1-val/mIoU=0.5.ckpt"
         checkpoint["callbacks"] = {"ModelCheckpoint": {"dirpath": dirpath, "best_model_path": file}}
         assert read_checkpoint(saved(checkpoint))["callbacks"] == checkpoint["callbacks"]
@@ -190,7 +190,7 @@ class TestDamage:
     @pytest.mark.parametrize(
         "entry", ["network", "classes", "image_size", "names", "palette", "absent_classes", "dilation_ratio"]
     )
-    def test_so_is_a_mistyped_hyperparameter(self, checkpoint, entry, value):
+    def test_a_mistyped_hyperparameter_is_a_value_error_with_the_path(self, checkpoint, entry, value):
         parameters = checkpoint["hyper_parameters"]
         (parameters if entry in parameters else parameters["classes"])[entry] = value
         if entry in ("image_size", "palette") and value is None:
@@ -203,7 +203,9 @@ class TestDamage:
     @pytest.mark.parametrize(
         "entry", ["callbacks", "loops", "lr_schedulers", "optimizer_states", "epoch", "global_step"]
     )
-    def test_so_is_one_of_the_state_of_training(self, checkpoint, camvid, monkeypatch, capsys, entry, value):
+    def test_a_mistyped_state_of_training_is_a_value_error_with_the_path(
+        self, checkpoint, camvid, monkeypatch, capsys, entry, value
+    ):
         if isinstance(value, type(checkpoint[entry])) and entry in ("callbacks", "epoch", "global_step"):
             return
         if value == "missing":
@@ -240,7 +242,7 @@ class TestNonFinite:
                 monkeypatch, capsys, command, *FIT, "--ckpt_path", saved(checkpoint)
             )
 
-    def test_weights_to_start_from_are_refused(self, tmp_path):
+    def test_initial_weights_are_refused(self, tmp_path):
         state = LRASPP(5).state_dict()
         state["backbone.0.0.weight"][0] = float("nan")
         torch.save(state, tmp_path / "weights.pt")

@@ -82,14 +82,14 @@ def run(tmp_path_factory):
 
 
 class TestRun:
-    def test_it_names_itself_from_its_parts(self, run):
+    def test_a_run_is_named_by_its_parts(self, run):
         assert re.fullmatch(r"camvid-tiny-ce\+cpg-seed0-[0-9a-f]{8}", run.folder.name)
 
-    def test_without_an_api_key_it_goes_on_offline_and_says_so(self, run):
+    def test_without_an_api_key_a_run_logs_offline_with_a_message(self, run):
         (offline,) = run.offline
         assert f"W&B: no API key, logging offline to {offline}; upload with: wandb sync {offline}\n" in run.output
 
-    def test_it_ends_with_the_table_the_checkpoint_and_the_picture(self, run):
+    def test_a_run_ends_with_its_table_checkpoint_and_picture(self, run):
         for name in (*CamVidDataModule.classes.names, "mIoU", "boundary_IoU", "trimap_mIoU/3px"):
             assert re.search(rf"{name}\s*│\s*(\d\.\d{{4}}|absent)", run.output)
         best = re.search(r"best checkpoint: (.*)", run.output)[1]
@@ -98,18 +98,18 @@ class TestRun:
         with Image.open(run.folder.parent.parent / picture) as image:
             assert np.asarray(image).std() > 20
 
-    def test_it_ends_with_the_commands_that_use_it(self, run):
+    def test_a_run_ends_with_the_next_commands(self, run):
         for subcommand in ("validate", "predict"):
             assert f"with the best checkpoint: cpg {subcommand} --run runs/{run.folder.name}\n" in run.output
 
-    def test_its_configuration_is_saved_as_it_was_given(self, run):
+    def test_the_configuration_is_saved_as_it_was_given(self, run):
         config = yaml.safe_load(run.config.read_text())
         assert config["trainer"]["default_root_dir"] == "runs"
         assert config["trainer"]["logger"]["init_args"]["id"] is None
         assert config["model"]["criterion"]["init_args"]["cpg_weight"] == 1.0
         assert config["data"]["init_args"]["batch_size"] == 2
 
-    def test_its_saved_configuration_runs_again(self, run, camvid):
+    def test_the_saved_configuration_runs_again(self, run, camvid):
         cli = main(["--config", str(run.config), "--data.root", str(camvid)], run=False)
         assert cli.datamodule.batch_size == 2
 
@@ -158,7 +158,7 @@ class TestRun:
         assert content["columns"] == ["class", "IoU", "boundary IoU", "pixels"]
         assert [row[0] for row in content["data"]] == list(CamVidDataModule.classes.names)
 
-    def test_weights_and_biases_has_what_runs_are_filtered_by(self, run):
+    def test_weights_and_biases_has_the_columns_for_filtering(self, run):
         config = records(run.offline[0])[1]["config"]
         expected = {"dataset": "CamVid", "network": "Tiny", "criterion": "CrossEntropyCPGLoss", "cpg_weight": 1.0}
         expected |= {"optimizer": "SGD", "learning_rate": 0.1, "images_a_step": 2, "precision": "32-true", "seed": 0}
@@ -198,12 +198,12 @@ def test_python_gives_the_pictures_tables_and_columns_of_the_command(run, camvid
 class TestAfterwards:
     """What is done with a finished run."""
 
-    def test_its_checkpoint_is_loaded_for_evaluation_from_its_path(self, run):
+    def test_a_checkpoint_is_loaded_from_its_path_for_evaluation(self, run):
         module = SegmentationModule.load_from_checkpoint(run.last, allow=["tiny.Tiny"])
         assert module.network.__class__.__name__ == "Tiny"
         assert module.classes == CamVidDataModule.classes
 
-    def test_its_checkpoint_does_not_fetch_pretrained_weights_again(self, camvid, monkeypatch):
+    def test_a_checkpoint_downloads_no_pretrained_weights(self, camvid, monkeypatch):
         def state_of(url, *arguments, **options):
             return mobilenet_v3_large().state_dict()
 
@@ -224,7 +224,7 @@ class TestAfterwards:
         assert f"picture: {run.folder}/evaluations/val-last-" in capsys.readouterr().out
         assert not Path("runs").exists()
 
-    def test_predict_writes_a_picture_an_image(self, run, camvid):
+    def test_predict_writes_one_picture_per_image(self, run, camvid):
         arguments = ["--config", str(run.config), "--ckpt_path", str(run.last), "--data.root", str(camvid)]
         cli = main(["predict", *arguments])
         (folder,) = Path("runs").glob("predict-*/predictions")
@@ -235,11 +235,11 @@ class TestAfterwards:
         palette = np.array(CamVidDataModule.classes.palette, dtype=np.uint8)
         assert np.array_equal(np.array(Image.open(folder / "palette" / "test_000.png")), palette[expected])
 
-    def test_evaluating_without_a_checkpoint_is_warned_of(self, camvid):
+    def test_evaluation_without_a_checkpoint_gives_a_warning(self, camvid):
         with pytest.warns(UserWarning, match="validate uses the initial weights of the network"):
             main(["validate", *ARGUMENTS, "--trainer.logger=false"])
 
-    def test_another_run_starts_from_its_weights_and_needs_them_but_once(self, run, camvid, capsys):
+    def test_a_run_needs_its_initial_weights_only_once(self, run, camvid, capsys):
         shutil.copy(run.last, "start.ckpt")
         frozen = ["--trainer.max_epochs=1", "--model.optimizer.lr=0", "--model.weights=start.ckpt"]
         started = main(["fit", *ARGUMENTS, *frozen]).model
@@ -257,7 +257,7 @@ class TestAfterwards:
         assert "new_classifier=True reinitialises the last layers" in shown
         assert not Path("runs").exists()
 
-    def test_a_network_of_ones_own_is_adapted(self, camvid):
+    def test_a_module_of_the_user_is_adapted(self, camvid):
         network = [
             "--model.network=Adapter",
             "--model.network.network=torch.nn.Conv2d",
@@ -275,7 +275,7 @@ class TestAfterwards:
         assert "test/mIoU" in main(["test", *arguments]).trainer.callback_metrics
 
     @pytest.mark.parametrize("checkpoint", ["last", pytest.param("best", marks=pytest.mark.slow)])
-    def test_a_broken_run_is_continued_in_its_folder_with_its_id_and_its_schedule(self, camvid, checkpoint):
+    def test_an_interrupted_run_continues_in_its_folder_with_its_id_and_schedule(self, camvid, checkpoint):
         arguments = ["fit", *ARGUMENTS, "--trainer.max_epochs=4", "--model.warmup_steps=2"]
         whole = main(arguments)
         (first,) = Path("runs").iterdir()
@@ -338,7 +338,7 @@ def test_two_processes_write_one_table_of_all_images(camvid, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_predict_every_image_and_name_the_broken_ones(camvid, monkeypatch):
+def test_two_processes_predict_every_image_and_name_the_unreadable_ones(camvid, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     (Path("camvid") / "val" / "val_002.png").write_bytes(b"")
     options = ["--data.predict_images=camvid/val", "--output=out", "--trainer.logger=false"]
@@ -428,7 +428,7 @@ class TestErrors:
         assert "choose another folder with --trainer.default_root_dir" in fails(monkeypatch, capsys, "fit", *ARGUMENTS)
 
     @pytest.mark.parametrize("subcommand", ["fit", "validate", "test", "predict"])
-    def test_a_checkpoint_that_is_none(self, camvid, monkeypatch, capsys, subcommand):
+    def test_a_file_that_is_not_a_checkpoint(self, camvid, monkeypatch, capsys, subcommand):
         shown = fails(monkeypatch, capsys, subcommand, *ARGUMENTS, "--ckpt_path=missing.ckpt")
         assert "expected a checkpoint file, got none: missing.ckpt" in shown
         Path("text.ckpt").write_text("no checkpoint")
@@ -454,7 +454,7 @@ class TestErrors:
         assert "expected a checkpoint of Tiny, got another: 2 weights differ" in shown
         assert not Path("runs").exists()
 
-    def test_a_traceback_is_to_be_had(self, monkeypatch):
+    def test_an_environment_variable_shows_the_traceback(self, monkeypatch):
         monkeypatch.setenv("CPG_TRACEBACK", "1")
         monkeypatch.setattr("sys.argv", ["cpg", "fit", *ARGUMENTS])
         with pytest.raises(FileNotFoundError):
@@ -476,7 +476,7 @@ class TestLoggers:
         assert len(list(folder.glob("wandb/offline-run-*"))) == 1
         assert list(Path("csv").rglob("metrics.csv"))
 
-    def test_the_current_folder_of_a_logger_is_that_of_the_run(self, camvid):
+    def test_a_dot_as_save_dir_is_the_run_folder(self, camvid):
         other = ["--trainer.logger=CSVLogger", "--trainer.logger.save_dir=."]
         cli = main([*ARGUMENTS, *other], run=False)
         assert cli.trainer.logger.save_dir == os.path.abspath(cli.trainer.default_root_dir)
@@ -488,7 +488,7 @@ class TestLoggers:
         assert cli.trainer.logger.save_dir == "elsewhere"
         assert cli.trainer.default_root_dir.endswith("runs/mine-abc")
 
-    def test_what_weights_and_biases_stages_stays_with_its_run(self, camvid, monkeypatch):
+    def test_files_staged_by_weights_and_biases_stay_in_the_run_folder(self, camvid, monkeypatch):
         monkeypatch.delenv("WANDB_DATA_DIR")
         for _ in range(2):
             cli = main([*ARGUMENTS], run=False)

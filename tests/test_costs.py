@@ -89,20 +89,20 @@ def test_images_a_second_are_of_the_steps_alone(slow, batches, clock, every):
     assert set(column("costs/parameters").values()) == {2 * (3 * 16 + 1) * 5}
 
 
-def test_an_epoch_is_measured_with_all_that_belongs_to_it(slow, batches, clock):
+def test_the_time_of_an_epoch_includes_loading_and_validation(slow, batches, clock):
     trainer_of(callbacks=[MetricsFile(), Costs(), Slow(clock)]).fit(module_of(), slow, batches)
     seconds = 4 * (LOADING + STEP + VALIDATION) + EPOCH_START
     assert column("costs/epoch_seconds") == {4: seconds, 8: seconds}
 
 
-def test_accumulated_batches_wait_together(slow, clock):
+def test_accumulated_batches_are_timed_as_one_step(slow, clock):
     callbacks = [MetricsFile(), Costs(), Slow(clock)]
     trainer_of(accumulate_grad_batches=2, log_every_n_steps=1, callbacks=callbacks).fit(module_of(), slow)
     assert column("costs/data_seconds_per_step") == dict.fromkeys([2, 3, 4], 2 * LOADING)
     assert column("costs/images_per_second") == dict.fromkeys([2, 3, 4], 2 / (LOADING + STEP))
 
 
-def test_the_summary_goes_on_after_a_resume(slow, clock):
+def test_the_summary_includes_the_time_before_a_resume(slow, clock):
     kept = ModelCheckpoint(dirpath=".", filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
     options = {"max_epochs": 4, "log_every_n_steps": 1, "enable_checkpointing": True}
     with pytest.raises(SystemExit):
@@ -118,7 +118,7 @@ def test_the_summary_goes_on_after_a_resume(slow, clock):
     }
 
 
-def test_a_profiler_of_the_user_stays(batches):
+def test_a_profiler_of_the_user_is_kept(batches):
     profiler = SimpleProfiler()
     trainer = trainer_of(max_epochs=1, log_every_n_steps=1, callbacks=[MetricsFile(), Costs()], profiler=profiler)
     trainer.fit(module_of(), batches)

@@ -23,7 +23,7 @@ def problem(on_device):
 
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("options", [(3, True), (5, False)])
-def test_it_is_cross_entropy_plus_weighted_cpg_of_the_upsampled_logits(problem, align_corners, options):
+def test_the_loss_is_cross_entropy_plus_weighted_cpg_of_the_upsampled_logits(problem, align_corners, options):
     logits, target = problem
     kernel_size, void_borders = options
     large = F.interpolate(logits, target.shape[-2:], mode="bilinear", align_corners=align_corners)
@@ -157,7 +157,7 @@ def definition(logits, target, criterion, align_corners):
     align_corners=st.booleans(),
     strip=st.sampled_from([1, 40, 1500, None, 2**26]),
 )
-def test_value_and_gradient_are_those_of_the_definition(
+def test_value_and_gradient_equal_the_definition(
     device, problem, kernel_size, void_borders, label_smoothing, weighted, align_corners, strip
 ):
     logits, target = (each.to(device) for each in problem)
@@ -195,7 +195,7 @@ def test_gradient_is_the_derivative_of_the_value(problem):
 
 @pytest.mark.parametrize(("threshold", "min_kept"), [(0.9, 131072), (0.7, 1000), (0.1, 20000), (0.05, 100)])
 @pytest.mark.parametrize("weighted", [False, True])
-def test_ohem_is_that_of_the_official_code(real_data, threshold, min_kept, weighted):
+def test_ohem_equals_the_official_code(real_data, threshold, min_kept, weighted):
     folder = real_data / "golden" / "hrnet_ocr"
     golden = json.loads((folder / "losses.json").read_text())
     main, aux = (torch.from_numpy(np.load(folder / "outputs.npz")[name]) for name in ("main", "aux"))
@@ -225,7 +225,7 @@ def test_autocast_changes_nothing(problem, dtype, stride):
     torch.testing.assert_close(*gradients, **({} if target.is_cuda else exact))  # a GPU adds in any order
 
 
-def test_matrix_products_are_exact_and_the_setting_of_others_stays(problem, monkeypatch):
+def test_matrix_products_are_exact_and_the_global_setting_is_kept(problem, monkeypatch):
     backends, seen, strip = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul), [], Bilinear.upsample
 
     def spied(*arguments):
@@ -244,7 +244,7 @@ def test_matrix_products_are_exact_and_the_setting_of_others_stays(problem, monk
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo")
-def test_a_compiled_network_and_a_compiled_criterion_train_as_without(problem):
+def test_compiling_the_network_and_the_criterion_changes_no_training(problem):
     images, target = torch.randn(2, 3, 12, 16), problem[1]
     network, criterion = torch.nn.Conv2d(3, 4, 3, stride=2, padding=1), CrossEntropyCPGLoss()
 
@@ -289,7 +289,7 @@ def test_under_ddp_the_gradient_is_the_mean_over_processes(tmp_path):
         torch.testing.assert_close(gradient, network.weight.grad)
 
 
-def test_ohem_keeps_the_hard_pixels_alone(problem):
+def test_ohem_keeps_only_the_hard_pixels(problem):
     logits, target = problem
     logits = F.interpolate(logits.double(), target.shape[-2:]).requires_grad_()
     likelihood = logits.softmax(1).gather(1, target.where(target != 255, 0)[:, None])[:, 0]
@@ -303,7 +303,7 @@ def test_ohem_keeps_the_hard_pixels_alone(problem):
         torch.testing.assert_close(torch.autograd.grad(loss, logits), torch.autograd.grad(expected, logits))
 
 
-def test_ohem_keeps_as_many_pixels_an_image_whatever_the_batch(problem):
+def test_ohem_keeps_the_same_number_of_pixels_per_image_at_any_batch_size(problem):
     logits, target = (tensor[:1] for tensor in problem)
     criterion = CrossEntropyCPGLoss(0, ohem_threshold=0.01, ohem_min_kept=100)
     four = logits.expand(4, -1, -1, -1), target.expand(4, -1, -1)
@@ -311,7 +311,7 @@ def test_ohem_keeps_as_many_pixels_an_image_whatever_the_batch(problem):
 
 
 @pytest.mark.parametrize("pixels", [0, 1])
-def test_ohem_of_almost_nothing_is_finite(pixels):
+def test_ohem_of_a_few_pixels_is_finite(pixels):
     target = torch.full((1, 4, 4), 255)
     target.view(-1)[:pixels] = 0
     logits = torch.zeros(1, 2, 4, 4, requires_grad=True)
@@ -409,7 +409,7 @@ def test_a_gradient_that_was_changed_is_not_used_again(problem):
         loss.backward()
 
 
-def test_classes_of_no_weight_alone_cost_nothing():
+def test_pixels_of_classes_with_weight_0_alone_give_a_loss_of_0():
     logits = torch.randn(1, 2, 4, 4, requires_grad=True)
     loss = CrossEntropyCPGLoss(0, class_weights=[0, 1], label_smoothing=0.1)(
         logits, torch.zeros(1, 4, 4, dtype=torch.long)
@@ -429,7 +429,7 @@ def test_an_ignored_pixel_may_have_infinite_logits(label_smoothing):
 
 
 @pytest.mark.parametrize("shape", [(1, 0, 4, 4), (1, 2, 0, 4), (1, 2, 4, 0)])
-def test_images_of_nothing_are_refused(shape):
+def test_empty_images_are_refused(shape):
     with pytest.raises(ValueError, match="expected classes and pixels"):
         CrossEntropyCPGLoss()(torch.zeros(shape), torch.zeros(1, *shape[2:], dtype=torch.long))
 

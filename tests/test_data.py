@@ -71,7 +71,7 @@ class TestBatches:
         assert not batch["image"][:, :, padding].any()
         assert (batch["mask"][:, padding] == 255).all()
 
-    def test_image_and_mask_are_cut_alike(self, camvid):
+    def test_image_and_mask_are_cropped_at_the_same_place(self, camvid):
         data = module_of(camvid, augmentation=Augmentation((36, 48), scale=(1, 1), horizontal_flip=0.5))
         data.setup("fit")
         palette = torch.zeros(256, 3, dtype=torch.uint8)
@@ -226,7 +226,7 @@ class TestRandomness:
         with pytest.raises(ValueError, match="at least one image for each process, got 2 for 3"):
             EvaluationSampler(range(2), 3, 0)
 
-    def test_a_loader_goes_on_with_another_batch_size(self, camvid):
+    def test_a_loader_continues_with_another_batch_size(self, camvid):
         (expected,) = training_epochs(module_of(camvid), epochs=1)
         data = module_of(camvid, batch_size=1)
         data.setup("fit")
@@ -236,7 +236,7 @@ class TestRandomness:
         assert epoch_of(resumed) == expected[4:]
 
     @pytest.mark.parametrize("num_workers", [0, 2])
-    def test_a_loader_goes_on_in_the_middle_of_an_epoch(self, camvid, num_workers):
+    def test_a_loader_continues_in_the_middle_of_an_epoch(self, camvid, num_workers):
         data = module_of(camvid, num_workers=num_workers)
         first, second = training_epochs(module_of(camvid))
         L.seed_everything(3)
@@ -385,7 +385,7 @@ class TestErrors:
             module_of(camvid).setup("train")
 
 
-def test_importing_the_data_modules_asks_no_network():
+def test_importing_the_data_modules_opens_no_connection():
     program = (
         "import socket, urllib.request; asked = [];"
         "urllib.request.OpenerDirector.open = lambda *a, **k: asked.append(a[1]) or (_ for _ in ()).throw(OSError('no network'));"

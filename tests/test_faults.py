@@ -65,7 +65,7 @@ def broken(monkeypatch, capsys, fault, *options):
 
 
 @pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_a_disk_that_goes_away(camvid, monkeypatch, capsys, num_workers):
+def test_a_lost_disk_is_one_error_and_the_training_continues_later(camvid, monkeypatch, capsys, num_workers):
     shown = broken(monkeypatch, capsys, "DiskGone", f"--data.num_workers={num_workers}")
     assert "camvid/train/train_00" in shown
     Path("elsewhere").rename("camvid/train")
@@ -74,7 +74,9 @@ def test_a_disk_that_goes_away(camvid, monkeypatch, capsys, num_workers):
 
 
 @pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_an_image_that_breaks(camvid, monkeypatch, capsys, num_workers):
+def test_an_image_that_becomes_unreadable_is_one_error_and_the_training_continues_later(
+    camvid, monkeypatch, capsys, num_workers
+):
     shown = broken(monkeypatch, capsys, "Damage", f"--data.num_workers={num_workers}")
     assert IMAGE in shown
     Path("whole.png").rename(IMAGE)
@@ -82,7 +84,7 @@ def test_an_image_that_breaks(camvid, monkeypatch, capsys, num_workers):
     assert RunFolder("first").is_finished
 
 
-def test_a_worker_that_is_killed(camvid, monkeypatch, capsys):
+def test_a_killed_worker_is_one_error_and_the_training_continues_later(camvid, monkeypatch, capsys):
     shown = broken(monkeypatch, capsys, "WorkerKilled", "--data.num_workers=2")
     assert "the operating system killed process " in shown
     assert "Use fewer workers (--data.num_workers)" in shown

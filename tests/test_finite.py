@@ -72,7 +72,7 @@ def test_a_loss_that_is_not_finite_ends_the_training_within_the_logged_steps(nam
     )
 
 
-def test_it_may_look_at_other_steps(named):
+def test_the_checked_steps_can_be_chosen(named):
     poison = Poisoned(1, undefined_weight, "on_train_batch_end")
     trainer = trainer_of(log_every_n_steps=50, callbacks=[TerminateOnNonFinite(every_n_steps=2), poison])
     with pytest.raises(ValueError, match="got nan in step 2, epoch 0"):
@@ -80,13 +80,13 @@ def test_it_may_look_at_other_steps(named):
     assert trainer.global_step == 2
 
 
-def test_each_part_of_a_step_is_looked_at(named):
+def test_each_part_of_a_step_is_checked(named):
     poison = Poisoned(1, undefined_weight, "on_train_batch_start")
     with pytest.raises(ValueError, match=r"got nan in step 2, .* image4, image5, image6, image7"):
         fitted(named, TerminateOnNonFinite(every_n_steps=2), poison, accumulate_grad_batches=2)
 
 
-def test_a_short_training_is_looked_at_at_its_end(named):
+def test_a_short_training_is_checked_at_its_end(named):
     poison = Poisoned(4, undefined_weight, "on_train_batch_end")
     with pytest.raises(
         ValueError, match=r"expected finite weights, got 1 .* after step 4, epoch 0.*: network\.out\.weight"
@@ -99,7 +99,7 @@ def test_gradients_that_are_not_finite_end_the_training(named):
         fitted(named, TerminateOnNonFinite(), Poisoned(3, infinite_gradient), gradient_clip_val=1.0)
 
 
-def test_a_training_that_is_fine_is_left_alone(named):
+def test_a_finite_training_is_not_ended(named):
     expected, found = module_of(), module_of()
     fitted(named, module=expected)
     fitted(named, TerminateOnNonFinite(), module=found)
@@ -108,12 +108,12 @@ def test_a_training_that_is_fine_is_left_alone(named):
 
 
 class TestScaled:
-    def test_a_step_that_the_scaler_leaves_out_is_no_end(self, named):
+    def test_a_step_that_the_scaler_skips_does_not_end_the_training(self, named):
         scaled = MixedPrecision("16-mixed", "cpu")
         fitted(named, TerminateOnNonFinite(), Poisoned(3, infinite_gradient), max_epochs=1, plugins=[scaled])
         assert scaled.scaler.get_scale() == 32768
 
-    def test_a_scale_below_one_is(self, named):
+    def test_a_scale_below_one_ends_the_training(self, named):
         scaled = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=1.0))
         with pytest.raises(ValueError, match=r"got a scale of the loss below 1, 0\.5, in step 3, epoch 0"):
             fitted(named, TerminateOnNonFinite(), Poisoned(3, infinite_gradient), plugins=[scaled])
@@ -121,7 +121,7 @@ class TestScaled:
 
 class TestCheckpoints:
     @pytest.mark.parametrize("spoil", [undefined_weight, undefined_buffer])
-    def test_none_is_written_with_weights_that_are_not_finite(self, named, spoil):
+    def test_no_checkpoint_with_non_finite_weights_is_written(self, named, spoil):
         every = ModelCheckpoint(dirpath="kept", save_top_k=-1, every_n_train_steps=1)
         poison = Poisoned(3, spoil, "on_train_batch_end")
         watched = TerminateOnNonFinite(every_n_steps=50)
@@ -132,7 +132,7 @@ class TestCheckpoints:
         for path in paths:
             assert non_finite(torch.load(path, weights_only=True)["state_dict"]) == []
 
-    def test_a_buffer_that_was_infinite_at_the_start_is_no_mistake(self, named):
+    def test_a_buffer_that_was_infinite_at_the_start_is_accepted(self, named):
         module = module_of()
         module.network.register_buffer("causal", torch.tensor([0.0, -torch.inf]))
         last = ModelCheckpoint(dirpath="kept", filename="last")
@@ -159,16 +159,16 @@ class TestBest:
         assert Path(best.best_model_path).name == f"epoch={scores.index(0.2)}.ckpt"
         assert [path.name for path in Path("kept").iterdir()] == [Path(best.best_model_path).name]
 
-    def test_it_is_said(self, named):
+    def test_a_score_of_nan_gives_a_warning(self, named):
         with pytest.warns(UserWarning, match="score is nan after step 4: this checkpoint is not kept"):
             best = self.scored(named, float("nan"))
         assert best.best_model_path == ""
 
-    def test_lightnings_own_would_keep_it(self, named):
+    def test_lightnings_own_checkpoint_would_keep_a_score_of_nan(self, named):
         assert Path(self.scored(named, float("nan"), kind=ModelCheckpoint).best_model_path).exists()
 
 
-def test_only_steps_that_are_looked_at_wait_and_launch(batches):
+def test_only_checked_steps_wait_and_launch(batches):
     without, watched = (counted(batches, *added, log_every_n_steps=2) for added in ([], [TerminateOnNonFinite()]))
     added = [more.total() - less.total() for more, less in zip(watched.steps, without.steps, strict=True)]
     assert added == [0, 1, 0]
@@ -187,7 +187,7 @@ def test_one_value_among_many_is_found(dtype, value):
     assert non_finite(weights) == ["broken"]
 
 
-def test_no_step_is_refused():
+def test_an_interval_of_0_steps_is_refused():
     with pytest.raises(ValueError, match="expected every_n_steps to be 1 or more, got 0"):
         TerminateOnNonFinite(every_n_steps=0)
 
@@ -215,7 +215,7 @@ class TestNothingLabelled:
             with Image.open(path) as label:
                 Image.new("L", label.size, 11).save(path)
 
-    def test_there_is_nothing_to_train_on(self, camvid, monkeypatch, capsys):
+    def test_a_training_without_labelled_pixels_is_an_error(self, camvid, monkeypatch, capsys):
         self.without_labels(camvid, "train")
         shown = fails(monkeypatch, capsys, "fit", *ARGUMENTS, "--trainer.logger=false", "--output=first")
         assert (
@@ -232,7 +232,7 @@ class TestNothingLabelled:
         data.setup("fit")
         assert len(data.datasets["train"]) == 6
 
-    def test_a_validation_without_a_label_is_said_and_never_the_best(self, camvid):
+    def test_a_validation_without_labels_gives_a_warning_and_is_never_the_best(self, camvid):
         self.without_labels(camvid, "val")
         with pytest.warns(UserWarning, match="val/mIoU is nan .* is not kept as one of the best"):
             main(["fit", *ARGUMENTS, "--trainer.logger=false", "--trainer.max_epochs=1", "--output=first"])

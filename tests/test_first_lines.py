@@ -14,7 +14,7 @@ from cpg_lightning.cli import main
     ],
     ids=["default", "given"],
 )
-def test_they_say_what_is_trained_and_how(camvid, caplog, options, optimizer):
+def test_the_first_lines_describe_data_network_criterion_and_optimizer(camvid, caplog, options, optimizer):
     parts = [*BASE, *PARTS[:2], *CAMVID, "--data.root=camvid"]
     main(["fit", *parts, *options, "--trainer.fast_dev_run=true"])
     lines = [record.getMessage() for record in caplog.records]

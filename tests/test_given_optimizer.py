@@ -69,11 +69,11 @@ def test_the_rate_of_an_earlier_class_is_not_kept(arguments):
     ],
     ids=" ".join,
 )
-def test_a_class_with_a_rate_of_its_own_is_taken(arguments):
+def test_a_class_with_its_own_rate_is_accepted(arguments):
     check_inherited_lr(["fit", *arguments])
 
 
-def test_the_command_says_so_before_anything_is_built(monkeypatch, capsys):
+def test_the_command_refuses_an_inherited_rate_before_objects_are_built(monkeypatch, capsys):
     dataset = ["--config", str(EXPERIMENTS / "camvid.yaml"), "--data.root=nowhere"]
     parts = ["--model.network=LRASPP", f"--model.criterion={EXPERIMENTS}/criteria/ce.yaml"]
     shown = fails(monkeypatch, capsys, "fit", *BASE, *dataset, *parts, "--model.optimizer=SGD")

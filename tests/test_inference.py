@@ -43,9 +43,7 @@ class TestWindows:
         at_once=st.integers(1, 5),
         strip=st.sampled_from([1, 500, 2**26]),
     )
-    def test_they_are_the_whole_image_to_a_network_that_looks_at_each_pixel_alone(
-        self, size, window, share, at_once, strip
-    ):
+    def test_windows_equal_the_whole_image_for_a_pixelwise_network(self, size, window, share, at_once, strip):
         images = images_of(2, 3, *size)
         stride = tuple(max(1, int(side * share)) for side in window)
         windowed = Inference(window=window, stride=stride, windows_at_once=at_once)
@@ -78,11 +76,11 @@ class TestWindows:
             (22, 10, 10, [0, 10, 12], [0, 10, 20]),
         ],
     )
-    def test_the_last_one_ends_with_the_image_or_is_padded(self, length, window, stride, shifted, padded):
+    def test_the_last_window_ends_with_the_image_or_is_padded(self, length, window, stride, shifted, padded):
         assert inference._starts(length, window, stride, "shift") == shifted
         assert inference._starts(length, window, stride, "pad") == padded
 
-    def test_no_more_windows_than_told_are_looked_through_at_once(self):
+    def test_at_most_windows_at_once_are_forwarded_together(self):
         batches = []
 
         def network(images):
@@ -109,7 +107,7 @@ class TestWindows:
             inference._WindowedView, inference.LARGEST_STRIP = before
         assert max(rows) <= 34
 
-    def test_what_reaches_beyond_the_image_is_padded_with_the_colour_that_is_told(self):
+    def test_windows_beyond_the_image_are_padded_with_the_given_colour(self):
         seen = []
 
         def network(images):
@@ -124,7 +122,7 @@ class TestWindows:
         assert Inference(window=(16, 16)).classes(network, images, (9, 12)).shape == (1, 9, 12)
         assert seen[1].shape[-2:] == (9, 12)
 
-    def test_a_mirrored_window_is_mirrored_with_its_padding(self):
+    def test_a_window_is_flipped_with_its_padding(self):
         seen = []
 
         def network(images):
@@ -183,7 +181,7 @@ class TestOfficialScores:
             for flip in ("", "_flip")
         ],
     )
-    def test_our_files_give_them(self, golden, file, case):
+    def test_the_inference_files_give_the_official_scores(self, golden, file, case):
         cases, arrays = golden
         first, second, bias = (torch.tensor(arrays[name]) for name in ("w1", "w2", "b2"))
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
@@ -210,12 +208,12 @@ class TestOfficialScores:
 
 
 class TestScalesAndFlips:
-    def test_a_mirrored_image_is_mirrored_back(self):
+    def test_scores_of_a_flipped_image_are_flipped_back(self):
         images = images_of(1, 3, 12, 20)
         plain, flipped = (Inference(flip=flip).probabilities(pointwise, images, (12, 20)) for flip in (False, True))
         torch.testing.assert_close(plain, flipped)
 
-    def test_of_a_mirrored_image_the_result_is_mirrored(self):
+    def test_a_flipped_image_gives_a_flipped_result(self):
         images = images_of(1, 3, 16, 24)
         both = Inference(flip=True)
         torch.testing.assert_close(
@@ -259,7 +257,7 @@ class TestScalesAndFlips:
         assert torch.equal(got.argmax(dim=1), torch.zeros(1, 4, 4, dtype=torch.int64))
         assert not got.isnan().any()
 
-    def test_the_longer_side_may_be_told(self):
+    def test_the_longer_side_can_be_given(self):
         sizes = []
 
         def network(images):
@@ -271,13 +269,13 @@ class TestScalesAndFlips:
 
     @settings(max_examples=40, deadline=None)
     @given(st.tuples(st.integers(1, 30), st.integers(1, 30)), st.tuples(st.integers(1, 30), st.integers(1, 30)))
-    def test_the_result_has_the_size_that_is_asked_for(self, size, wanted):
+    def test_the_result_has_the_requested_size(self, size, wanted):
         images = images_of(1, 3, *size)
         got = Inference(window=(7, 9)).probabilities(pointwise, images, wanted)
         expected = F.interpolate(pointwise(images).softmax(dim=1), wanted, mode="bilinear", align_corners=False)
         torch.testing.assert_close(got, expected / expected.sum(dim=1, keepdim=True))
 
-    def test_everything_together(self):
+    def test_windows_scales_and_flips_work_together(self):
         every = Inference((12, 16), (5, 7), 3, (0.75, 1.0, 1.25), flip=True, border="pad")
         got = every.probabilities(local, images_of(2, 3, 33, 47), (50, 61))
         assert got.shape == (2, C, 50, 61)

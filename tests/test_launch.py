@@ -64,13 +64,13 @@ def test_a_slurm_job_trains_on_two_processes(camvid):
     check_finished(shown)
 
 
-def test_torchrun_without_a_gpu_says_how_to_train_on_a_cpu():
+def test_torchrun_without_a_gpu_names_the_variable_for_cpus():
     status, shown = start("torchrun.sh", PROCESSES="0")
     assert status == 2
     assert shown.startswith("expected a GPU, got none; on a CPU: PROCESSES=2 ")
 
 
-def test_the_job_asks_for_a_process_a_gpu_before_its_first_command():
+def test_the_job_requests_one_task_per_gpu_before_its_first_command():
     """sbatch reads its options up to the first line that is no comment."""
     text = (LAUNCH / "fit.sbatch").read_text()
     comments = text[: text.index("\nset -eu")]

@@ -44,7 +44,7 @@ def counted(criterion, shape, size, auxiliary=False):
     ],
 )
 @pytest.mark.parametrize("stride", [1, 8])
-def test_the_criterion_launches_and_waits_little_whatever_the_batch_size(images, options, stride):
+def test_launches_and_waits_of_the_criterion_are_few_at_any_batch_size(images, options, stride):
     height, width = 256, 512
     image = 7 * height * width
     criterion = CrossEntropyCPGLoss(**options, strip_logits=2 * image)
@@ -54,7 +54,7 @@ def test_the_criterion_launches_and_waits_little_whatever_the_batch_size(images,
     assert all("boundary.py" in place for _, place in waits)
 
 
-def test_the_auxiliary_loss_waits_for_nothing():
+def test_the_auxiliary_loss_never_waits():
     launches, waits = counted(CrossEntropyCPGLoss(), (2, 7, 8, 16), (64, 128), auxiliary=True)
     assert launches <= PER_CALL
     assert not waits
@@ -70,14 +70,14 @@ def test_the_auxiliary_loss_waits_for_nothing():
         (ActiveBoundaryLoss(), 100, 4),
     ],
 )
-def test_other_losses_launch_and_wait_little(loss, launches, waits, images):
+def test_launches_and_waits_of_other_losses_are_few(loss, launches, waits, images):
     found, where = counted(loss, (images, 7, 10, 20), (80, 160))
     assert found <= launches + 20 * images, where
     assert sum(where.values()) <= waits, where
 
 
 @pytest.mark.parametrize("images", [1, 4])
-def test_rmi_launches_per_image_and_waits_for_nothing(images):
+def test_rmi_launches_per_image_and_never_waits(images):
     launches, waits = counted(RMILoss(), (images, 7, 10, 20), (80, 160))
     assert launches <= 200 * images
     assert not waits

@@ -57,7 +57,7 @@ class TestFactor:
         assert factors == pytest.approx([(1 + math.cos(math.pi * step / 10)) / 2 for step in range(11)])
         assert (factors[5], factors[10]) == (pytest.approx(0.5), 0)
 
-    def test_a_constant_rate_stays(self):
+    def test_a_constant_rate_does_not_decay(self):
         assert {rate_factor("constant", step, 10, 2, 0.9) for step in range(2, 12)} == {1}
 
 
@@ -89,7 +89,7 @@ class TestTraining:
         ],
         ids=str,
     )
-    def test_a_resumed_training_goes_on_with_the_same_rates(self, camvid, lr_schedule):
+    def test_a_resumed_training_has_the_same_rates(self, camvid, lr_schedule):
         whole = fit(camvid, lr_schedule)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             fit(camvid, lr_schedule, broken_after=2)
@@ -116,7 +116,7 @@ class TestErrors:
 
 class TestCommand:
     @pytest.mark.parametrize("decay", ["poly", "cosine", "constant"])
-    def test_a_schedule_is_a_word(self, camvid, decay):
+    def test_a_schedule_is_given_by_its_name(self, camvid, decay):
         assert main([*ARGUMENTS, f"--model.lr_schedule={decay}"], run=False).model.lr_schedule == decay
 
     @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ class TestCommand:
         ],
         ids=["options", "mapping"],
     )
-    def test_or_a_class_of_torch_with_its_arguments(self, camvid, options):
+    def test_a_schedule_is_given_as_a_class_of_torch(self, camvid, options):
         cli = main([*ARGUMENTS, *options], run=False)
         optimizer = torch.optim.SGD(cli.model.parameters(), lr=1.0)
         schedule = cli.model.lr_schedule(optimizer)
@@ -152,9 +152,7 @@ class TestCommand:
             ),
         ],
     )
-    def test_what_cannot_be_built_is_refused_before_a_folder_exists(
-        self, camvid, monkeypatch, capsys, options, message
-    ):
+    def test_an_invalid_schedule_is_refused_before_a_folder_exists(self, camvid, monkeypatch, capsys, options, message):
         given = [f"--model.lr_schedule{option}" for option in options]
         assert message in fails(monkeypatch, capsys, "fit", *ARGUMENTS, *given)
         assert not Path("runs").exists()

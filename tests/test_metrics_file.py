@@ -42,7 +42,7 @@ def fitted(loader, *callbacks, **options):
 
 
 @pytest.mark.parametrize(("options", "validations"), [({}, 4), ({"val_check_interval": 2}, 8)])
-def test_the_file_has_what_a_logger_gets(batches, options, validations):
+def test_the_file_has_the_values_of_a_logger(batches, options, validations):
     logger = Recording()
     fitted(batches, MetricsFile(), Extra(), logger=logger, **options)
     found, expected = rows_of(), logger.rows
@@ -53,7 +53,7 @@ def test_the_file_has_what_a_logger_gets(batches, options, validations):
 
 
 @pytest.mark.parametrize("logger", [False, True])
-def test_the_logger_makes_no_difference(batches, tmp_path, logger):
+def test_the_file_does_not_depend_on_the_logger(batches, tmp_path, logger):
     fitted(batches, MetricsFile(), logger=CSVLogger(tmp_path / "csv") if logger else False)
     steps = Counter(row["step"] for row in rows_of())
     assert steps == {3: 1, 4: 1, 6: 1, 8: 1, 9: 1, 12: 2, 15: 1, 16: 1}
@@ -93,7 +93,7 @@ class TestResume:
         return text
 
     @pytest.mark.parametrize("epoch", [1, 2, 3])
-    def test_a_continued_file_is_that_of_an_uninterrupted_training(self, batches, tmp_path, monkeypatch, epoch):
+    def test_a_continued_file_equals_that_of_an_uninterrupted_training(self, batches, tmp_path, monkeypatch, epoch):
         expected = self.expected(batches, tmp_path / "whole", monkeypatch)
         options = {"enable_checkpointing": True}
         kept = ModelCheckpoint(dirpath=".", filename="last", save_on_train_epoch_end=True, enable_version_counter=False)
@@ -123,7 +123,7 @@ class TestResume:
             fitted(batches, MetricsFile())
         assert len(rows_of()) == 5 + 4
 
-    def test_a_line_that_was_not_finished_is_dropped(self, batches):
+    def test_an_unfinished_line_is_dropped(self, batches):
         kept = ModelCheckpoint(dirpath=".", filename="last", enable_version_counter=False)
         with pytest.raises(SystemExit):
             fitted(batches, MetricsFile(), kept, Broken(3), enable_checkpointing=True)
@@ -168,7 +168,7 @@ def test_a_trial_run_leaves_no_file(batches):
     assert not Path("metrics.csv").exists()
 
 
-def test_an_evaluation_leaves_the_file_alone(batches):
+def test_an_evaluation_does_not_change_the_file(batches):
     fitted(batches, MetricsFile())
     before = Path("metrics.csv").read_bytes()
     trainer_of(callbacks=[MetricsFile()]).validate(module_of(), batches, verbose=False)
@@ -176,7 +176,7 @@ def test_an_evaluation_leaves_the_file_alone(batches):
 
 
 @pytest.mark.slow
-def test_the_first_of_two_processes_writes(batches):
+def test_only_the_first_of_two_processes_writes(batches):
     ended = in_two_processes(
         "from cpg_lightning.callbacks import MetricsFile\n"
         "trainer_of(**TWO, log_every_n_steps=3, callbacks=[MetricsFile()]).fit(module_of(), loader_of(), loader_of())"

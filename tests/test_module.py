@@ -87,7 +87,7 @@ class TestLoss:
         torch.testing.assert_close(trainer.callback_metrics["train/loss"], main + 0.25 * aux)
 
     @pytest.mark.parametrize("every", [1, 2])
-    def test_an_auxiliary_output_of_none_is_no_auxiliary_output(self, data, every):
+    def test_an_auxiliary_output_of_none_is_ignored(self, data, every):
         class Sometimes(Tiny):
             calls = 0
 
@@ -101,14 +101,14 @@ class TestLoss:
         assert trainer.global_step == 3
         assert ("train/aux" in trainer.callback_metrics) == (every > 1)
 
-    def test_what_is_logged_has_the_standard_keys(self, data):
+    def test_logged_values_have_the_standard_keys(self, data):
         trainer = trainer_of()
         trainer.fit(module_of(), datamodule=data)
         logged = set(trainer.callback_metrics)
         assert {"train/loss", "train/ce", "train/cpg", "lr", "val/mIoU", "val/IoU/sky", "val/IoU/bicyclist"} <= logged
         assert sum(name.startswith("val/IoU/") for name in logged) == 11
 
-    def test_beyond_40_classes_no_class_is_logged(self, data):
+    def test_with_more_than_40_classes_no_class_is_logged(self, data):
         data.classes = ClassInfo.numbered(41)
         module = module_of(Tiny(41), classes=data.classes)
         trainer = trainer_of(max_epochs=1)
@@ -134,7 +134,7 @@ class TestEvaluation:
         assert torch.equal(probabilities.argmax(dim=1), classes)
         torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(classes.shape))
 
-    def test_iou_is_counted_at_the_labels_own_size(self, camvid):
+    def test_iou_is_computed_at_the_size_of_the_label(self, camvid):
         data = CamVidDataModule(camvid, Augmentation((24, 32)), image_size=(20, 28), num_workers=0)
         module = module_of().eval()
         (result,) = trainer_of().validate(module, datamodule=data, verbose=False)
@@ -150,7 +150,7 @@ class TestEvaluation:
         expected = (intersection / union)[union > 0].mean()
         assert result["val/mIoU"] == pytest.approx(expected.item(), rel=1e-6)
 
-    def test_test_logs_under_its_own_name(self, data):
+    def test_test_scores_have_the_prefix_test(self, data):
         (result,) = trainer_of().test(module_of(), datamodule=data, verbose=False)
         assert "test/mIoU" in result
 
@@ -171,13 +171,13 @@ class TestSchedule:
     @pytest.mark.parametrize(
         "options", [{"max_epochs": 3}, {"max_steps": 9, "max_epochs": -1}, {"max_steps": 9, "max_epochs": 50}]
     )
-    def test_it_warms_up_then_decays_to_zero_however_the_end_is_set(self, data, options):
+    def test_the_rate_warms_up_and_decays_to_zero_for_any_kind_of_end(self, data, options):
         values, last = self.rates(data, 9, 2, **options)
         expected = [0.05, 0.1, *(0.1 * ((9 - step) / 7) ** 0.9 for step in range(2, 9))]
         assert values == pytest.approx(expected)
         assert last == 0
 
-    def test_without_warm_up_it_starts_at_the_full_rate(self, data):
+    def test_without_warm_up_the_first_step_has_the_full_rate(self, data):
         values, last = self.rates(data, 3, 0, max_epochs=1)
         assert values == pytest.approx([0.1 * (1 - step / 3) ** 0.9 for step in range(3)])
         assert last == 0
@@ -191,7 +191,7 @@ class TestSchedule:
         with pytest.raises(ValueError, match="set max_epochs or max_steps"):
             trainer_of(max_epochs=-1).fit(module_of(warmup_steps=100), datamodule=data)
 
-    def test_a_warm_up_longer_than_the_training_is_warned_of(self, data):
+    def test_a_warm_up_longer_than_the_training_gives_a_warning(self, data):
         with pytest.warns(UserWarning, match="warm-up of 7 steps is not shorter than the training of 6"):
             trainer_of(limit_val_batches=0).fit(module_of(warmup_steps=7), datamodule=data)
 
@@ -202,7 +202,7 @@ class TestSchedule:
 
 
 class TestCheckpoints:
-    def test_a_module_built_in_python_is_loaded_with_its_classes_and_its_weights(self, data):
+    def test_a_checkpoint_of_a_module_built_in_python_has_its_classes_and_weights(self, data):
         module = module_of(image_size=(24, 32))
         trainer = trainer_of(max_epochs=1)
         trainer.fit(module, datamodule=data)
@@ -217,7 +217,7 @@ class TestCheckpoints:
         ("steps", "num_workers"),
         [(2, 0), (3, 1), (4, 0), *(pytest.param(*each, marks=pytest.mark.slow) for each in ((2, 1), (3, 0), (4, 1)))],
     )
-    def test_a_broken_run_goes_on_as_if_it_had_not_been_broken(self, camvid, steps, num_workers):
+    def test_a_resumed_training_equals_an_uninterrupted_one(self, camvid, steps, num_workers):
         def fit(ckpt_path=None, **options):
             L.seed_everything(0)
             data = CamVidDataModule(camvid, Augmentation((24, 32)), batch_size=2, num_workers=num_workers)
@@ -236,7 +236,7 @@ class TestCheckpoints:
 
 
 class TestErrors:
-    def test_a_criterion_that_ignores_another_value_is_refused(self):
+    def test_a_criterion_with_another_ignore_index_is_refused(self):
         with pytest.raises(ValueError, match=r"expected a criterion with ignore_index=255.*, got 0"):
             SegmentationModule(Tiny(11), CrossEntropyCPGLoss(ignore_index=0), CamVidDataModule.classes)
 
@@ -287,7 +287,7 @@ class TestErrors:
             trainer.fit(module_of(), datamodule=data)
 
     @pytest.mark.parametrize("argument", ["num_images", "every_n_validations"])
-    def test_a_report_of_nothing_is_refused(self, argument):
+    def test_a_report_without_images_is_refused(self, argument):
         with pytest.raises(ValueError, match=f"expected {argument} to be 1 or more, got 0"):
             EvaluationReport(**{argument: 0})
 
@@ -396,7 +396,7 @@ def test_a_training_without_a_validation_reports_none(data, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("command", ["fit", "validate", "test"])
-def test_the_report_counts_no_boundary_again(data, tmp_path, monkeypatch, command):
+def test_the_report_computes_no_boundary_again(data, tmp_path, monkeypatch, command):
     def counted(labels, width):
         bands.append(labels.shape)
         return bands_of(labels, width)
@@ -411,7 +411,7 @@ def test_the_report_counts_no_boundary_again(data, tmp_path, monkeypatch, comman
     assert bands == [(2, 36, 48)] * images  # prediction and label of each
 
 
-def test_a_report_of_several_images_a_batch_has_the_scores_of_each(data, tmp_path):
+def test_a_report_has_the_scores_of_each_image_of_a_batch(data, tmp_path):
     tables = []
     for batch_size in (1, 3):
         data.eval_batch_size = batch_size
@@ -422,7 +422,7 @@ def test_a_report_of_several_images_a_batch_has_the_scores_of_each(data, tmp_pat
     assert tables[0] == tables[1]
 
 
-def test_a_module_may_have_metrics_of_one_distance_alone(data):
+def test_metrics_of_a_single_distance_are_accepted(data):
     module = module_of()
     module.metrics.boundary_f1, module.metrics.trimap = BoundaryF1Score(11, (3,)), TrimapJaccardIndex(11, (5,))
     (scores,) = trainer_of().validate(module, datamodule=data)
@@ -470,7 +470,7 @@ def test_reports_and_predictions_are_written_without_any_logger(data, tmp_path, 
         assert sorted(path.name for path in (tmp_path / "out" / kind).iterdir()) == ["test_000.png", "test_001.png"]
 
 
-def test_trainer_options_that_touch_the_data_work(data):
+def test_trainer_options_for_the_data_work(data):
     for options in (
         {"overfit_batches": 2},
         {"fast_dev_run": True},

@@ -55,7 +55,7 @@ def option_of(module, trainer, option):
 
 
 class TestFactors:
-    def test_the_longest_beginning_of_a_name_decides(self, camvid):
+    def test_the_longest_prefix_applies(self, camvid):
         factors = {"network": 2, "network.backbone": 0.5, "network.backbone.1.bias": 4}
         module = module_of(lr_factors=factors, lr_schedule="constant")
         rates = option_of(module, fit(camvid, module), "lr")
@@ -65,7 +65,7 @@ class TestFactors:
             **dict.fromkeys(("head.weight", "head.bias"), 0.2),
         }
 
-    def test_a_beginning_ends_where_a_name_does(self, camvid):
+    def test_a_prefix_ends_at_a_dot(self, camvid):
         class Alike(Parts):
             def __init__(self):
                 super().__init__()
@@ -81,7 +81,7 @@ class TestFactors:
         assert (rates["head.weight"], rates["head2.weight"]) == (pytest.approx(1), pytest.approx(0.1))
 
     @pytest.mark.parametrize("lr_factors", [{"network.head": 10}, {"network.backbone": 0.1}, {"network": 10}])
-    def test_the_rate_that_is_logged_has_no_factor(self, camvid, lr_factors):
+    def test_the_logged_rate_has_no_factor(self, camvid, lr_factors):
         plain, scaled = (
             fit(camvid, module_of(lr_factors=factors, warmup_steps=2)).callback_metrics["lr"]
             for factors in (None, lr_factors)
@@ -100,7 +100,7 @@ class TestFactors:
         assert rates["backbone.0.weight"] == pytest.approx(rate)
         assert rates["head.bias"] == pytest.approx(10 * rate)
 
-    def test_a_factor_is_a_factor_of_the_step(self, camvid):
+    def test_a_factor_scales_the_step(self, camvid):
         """Plain gradient descent: ten times the rate moves ten times as far."""
         plain = functools.partial(torch.optim.SGD, lr=0.01)
         start = module_of(optimizer=plain).state_dict()
@@ -113,7 +113,7 @@ class TestFactors:
         torch.testing.assert_close(moved[1]["network.head.weight"], 10 * moved[0]["network.head.weight"])
         torch.testing.assert_close(moved[1]["network.backbone.0.weight"], moved[0]["network.backbone.0.weight"])
 
-    def test_a_scheduler_that_undoes_them_is_refused(self, camvid):
+    def test_a_scheduler_that_overrides_the_factors_is_refused(self, camvid):
         cycle = functools.partial(OneCycleLR, max_lr=0.1, total_steps=6)
         with pytest.raises(
             ValueError, match=r"expected a schedule that keeps the ratios .*, got OneCycleLR, .*2 learning rates"
@@ -122,7 +122,7 @@ class TestFactors:
         both = functools.partial(OneCycleLR, max_lr=[0.1, 1.0], total_steps=6)
         assert fit(camvid, module_of(lr_factors={"network.head": 10}, lr_schedule=both)).global_step == 6
 
-    def test_a_training_goes_on_with_them(self, camvid):
+    def test_a_resumed_training_keeps_the_factors(self, camvid):
         options = {"lr_factors": {"network.head": 10}, "decay_norms_and_biases": False, "lr_schedule": "constant"}
         fit(camvid, module_of(**options), max_epochs=1).save_checkpoint("first.ckpt")
         resumed = module_of(**options)
@@ -135,12 +135,12 @@ class TestFactors:
 
 
 class TestWeightDecay:
-    def test_norms_and_biases_may_be_left_out(self, camvid):
+    def test_norms_and_biases_can_be_excluded(self, camvid):
         module = module_of(decay_norms_and_biases=False)
         decays = option_of(module, fit(camvid, module, max_steps=1), "weight_decay")
         assert {name for name, decay in decays.items() if decay} == {"backbone.0.weight", "head.weight"}
 
-    def test_it_goes_with_factors(self, camvid):
+    def test_the_exclusion_works_with_factors(self, camvid):
         module = module_of(decay_norms_and_biases=False, lr_factors={"network.head": 10})
         trainer = fit(camvid, module, max_steps=1)
         assert option_of(module, trainer, "weight_decay")["head.bias"] == 0
@@ -153,28 +153,28 @@ class TestWeightDecay:
 
 
 class TestFreeze:
-    def test_what_is_frozen_keeps_its_weights_and_its_statistics(self, camvid):
+    def test_frozen_parts_keep_their_weights_and_statistics(self, camvid):
         module = module_of(freeze=["network.backbone"])
         before = {name: value.clone() for name, value in module.state_dict().items()}
         fit(camvid, module, limit_val_batches=1.0, num_sanity_val_steps=1)  # which also switches modes
         changed = {name for name, value in module.state_dict().items() if not value.equal(before[name])}
         assert changed == {"network.head.weight", "network.head.bias"}
 
-    def test_it_stays_in_evaluation_when_the_rest_is_trained(self):
+    def test_frozen_parts_stay_in_evaluation_mode(self):
         module = module_of(freeze=["network.backbone"])
         for mode in (True, False, True):
             module.train(mode)
             assert module.network.head.training == mode
             assert not any(part.training for part in module.network.backbone.modules())
 
-    def test_a_single_parameter_may_be_frozen(self, camvid):
+    def test_a_single_parameter_can_be_frozen(self, camvid):
         module = module_of(freeze=["network.head.bias"])
         bias, weight = (module.network.get_parameter(f"head.{name}").clone() for name in ("bias", "weight"))
         fit(camvid, module, max_steps=1)
         assert module.network.head.bias.equal(bias)
         assert not module.network.head.weight.equal(weight)
 
-    def test_a_real_backbone(self):
+    def test_the_backbone_of_a_real_network_is_frozen(self):
         module = module_of(LRASPP(11), freeze=["network.backbone"])
         images = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
         module.train()(images)["out"].sum().backward()
@@ -183,7 +183,7 @@ class TestFreeze:
         assert {int(buffer) for name, buffer in module.named_buffers() if "backbone" in name and "num_b" in name} == {0}
 
     @pytest.mark.slow
-    def test_two_processes_train_the_rest(self, camvid, monkeypatch):
+    def test_two_processes_train_the_parts_that_are_not_frozen(self, camvid, monkeypatch):
         monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         network = [
             "--model.network=LRASPP",
@@ -207,7 +207,7 @@ class TestErrors:
             ("network.hea", "network.backbone, network.head"),
         ],
     )
-    def test_a_prefix_of_nothing_is_refused_with_what_there_is(self, option, prefix, known):
+    def test_an_unknown_prefix_is_refused_with_the_known_ones(self, option, prefix, known):
         given = {prefix: 2} if option == "lr_factors" else [prefix]
         with pytest.raises(
             ValueError, match=f"expected {option} to name a part .*, got {prefix}; the parts are {known}$"
@@ -219,7 +219,7 @@ class TestErrors:
         with pytest.raises(ValueError, match=f"above 0 and finite, got {factor} for network.head"):
             module_of(lr_factors={"network.head": factor})
 
-    def test_something_must_be_left_to_train(self):
+    def test_freezing_all_parameters_is_refused(self):
         with pytest.raises(ValueError, match="expected freeze to leave parameters to train"):
             module_of(freeze=["network"])
 
@@ -241,7 +241,7 @@ class TestCommand:
         assert not Path("runs").exists()
 
 
-def test_weights_that_are_loaded_for_evaluation_know_nothing_of_it(camvid):
+def test_a_module_loaded_for_evaluation_has_no_frozen_parts(camvid):
     trainer = fit(camvid, module_of(Tiny(11), lr_factors={"network.out": 10}, freeze=["network.out.bias"]))
     trainer.save_checkpoint("frozen.ckpt")
     loaded = SegmentationModule.load_from_checkpoint("frozen.ckpt", network=Tiny(11))

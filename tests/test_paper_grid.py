@@ -69,7 +69,7 @@ def test_each_pair_takes_a_step(cell, tmp_path):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_imagenet_weights_are_all_that_is_added_to_a_network(network):
+def test_the_only_addition_to_a_network_is_imagenet_weights(network):
     plain, imagenet = (
         yaml.safe_load((EXPERIMENTS / "networks" / folder / f"{network}.yaml").read_text())
         for folder in ("", "imagenet")
@@ -81,7 +81,7 @@ def test_imagenet_weights_are_all_that_is_added_to_a_network(network):
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_without_a_network_one_message_names_the_option_for_random_weights(network, tmp_path, monkeypatch, capsys):
+def test_without_a_connection_the_error_names_the_option_for_random_weights(network, tmp_path, monkeypatch, capsys):
     def offline(*arguments, **options):
         raise URLError("no route to host")
 

@@ -18,7 +18,7 @@ class TestCallables:
         "section",
         ["model: {{optimizer: {0}}}", "model: {{network: {{class_path: Adapter, init_args: {{network: {0}}}}}}}"],
     )
-    def test_a_function_is_not_called_where_a_class_is_wanted(self, camvid, monkeypatch, capsys, function, section):
+    def test_a_function_in_place_of_a_class_is_not_called(self, camvid, monkeypatch, capsys, function, section):
         argument = "path" if function == "shutil.rmtree" else "command"
         given = f"{{class_path: {function}, init_args: {{{argument}: touch ran}}}}"
         Path("config.yaml").write_text(section.format(given))
@@ -26,12 +26,12 @@ class TestCallables:
         assert function in shown
         assert sorted(path.name for path in Path().iterdir()) == ["camvid", "config.yaml"]
 
-    def test_a_class_that_is_no_optimizer_is_refused(self, camvid, monkeypatch, capsys):
+    def test_a_class_that_is_not_an_optimizer_is_refused(self, camvid, monkeypatch, capsys):
         for class_path in ("subprocess.Popen", "torch.nn.Conv2d", "torch.optim.lr_scheduler.StepLR"):
             shown = fails(monkeypatch, capsys, "fit", *QUIET, f"--model.optimizer={{class_path: {class_path}}}")
             assert class_path in shown
 
-    def test_a_function_that_says_what_it_returns_is_taken(self, camvid):
+    def test_a_function_with_an_annotated_return_type_is_accepted(self, camvid):
         network = ["--model.network=Adapter", "--model.network.network=tiny.pointwise"]
         cli = main([*QUIET, *network, "--model.network.network.classes=11"], run=False)
         assert cli.model.network.network.out_channels == 11
@@ -53,12 +53,10 @@ class TestMessages:
             (["--trainer.max_epoks=1"], "did you mean trainer.max_epochs?"),
         ],
     )
-    def test_a_mistyped_name_is_followed_by_what_may_have_been_meant(
-        self, camvid, monkeypatch, capsys, options, message
-    ):
+    def test_a_mistyped_name_is_followed_by_a_similar_name(self, camvid, monkeypatch, capsys, options, message):
         assert message in fails(monkeypatch, capsys, "fit", *QUIET, *options)
 
-    def test_a_name_without_a_likeness_suggests_nothing(self, camvid, monkeypatch, capsys):
+    def test_a_name_without_a_similar_one_has_no_suggestion(self, camvid, monkeypatch, capsys):
         shown = fails(monkeypatch, capsys, "fit", *QUIET, "--model.network=Zyx")
         assert "got Zyx" in shown
         assert "did you mean" not in shown
@@ -92,7 +90,7 @@ class TestMessages:
             (["--data.root=nowhere"], "expected the folder nowhere/train, got"),
         ],
     )
-    def test_what_a_constructor_says_is_printed_alone(self, camvid, monkeypatch, capsys, options, message):
+    def test_only_the_error_of_a_constructor_is_printed(self, camvid, monkeypatch, capsys, options, message):
         shown = fails(monkeypatch, capsys, "fit", *QUIET, *options)
         assert shown.startswith(f"cpg: {message}")
         for noise in ("Union", "Namespace", "does not validate", "Subtypes", "Traceback"):
@@ -112,13 +110,13 @@ class TestMessages:
             ),
         ],
     )
-    def test_from_a_file_too(self, camvid, monkeypatch, capsys, text, message):
+    def test_only_the_error_of_a_constructor_is_printed_for_a_file(self, camvid, monkeypatch, capsys, text, message):
         Path("config.yaml").write_text(text)
         shown = fails(monkeypatch, capsys, "fit", *QUIET, "--config=config.yaml")
         assert shown.startswith(f"cpg: {message}")
         assert "Namespace" not in shown
 
-    def test_also_a_broken_file_of_classes(self, monkeypatch, capsys):
+    def test_an_invalid_class_file_is_one_error(self, monkeypatch, capsys):
         Path("own").mkdir()
         Path("own/classes.csv").write_text("value;name;color\n0;a;#000000\n")
         folder = ["--data=FolderDataModule", "--data.root=own", "--data.augmentation.crop_size=[8,8]"]
@@ -149,7 +147,7 @@ class TestFiles:
         Path("config.yaml").write_text(text)
         assert message in fails(monkeypatch, capsys, "fit", *QUIET, "--config=config.yaml")
 
-    def test_an_alias_may_be_used(self, camvid):
+    def test_an_alias_is_accepted(self, camvid):
         Path("config.yaml").write_text(
             "data:\n  init_args:\n    augmentation: {crop_size: &size [16, 24]}\n    image_size: *size\n"
         )
@@ -180,7 +178,7 @@ class TestTrainer:
         assert "Traceback" not in shown
         assert not Path("runs").exists()
 
-    def test_a_second_checkpoint_of_the_same_score_is_one_clear_line(self, camvid, monkeypatch, capsys):
+    def test_a_second_checkpoint_of_the_same_score_is_one_error(self, camvid, monkeypatch, capsys):
         second = ["--trainer.callbacks+=BestCheckpoint", "--trainer.callbacks.monitor=val/mIoU"]
         shown = fails(monkeypatch, capsys, "fit", *QUIET, *second, "--trainer.callbacks.mode=max")
         assert shown.startswith(

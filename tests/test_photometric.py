@@ -45,13 +45,13 @@ def drawn(seeds):
         yield distortion.get_params()
 
 
-def test_it_is_the_independent_statement_of_it():
+def test_distortion_equals_an_independent_implementation():
     for seed, steps in enumerate(drawn(range(60))):
         image = image_of(seed)
         assert np.array_equal(PhotometricDistortion().apply(image, **steps), stated(image, **steps)), steps
 
 
-def test_each_step_is_taken_half_of_the_time_and_within_its_limits():
+def test_each_step_has_probability_one_half_and_stays_within_its_limits():
     steps = list(drawn(range(4000)))
     for name in STEPS:
         assert np.mean([step[name] is not None for step in steps]) == pytest.approx(0.5, abs=0.03)
@@ -74,7 +74,7 @@ def test_brightness_is_added_and_clipped():
     assert PhotometricDistortion().apply(image, **steps).tolist() == [[[30, 130, 255]]]
 
 
-def test_without_a_step_the_image_stays():
+def test_without_a_step_the_image_does_not_change():
     image = image_of()
     steps = dict.fromkeys(STEPS) | {"contrast_first": False}
     assert np.array_equal(PhotometricDistortion().apply(image, **steps), image)
@@ -87,7 +87,7 @@ def test_the_order_of_contrast_matters():
     assert not np.array_equal(first, last)
 
 
-def test_a_sample_follows_from_its_seed(camvid):
+def test_a_sample_depends_only_on_its_seed(camvid):
     def images():
         augmentation = Augmentation((24, 32), photometric="mmseg")
         data = CamVidDataModule(camvid, augmentation, batch_size=2, num_workers=0)
@@ -104,13 +104,13 @@ def test_a_sample_follows_from_its_seed(camvid):
 @pytest.mark.parametrize(
     ("word", "transform"), [("mmseg", "PhotometricDistortion"), ("true", "ColorJitter"), ("false", None)]
 )
-def test_the_command_line_has_three_words_for_it(camvid, word, transform):
+def test_the_command_line_accepts_three_values(camvid, word, transform):
     parts = ["--data=CamVidDataModule", "--model.network=LRASPP", "--model.criterion=CrossEntropyCPGLoss"]
     options = [f"--data.root={camvid}", "--data.augmentation.crop_size=[24,32]", "--trainer.logger=false"]
     data = main([*parts, *options, f"--data.augmentation.photometric={word}"], run=False).datamodule
     assert [type(each).__name__ for each in data.augmentation.distortions()] == ([transform] if transform else [])
 
 
-def test_another_word_is_refused():
+def test_another_value_is_refused():
     with pytest.raises(ValueError, match="expected photometric to be true, false or mmseg, got 'ssd'"):
         Augmentation((24, 32), photometric="ssd")

@@ -104,7 +104,7 @@ class TestFiles:
         with pytest.raises(ValueError, match=r"images of one size in a batch, got .* eval_batch_size of 1"):
             predict(data, tmp_path)
 
-    def test_an_image_or_a_list_of_images_will_do(self, photographs, tmp_path):
+    def test_an_image_or_a_list_of_images_is_accepted(self, photographs, tmp_path):
         (tmp_path / "some.txt").write_text(f"{photographs}/b.png\n{photographs}/more/a.jpg\n")
         for number, place in enumerate((photographs / "b.png", tmp_path / "some.txt")):
             data = data_of(tmp_path, predict_images=str(place))
@@ -134,7 +134,7 @@ class TestFiles:
         assert not (tmp_path / "out" / "overlay").exists()
 
     @pytest.mark.parametrize("workers", [0, 1])
-    def test_broken_images_are_left_out_and_an_error_at_the_end(self, photographs, tmp_path, workers):
+    def test_unreadable_images_are_skipped_and_named_at_the_end(self, photographs, tmp_path, workers):
         (photographs / "b.png").write_bytes(b"no image")
         (photographs / "c.jpg").write_bytes((photographs / "a.jpg").read_bytes()[:99])
         data = data_of(tmp_path, predict_images=str(photographs))
@@ -143,7 +143,7 @@ class TestFiles:
             predict(data, tmp_path)
         assert (tmp_path / "out" / "labels" / "more" / "a.png").is_file()
 
-    def test_no_file_is_left_half_written(self, photographs, tmp_path, monkeypatch):
+    def test_an_interruption_leaves_no_partial_file(self, photographs, tmp_path, monkeypatch):
         def interrupted(image, path, **options):
             path.write_bytes(b"half")
             raise KeyboardInterrupt
@@ -154,7 +154,7 @@ class TestFiles:
         assert [path for path in (tmp_path / "out").rglob("*.png") if not path.name.startswith(".")] == []
 
     @pytest.mark.parametrize("place", ["missing", "missing.txt", "empty"])
-    def test_images_that_are_not_there_are_named(self, place, tmp_path):
+    def test_missing_images_are_named(self, place, tmp_path):
         (tmp_path / "empty").mkdir()
         with pytest.raises((FileNotFoundError, ValueError), match=f"expected images .*{place}"):
             data_of(tmp_path, predict_images=str(tmp_path / place)).setup("predict")
@@ -181,7 +181,7 @@ class TestOutput:
 
         return run
 
-    def test_images_that_are_predicted_are_left_out_and_counted(self, predicted, photographs, caplog):
+    def test_predicted_images_are_skipped_and_counted(self, predicted, photographs, caplog):
         assert predicted()[0] == ["a.png", "b.png", "more/a.png"]
         assert predicted()[0] == []
         assert "3 images are already predicted in out and skipped; --overwrite true predicts them again" in caplog.text
@@ -192,23 +192,23 @@ class TestOutput:
         "option",
         ["--seed_everything=1", "--model.inference=Inference --model.inference.flip=true", "--data.image_size=[24,32]"],
     )
-    def test_not_those_by_other_weights_inference_or_size(self, predicted, option):
+    def test_predictions_by_other_weights_inference_or_size_are_made_again(self, predicted, option):
         predicted()
         assert predicted(*option.split())[0] == ["a.png", "b.png", "more/a.png"]
 
-    def test_not_another_folders_image_of_the_same_name(self, predicted, photographs):
+    def test_an_image_of_the_same_name_in_another_folder_is_predicted(self, predicted, photographs):
         predicted()
         shutil.copytree(photographs, "others")
         assert predicted(images="others")[0] == ["a.png", "b.png", "more/a.png"]
         assert predicted()[0] == ["a.png", "b.png", "more/a.png"]  # the files are the others' now
 
-    def test_not_an_image_that_has_changed_or_whose_files_are_gone(self, predicted, photographs):
+    def test_changed_images_and_images_without_files_are_predicted_again(self, predicted, photographs):
         predicted()
         Image.new("RGB", (31, 25)).save(photographs / "b.png")
         Path("out/palette/a.png").unlink()
         assert predicted()[0] == ["a.png", "b.png"]
 
-    def test_not_those_by_other_weights_of_the_same_path(self, predicted):
+    def test_predictions_by_other_weights_of_the_same_path_are_made_again(self, predicted):
         for seed, names in ((0, ["a.png", "b.png", "more/a.png"]), (0, []), (1, ["a.png", "b.png", "more/a.png"])):
             torch.manual_seed(seed)
             torch.save(Tiny(11).state_dict(), "weights.pth")
@@ -221,7 +221,7 @@ class TestOutput:
         assert predicted(output="photographs")[0] == ["a.png", "b.png"]
         assert predicted(output="photographs")[0] == []
 
-    def test_any_name_of_a_file_will_do(self, predicted):
+    def test_any_file_name_is_accepted(self, predicted):
         names = {b"caf\xe9.png", b"a\nb.png", b'a,"b.png', b"[a]*?.png", b"[red]:car:.png"}
         os.mkdir("odd")
         for name in names:
@@ -231,23 +231,23 @@ class TestOutput:
             assert {os.fsencode(path) for path in predicted(images="odd", output=output)[0]} == names
             assert predicted(images="odd", output=output)[0] == []
 
-    def test_a_damaged_record_is_read_as_far_as_it_goes(self, predicted):
+    def test_a_damaged_record_is_read_up_to_the_damage(self, predicted):
         predicted()
         with open("out/predicted-0.csv", "ab") as file:
             file.write(b"1,done," + 200_000 * b"x" + b"\n\xff\0,,\n")
         assert predicted()[0] == []
 
-    def test_overwrite_predicts_all_again(self, predicted):
+    def test_overwrite_predicts_all_images_again(self, predicted):
         predicted()
         assert predicted("--overwrite=true")[0] == ["a.png", "b.png", "more/a.png"]
 
-    def test_a_run_that_was_cut_off_goes_on(self, predicted):
+    def test_an_interrupted_prediction_continues(self, predicted):
         predicted()
         (record,) = Path("out").glob("predicted-*.csv")
         record.write_text(record.read_text()[:-7])  # the last line, cut off
         assert len(predicted()[0]) == 1
 
-    def test_files_that_it_did_not_write_are_not_written_over(self, predicted):
+    def test_files_of_others_are_not_overwritten(self, predicted):
         Path("out/labels").mkdir(parents=True)
         Path("out/labels/b.png").write_text("precious")
         with pytest.raises(ValueError, match=r"got out/labels/b\.png, which it did not write; choose another --output"):
@@ -256,15 +256,13 @@ class TestOutput:
         assert predicted("--overwrite=true")[0] == ["a.png", "b.png", "more/a.png"]
 
     @pytest.mark.parametrize("output", [".", "photographs", "photographs/out"])
-    def test_it_may_be_above_in_or_below_the_folder_of_images(self, predicted, output):
+    def test_the_output_may_be_above_in_or_below_the_folder_of_images(self, predicted, output):
         assert predicted(output=output)[0] == ["a.png", "b.png", "more/a.png"]
         assert predicted(output=output)[0] == []
 
 
 class TestCommand:
-    def test_a_broken_image_is_named_each_time_until_it_is_gone(
-        self, camvid, photographs, tmp_path, monkeypatch, capsys
-    ):
+    def test_an_unreadable_image_is_named_in_every_run(self, camvid, photographs, tmp_path, monkeypatch, capsys):
         (photographs / "broken.png").write_bytes(b"")
         options = ["--data.predict_images", str(photographs), "--output", "out", "--trainer.logger=false"]
         monkeypatch.setattr(sys, "argv", ["cpg", "predict", *ARGUMENTS, *options])
@@ -278,11 +276,11 @@ class TestCommand:
         assert len(cli.datamodule.datasets["predict"]) == 0
         assert (tmp_path / "out" / "labels" / "a.png").stat().st_mtime_ns == before
 
-    def test_output_is_for_predict_alone(self, camvid):
+    def test_output_is_an_option_of_predict_only(self, camvid):
         with pytest.raises(ValueError, match="expected --output with fit or predict, got it with validate"):
             main(["validate", *ARGUMENTS, "--output", "out"])
 
-    def test_inference_on_the_command_line_beats_the_checkpoint(self, camvid, tmp_path):
+    def test_inference_on_the_command_line_replaces_that_of_the_checkpoint(self, camvid, tmp_path):
         main(["fit", *ARGUMENTS, "--trainer.logger=false"])
         (checkpoint,) = tmp_path.glob("runs/*/checkpoints/last.ckpt")
         (tmp_path / "flip.yaml").write_text("class_path: Inference\ninit_args:\n  flip: true\n")
@@ -299,7 +297,7 @@ class TestPredictor:
         (path,) = tmp_path.glob("runs/*/checkpoints/last.ckpt")
         return path
 
-    def test_it_predicts_what_the_validation_did(self, checkpoint, camvid):
+    def test_predictions_equal_those_of_the_validation(self, checkpoint, camvid):
         predictor = Predictor.from_checkpoint(checkpoint, allow=["tiny.Tiny"])
         data = CamVidDataModule(camvid, Augmentation((24, 32)), image_size=(24, 32), num_workers=0)
         data.setup("validate")
@@ -310,7 +308,7 @@ class TestPredictor:
                 assert np.array_equal(predictor(given), expected)
         assert predictor.classes == CamVidDataModule.classes
 
-    def test_a_module_built_in_python_needs_its_network(self, camvid, tmp_path):
+    def test_a_checkpoint_of_a_module_built_in_python_needs_its_network(self, camvid, tmp_path):
         data = CamVidDataModule(camvid, Augmentation((24, 32)), batch_size=2, num_workers=0)
         trainer = L.Trainer(max_epochs=1, logger=False, accelerator="cpu", enable_progress_bar=False)
         module = module_of()
@@ -326,7 +324,7 @@ class TestPredictor:
         with pytest.raises(ValueError, match=r"expected a checkpoint of Tiny, got another.*module\.ckpt"):
             Predictor.from_checkpoint(tmp_path / "module.ckpt", Tiny(7))
 
-    def test_the_callers_module_stays_as_it_is(self, camvid):
+    def test_the_module_of_the_caller_does_not_change(self, camvid):
         module = module_of().train()
         given = module.inference
         predictor = Predictor(module, Inference(flip=True))
@@ -338,7 +336,7 @@ class TestPredictor:
         assert Predictor(module)(np.zeros((30, 40, 3), dtype=np.uint8)).shape == (30, 40)
         assert module.trainer is trainer
 
-    def test_it_may_look_through_windows(self):
+    def test_sliding_windows_are_accepted(self):
         image = np.random.default_rng(0).integers(0, 255, (40, 56, 3), dtype=np.uint8)
         assert Predictor(module_of(), Inference(window=(16, 16), flip=True))(image).shape == (40, 56)
 
@@ -395,16 +393,16 @@ class TestPredictor:
             ([np.zeros((4, 4, 3), np.uint8), None], "expected an image as a path, .* got NoneType"),
         ],
     )
-    def test_what_is_no_image_is_refused(self, image, message):
+    def test_other_values_than_images_are_refused(self, image, message):
         with pytest.raises(ValueError, match=message):
             Predictor(module_of())(image)
 
-    def test_a_folder_is_no_image(self, tmp_path):
+    def test_a_folder_is_refused(self, tmp_path):
         with pytest.raises(FileNotFoundError, match="expected an image file, got a folder; list its files"):
             Predictor(module_of())(tmp_path)
 
 
-def test_a_dataset_without_labels_cannot_be_tested_on(tmp_path):
+def test_testing_on_a_dataset_without_labels_is_refused(tmp_path):
     data = CityscapesDataModule(write_cityscapes(tmp_path / "c"), Augmentation((24, 32)), test_split="test")
     with pytest.raises(ValueError, match="expected images with labels for test, got the test split"):
         trainer_of().test(module_of(CityscapesDataModule.classes), datamodule=data)

@@ -57,7 +57,7 @@ def trainer_with(clock, **options):
     return trainer_of(**{**settings, **options})
 
 
-def test_a_line_a_validation_and_one_every_few_minutes(batches, clock, capsys):
+def test_each_validation_prints_a_line_and_one_comes_every_few_minutes(batches, clock, capsys):
     trainer_with(clock).fit(module_of(), batches, batches)
     lines = [re.sub(r"(loss|mIoU) \d+\.\d{4}\b", r"\1 0.1234", line) for line in lines_of(capsys)]
     assert lines == [
@@ -68,7 +68,7 @@ def test_a_line_a_validation_and_one_every_few_minutes(batches, clock, capsys):
     ]
 
 
-def test_a_run_of_so_many_steps_has_no_last_epoch(batches, clock, capsys):
+def test_a_run_limited_by_steps_shows_no_last_epoch(batches, clock, capsys):
     trainer_with(clock, max_epochs=-1, max_steps=6).fit(module_of(), batches, batches)
     lines = lines_of(capsys)
     assert lines[1].startswith("Epoch 0, step 4/6: train/loss")
@@ -76,13 +76,13 @@ def test_a_run_of_so_many_steps_has_no_last_epoch(batches, clock, capsys):
 
 
 @pytest.mark.parametrize(("function", "word"), [("validate", "Validation"), ("test", "Testing")])
-def test_a_long_evaluation_tells_its_batch(batches, clock, capsys, function, word):
+def test_a_long_evaluation_prints_its_batch(batches, clock, capsys, function, word):
     trainer = trainer_with(clock)
     getattr(trainer, function)(module_of(), batches, verbose=False)
     assert lines_of(capsys) == [f"{word}: batch 2/4", f"{word}: batch 4/4"]
 
 
-def test_it_is_in_place_of_the_bar(batches, capsys):
+def test_lines_replace_the_progress_bar(batches, capsys):
     bar = ProgressLines()
     trainer = trainer_of(enable_progress_bar=True, callbacks=[bar])
     assert trainer.progress_bar_callback is bar

@@ -84,7 +84,7 @@ def huge_png(width, height, kind=0, before=b""):
 class TestOrientation:
     @pytest.mark.parametrize("orientation", range(1, 9))
     @pytest.mark.parametrize("container", CONTAINERS)
-    def test_images_to_predict_are_as_viewers_show_them(self, container, orientation):
+    def test_images_to_predict_are_rotated_as_viewers_do(self, container, orientation):
         content = turned_file(container, orientation)
         assert read_header(content).orientation == orientation
         expected = shown(content)
@@ -188,7 +188,7 @@ class TestChannels:
         for given in (tmp_path / f"plain.{suffix}", Image.open(tmp_path / f"plain.{suffix}")):
             assert read_image(given).shape == BLOCKS.shape
 
-    def test_the_number_of_an_open_file_is_not_read_as_a_depth(self, tmp_path):
+    def test_the_number_of_an_open_file_is_not_read_as_a_bit_depth(self, tmp_path):
         Image.fromarray(BLOCKS).save(tmp_path / "plain.jp2")
         with Image.open(tmp_path / "plain.jp2") as picture:
             (tile,) = picture.tile
@@ -242,7 +242,7 @@ class TestDamage:
         ],
         ids=["GIF", "AVIF"],
     )
-    def test_whatever_pillow_raises_is_an_error_with_the_name(self, content):
+    def test_any_exception_of_pillow_is_an_error_with_the_name(self, content):
         with pytest.raises(ValueError, match=r"expected a readable image file, got .*x\.png"):
             decode_image(content, Path("x.png"))
 
@@ -294,7 +294,7 @@ class TestSize:
         ("option", "value"),
         [("crop_size", {"augmentation": Augmentation((10**6, 10**6))}), ("image_size", {"image_size": (10**6, 10**6)})],
     )
-    def test_sizes_that_are_asked_for_are_limited(self, option, value, tmp_path):
+    def test_requested_sizes_are_limited(self, option, value, tmp_path):
         with pytest.raises(
             ValueError, match=f"{option} to be at most max_pixels=178956970 pixels, got 1000000x1000000"
         ):
@@ -399,7 +399,7 @@ class TestNames:
             predicted(tmp_path, tmp_path / "some.txt")
 
     @pytest.mark.parametrize("name", ["a.jfif", "a.jpe", "a.gif", "a.ppm", "a.JPEG"])
-    def test_what_can_be_read_is_predicted(self, name, tmp_path):
+    def test_readable_images_are_predicted(self, name, tmp_path):
         (tmp_path / "in").mkdir()
         kind = {"gif": "GIF", "ppm": "PPM"}.get(name.split(".")[1], "JPEG")
         (tmp_path / "in" / name).write_bytes(encoded(Image.fromarray(BLOCKS), format=kind))
@@ -434,7 +434,7 @@ class TestLists:
 
 
 class TestPaths:
-    def test_home_and_variables_are_filled_in(self, tmp_path, monkeypatch):
+    def test_home_and_variables_are_expanded(self, tmp_path, monkeypatch):
         write_folder(tmp_path / "mine")
         monkeypatch.setenv("HOME", str(tmp_path))
         monkeypatch.setenv("DATA", str(tmp_path))
@@ -462,7 +462,7 @@ def test_numbers_out_of_range_are_refused(option, wrong, tmp_path):
         CamVidDataModule(tmp_path, **{"augmentation": Augmentation((20, 20)), option: wrong})
 
 
-def test_an_entry_that_claims_to_be_huge_is_not_read(tmp_path):
+def test_an_entry_with_a_huge_stated_size_is_not_read(tmp_path):
     """The index of a zip file is believed in so far as it is a limit."""
     root = tmp_path / "zips"
     root.mkdir()

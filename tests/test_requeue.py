@@ -139,7 +139,7 @@ MOMENTS = [("zero_grad", 2, 2), ("backward", 1, 1), ("backward", 3, 3), ("valida
 @pytest.mark.parametrize(
     ("moment", "step", "written"), [MOMENTS[0], *(pytest.param(*each, marks=SLOW) for each in MOMENTS[1:])]
 )
-def test_the_second_start_of_a_job_continues_as_if_there_had_been_one(monkeypatch, job, caplog, moment, step, written):
+def test_a_requeued_job_equals_an_uninterrupted_one(monkeypatch, job, caplog, moment, step, written):
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "4700")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "11")
     main([*ALONE, "--output=whole"])
@@ -201,7 +201,7 @@ def statuses(tasks):
 
 
 @SLOW
-def test_so_does_the_real_command_with_workers_and_weights_and_biases(scontrol):
+def test_a_requeued_command_with_workers_and_weights_and_biases_equals_an_uninterrupted_one(scontrol):
     main([*ALONE, "--output=whole"])
     arguments = [*FIT, "--data.num_workers=2", "--trainer.callbacks+=test_requeue.Waits"]
     first = start(arguments)
@@ -229,7 +229,7 @@ def test_so_does_the_real_command_with_workers_and_weights_and_biases(scontrol):
 
 
 @SLOW
-def test_so_do_two_tasks_of_a_job(scontrol):
+def test_a_requeued_job_of_two_tasks_equals_an_uninterrupted_one(scontrol):
     two = ["--data.num_workers=0", "--trainer.logger=false", "--trainer.devices=2", "--trainer.strategy=ddp"]
     arguments = [*FIT, *two, "--trainer.sync_batchnorm=false", "--trainer.callbacks+=test_requeue.Waits"]
     job = {"SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2"}

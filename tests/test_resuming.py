@@ -119,13 +119,13 @@ QUICK = [("training batch", 2), ("training batch", 3), ("validation batch", 6), 
     ("hook", "step"),
     [each if each in QUICK else pytest.param(*each, marks=SLOW) for each in ANY_STEP + WITH_VALIDATION],
 )
-def test_curves_and_weights_are_those_of_an_uninterrupted_training(camvid, hook, step):
+def test_curves_and_weights_equal_those_of_an_uninterrupted_training(camvid, hook, step):
     rows = check_broken(camvid, hook, step)
     assert [row["step"] for row in rows if "val/mIoU" in row] == ["3", "6", "9"]
 
 
 @pytest.mark.parametrize(("hook", "step"), [pytest.param(*each, marks=SLOW) for each in ANY_STEP])
-def test_so_they_are_with_workers(camvid, hook, step):
+def test_curves_and_weights_are_equal_with_workers(camvid, hook, step):
     check_broken(camvid, hook, step, num_workers=2)
 
 
@@ -139,7 +139,7 @@ def test_so_they_are_with_workers(camvid, hook, step):
         pytest.param({"limit_val_batches": 0}, [], marks=SLOW),
     ],
 )
-def test_so_they_are_whenever_validations_are(camvid, options, expected, step):
+def test_curves_and_weights_are_equal_for_any_validation_interval(camvid, options, expected, step):
     rows = check_broken(camvid, "training batch", step, **options)
     assert [int(row["step"]) for row in rows if "val/mIoU" in row] == expected
 
@@ -164,7 +164,7 @@ class Kept(Callback):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("num_workers", "steps"), [(0, "2, 3, 4"), (2, "2, 3, 4"), (0, "1, 5, 6, 7, 8, 9")])
-def test_so_they_are_in_two_processes(tmp_path, num_workers, steps):
+def test_curves_and_weights_are_equal_in_two_processes(tmp_path, num_workers, steps):
     write_camvid(tmp_path / "camvid", train=12)
     result = in_two_processes(
         "import shutil\n"
@@ -193,7 +193,7 @@ class Kill(Callback):
 
 
 @SLOW
-def test_so_they_are_of_a_command_that_the_system_has_killed(camvid):
+def test_curves_and_weights_are_equal_after_sigkill(camvid):
     every_step = ["filename=last-step", "every_n_train_steps=1", "enable_version_counter=false"]
     options = [*(f"--trainer.callbacks.{each}" for each in every_step), "--trainer.max_epochs=3"]
     arguments = ["fit", *ARGUMENTS, "--trainer.logger=false", "--trainer.callbacks+=ModelCheckpoint", *options]
@@ -235,17 +235,17 @@ class TestAnotherEnd:
             pytest.param("constant", lambda rest: 1, marks=SLOW),
         ],
     )
-    def test_it_goes_on_with_the_rate_that_it_has(self, camvid, lr_schedule, shape):
+    def test_a_longer_training_starts_at_the_current_rate(self, camvid, lr_schedule, shape):
         factor = shape((9 - 4) / (9 - 2))
         expected = [factor * shape((15 - step) / (15 - 4)) for step in range(4, 15)]
         assert self.continued(camvid, 4, lr_schedule=lr_schedule) == pytest.approx(expected)
 
-    def test_within_the_warm_up_it_is_as_if_it_had_been_so_from_the_begin(self, camvid):
+    def test_a_change_within_the_warm_up_equals_a_change_at_the_start(self, camvid):
         rates = Rates()
         fit(camvid, "whole", rates, max_epochs=5)
         assert self.continued(camvid, 1) == pytest.approx(rates.values[1:])
 
-    def test_a_training_that_breaks_off_again_keeps_to_it(self, camvid):
+    def test_a_second_interruption_keeps_the_new_end(self, camvid):
         rates = self.continued(camvid, 4)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             fit(camvid, "broken", Killed("training batch", 4))
@@ -255,7 +255,7 @@ class TestAnotherEnd:
         fit(camvid, "broken", again, ckpt_path="killed.ckpt", max_epochs=5)
         assert again.values == pytest.approx(rates[3:])
 
-    def test_a_finished_training_has_no_rate_to_go_on_with(self, camvid):
+    def test_a_finished_training_is_refused(self, camvid):
         with pytest.raises(ValueError, match="expected an unfinished training"):
             self.continued(camvid, 9)
 
@@ -266,7 +266,7 @@ class TestRefused:
     @pytest.mark.parametrize(
         "average", [EMAWeightAveraging, pytest.param(lambda: StochasticWeightAveraging(0.01), marks=SLOW)]
     )
-    def test_averaged_weights_without_their_callback(self, camvid, average):
+    def test_averaged_weights_need_their_callback(self, camvid, average):
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             fit(camvid, "broken", average(), Killed("training batch", 4))
         with pytest.raises(
@@ -283,13 +283,13 @@ class TestRefused:
             (functools.partial(torch.optim.AdamW, lr=0.1), "got a AdamW with other options: .*dampening is none"),
         ],
     )
-    def test_another_optimizer_or_other_options_of_it(self, camvid, optimizer, message):
+    def test_another_optimizer_and_other_options_are_refused(self, camvid, optimizer, message):
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             fit(camvid, "broken", Killed("training batch", 4))
         with pytest.raises(ValueError, match=message):
             fit(camvid, "broken", ckpt_path="killed.ckpt", optimizer=optimizer)
 
-    def test_a_checkpoint_of_such_a_training_is_evaluated_without_either(self, camvid):
+    def test_evaluation_needs_neither_the_callback_nor_the_optimizer(self, camvid):
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             fit(camvid, "broken", EMAWeightAveraging(), Killed("training batch", 4))
         data = CamVidDataModule(camvid, Augmentation((24, 32)), batch_size=2, num_workers=0)

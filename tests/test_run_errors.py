@@ -28,7 +28,7 @@ def test_too_little_memory_in_evaluation_names_the_options_of_evaluation(camvid,
     assert "use sliding windows with --model.inference Inference --model.inference.window" in message
 
 
-def test_another_error_stays_as_it_is(camvid, monkeypatch, capsys):
+def test_another_error_is_not_changed(camvid, monkeypatch, capsys):
     with pytest.raises(RuntimeError, match="no such thing"):
         fails(monkeypatch, capsys, "fit", *ARGUMENTS, "--model.network=tiny.Failing")
 
@@ -49,5 +49,5 @@ def test_another_error_stays_as_it_is(camvid, monkeypatch, capsys):
         (Division(4, 4), 1.0, 1, "a smaller --data.augmentation.crop_size"),
     ],
 )
-def test_the_parts_of_a_step_are_those_that_divide_it(division, interval, smallest, flags):
+def test_proposed_batch_sizes_divide_the_images_of_a_step(division, interval, smallest, flags):
     assert f": set {flags}" in smaller_batches(division, interval, smallest)

@@ -145,7 +145,7 @@ def test_a_run_that_has_just_started_has_no_scores_yet(tmp_path, text):
     assert (run.history, run.scores) == ({}, None)
 
 
-def test_scores_that_are_no_numbers_are_left_out(tmp_path):
+def test_scores_that_are_not_numbers_are_left_out(tmp_path):
     write_identity(tmp_path)
     write_summary(tmp_path, {"val/mIoU": 0.5, "val/boundary_IoU": float("nan"), "val/trimap": None, "val/x": True})
     assert read_run(tmp_path).scores == {"val/mIoU": 0.5}

@@ -40,7 +40,7 @@ class TestFolder:
         fit("--output=first")
         return Path("first")
 
-    def test_it_has_its_configuration_its_experiment_and_its_summary(self, first):
+    def test_a_run_folder_has_configuration_experiment_and_summary(self, first):
         record, summary = experiment(first), json.loads((first / "summary.json").read_text())
         assert (record["name"], record["seed"]) == ("camvid-tiny-ce+cpg", 0)
         assert record["parts"]["data"]["values"]["images"] == {"train": 6, "val": 3}
@@ -49,12 +49,12 @@ class TestFolder:
         assert summary["best"]["mIoU"] >= summary["scores"]["val/mIoU"] > 0
         assert (first / "config.yaml").is_file()
 
-    def test_a_finished_run_is_left_alone(self, first, capsys):
+    def test_a_finished_run_does_not_change(self, first, capsys):
         before = {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()}
         fit("--output=first")
         assert {path: path.stat().st_mtime_ns for path in first.rglob("*") if path.is_file()} == before
 
-    def test_what_changes_no_result_may_change(self, first):
+    def test_options_that_change_no_result_may_differ(self, first):
         fit("--output=first", "--data.eval_batch_size=3", "--model.criterion.strip_logits=7", "--data.root=./camvid")
 
     @pytest.mark.parametrize(
@@ -69,7 +69,7 @@ class TestFolder:
             ("--trainer.limit_val_batches=1", "inference.limit_val_batches is 1 instead of its default"),
         ],
     )
-    def test_another_experiment_is_refused_by_the_option_that_differs(self, first, option, message):
+    def test_another_experiment_is_refused_and_the_differing_option_is_named(self, first, option, message):
         with pytest.raises(ValueError, match=f"expected the configuration of the run in first, got another: {message}"):
             fit("--output=first", option)
 
@@ -80,7 +80,7 @@ class TestFolder:
             fit("--output=full")
         assert os.listdir("full") == ["notes.txt"]
 
-    def test_an_empty_folder_is_taken(self, camvid):
+    def test_an_empty_folder_is_accepted(self, camvid):
         Path("empty").mkdir()
         fit("--output=empty", "--trainer.max_epochs=1")
         assert RunFolder("empty").is_finished
@@ -91,9 +91,7 @@ class TestFolder:
         with pytest.raises(ValueError, match=r"expected .*first/experiment\.json"):
             fit("--output=first")
 
-    def test_a_checkpoint_is_continued_to_another_end_in_its_folder_wherever_the_command_is_run(
-        self, camvid, monkeypatch
-    ):
+    def test_a_checkpoint_is_continued_to_another_end_from_any_current_folder(self, camvid, monkeypatch):
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             fit("--output=first", "--trainer.callbacks+=tiny.Broken", "--trainer.callbacks.epoch=1")
         record, config = experiment("first"), Path("first/config.yaml").read_text()
@@ -129,13 +127,13 @@ class TestFolder:
         with pytest.raises(ValueError, match=message):
             fit("--ckpt_path=first/checkpoints/last.ckpt", option)
 
-    def test_they_are_where_the_checkpoint_lies_in_no_run(self, first):
+    def test_optimizer_options_are_refused_for_a_checkpoint_outside_of_a_run(self, first):
         Path("first/checkpoints/last.ckpt").rename("moved.ckpt")
         with pytest.raises(ValueError, match=r"got a SGD with other options: initial_lr is 0\.2 instead of 0\.1"):
             fit("--ckpt_path=moved.ckpt", "--output=second", "--model.optimizer.lr=0.2")
         assert not Path("second").exists()
 
-    def test_a_checkpoint_is_no_start_of_another_experiment(self, first):
+    def test_a_checkpoint_of_another_experiment_is_refused(self, first):
         last = first / "checkpoints" / "last.ckpt"
         with pytest.raises(ValueError, match=r"cpg_weight is 0\.0 instead of its default.*--model\.weights starts it"):
             fit(f"--ckpt_path={last}", "--trainer.max_epochs=3", "--model.criterion.cpg_weight=0")
@@ -154,7 +152,7 @@ class TestFolder:
         assert "picture:" not in capsys.readouterr().out
 
 
-def test_a_broken_run_is_continued_by_its_folder_to_the_same_weights(camvid):
+def test_an_interrupted_run_continues_by_its_folder_to_the_same_weights(camvid):
     fit("--output=whole", "--trainer.max_epochs=4")
     broken = ["--output=broken", "--trainer.max_epochs=4"]
     with pytest.raises((KeyboardInterrupt, SystemExit)):
@@ -203,7 +201,7 @@ class TestInitialWeights:
             fit(*self.AGAIN, network[0])
 
     @pytest.mark.parametrize("is_there", [True, False])
-    def test_their_file_is_compared_while_it_exists(self, start, is_there):
+    def test_the_file_of_weights_may_be_deleted(self, start, is_there):
         self.broken(f"--model.weights={start}")
         before = experiment("run")
         if not is_there:
@@ -220,7 +218,7 @@ class TestInitialWeights:
             fit(*self.AGAIN, f"--model.weights={start}")
 
 
-def test_a_run_that_a_limit_of_time_stopped_is_continued(camvid):
+def test_a_run_that_max_time_stopped_is_continued(camvid):
     timed = ["--output=timed", "--trainer.max_epochs=3"]
     fit(*timed, "--trainer.max_time=00:00:00:00")
     assert not RunFolder("timed").is_finished
@@ -260,7 +258,7 @@ class TestRunOption:
             ("predict", ["--trainer.callbacks=PredictionWriter", "--overwrite=true"]),
         ],
     )
-    def test_of_the_callbacks_in_a_checkpoint_only_the_users_are_missed(self, command, options, recwarn):
+    def test_only_missing_callbacks_of_the_user_give_a_warning(self, command, options, recwarn):
         def missed():
             said = [str(each.message) for each in recwarn if "callbacks used to create" in str(each.message)]
             recwarn.clear()
@@ -305,7 +303,7 @@ class TestJobs:
         for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "77"}.items():
             monkeypatch.setenv(name, value)
 
-    def test_a_job_that_starts_again_goes_on_in_its_folder(self, camvid, job):
+    def test_a_restarted_job_continues_in_its_folder(self, camvid, job):
         fit("--trainer.max_epochs=1")
         (folder,) = Path("runs").iterdir()
         written = (folder / "summary.json").stat().st_mtime_ns
@@ -313,7 +311,7 @@ class TestJobs:
         assert list(Path("runs").iterdir()) == [folder]
         assert (folder / "summary.json").stat().st_mtime_ns == written
 
-    def test_a_job_that_is_requeued_goes_on_from_the_checkpoint_of_that_moment(self, camvid, job):
+    def test_a_requeued_job_continues_from_its_last_checkpoint(self, camvid, job):
         fit("--trainer.max_epochs=1")
         (folder,) = Path("runs").iterdir()
         requeued = folder / "hpc_ckpt_1.ckpt"
@@ -331,14 +329,14 @@ class TestJobs:
         "option",
         ["--model.criterion.cpg_weight=0.5", "--trainer.max_epochs=2", "--trainer.callbacks+=EMAWeightAveraging"],
     )
-    def test_so_are_two_configurations(self, camvid, job, option):
+    def test_two_configurations_in_one_job_are_two_runs(self, camvid, job, option):
         for options in ([], [option]):
             fit("--trainer.max_epochs=1", *options)
         folders = list(Path("runs").iterdir())
         assert len({experiment(folder)["key"] for folder in folders}) == 2
         assert all(folder.name.endswith(f"-{experiment(folder)['id']}") for folder in folders)
 
-    def test_so_are_two_folders(self, camvid, job):
+    def test_two_folders_in_one_job_are_two_runs(self, camvid, job):
         for folder in ("first", "second"):
             fit("--trainer.max_epochs=1", f"--output={folder}")
         assert experiment("first")["id"] != experiment("second")["id"]
@@ -359,12 +357,12 @@ class TestJobs:
         fit("--trainer.max_epochs=1")
         assert RunFolder(folder).is_finished
 
-    def test_a_restart_by_torchrun_needs_to_know_its_folder(self, camvid, monkeypatch):
+    def test_a_restart_by_torchrun_requires_output(self, camvid, monkeypatch):
         monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
         with pytest.raises(ValueError, match="expected --output FOLDER where torchrun restarts a training"):
             fit()
 
-    def test_a_run_of_an_agent_has_the_id_of_the_agents_run_and_continues_as_itself(self, camvid, monkeypatch):
+    def test_a_run_of_an_agent_has_the_agents_id_and_continues(self, camvid, monkeypatch):
         monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
         monkeypatch.setenv("WANDB_RUN_ID", "r9")
         with pytest.raises((KeyboardInterrupt, SystemExit)):
@@ -400,7 +398,7 @@ class TestGroups:
             assert logged.config["training"] == experiment("run")["id"] != logged.id
         assert training.name.endswith(experiment("run")["id"])
 
-    def test_predictions_are_no_run(self, camvid):
+    def test_predictions_are_not_logged_as_a_run(self, camvid):
         main(["fit", *ARGUMENTS, "--trainer.max_epochs=1", "--output=run"])
         before = sorted(Path().rglob("offline-run-*"))
         main(["predict", "--run=run"])
@@ -417,12 +415,12 @@ class TestGroups:
         )
 
     @pytest.mark.parametrize("option", ["--trainer.logger.offline=true", "--trainer.logger.mode=disabled"])
-    def test_neither_is_asked_for_by_a_run_that_needs_none(self, camvid, monkeypatch, option):
+    def test_a_run_that_logs_offline_needs_no_key(self, camvid, monkeypatch, option):
         monkeypatch.setattr(wandb_settings, "has_api_key", pytest.fail)
         monkeypatch.setattr(wandb_settings, "answers", pytest.fail)
         main(["fit", *ARGUMENTS, "--trainer.max_epochs=1", "--output=run", option])
 
-    def test_a_key_that_cannot_be_one_is_one_message(self, camvid, monkeypatch, capsys):
+    def test_an_invalid_key_is_one_error(self, camvid, monkeypatch, capsys):
         monkeypatch.setenv("WANDB_API_KEY", "short")
         shown = fails(monkeypatch, capsys, "fit", *ARGUMENTS)
         assert shown.startswith("cpg: expected a valid API key of Weights & Biases, or none, got another: ")
@@ -437,7 +435,7 @@ class TestConnection:
         with socket.create_server(("127.0.0.1", 0)) as server:
             yield server
 
-    def test_a_server_that_refuses_the_request_is_there(self, server):
+    def test_a_server_that_refuses_a_request_is_a_connection(self, server):
         def refuse():
             connection, _ = server.accept()
             with connection:
@@ -449,11 +447,11 @@ class TestConnection:
         assert wandb_settings.answers(f"http://127.0.0.1:{server.getsockname()[1]}")
         thread.join()
 
-    def test_one_that_is_silent_is_not(self, server, monkeypatch):
+    def test_a_silent_server_is_no_connection(self, server, monkeypatch):
         monkeypatch.setattr(wandb_settings, "SECONDS", 0.1)
         assert not wandb_settings.answers(f"http://127.0.0.1:{server.getsockname()[1]}")
 
-    def test_nor_is_one_that_does_not_exist(self, server):
+    def test_a_server_that_does_not_exist_is_no_connection(self, server):
         port = server.getsockname()[1]
         server.close()
         assert not wandb_settings.answers(f"http://127.0.0.1:{port}")

@@ -75,7 +75,7 @@ def test_a_wait_is_found_with_its_place(counted, wait, number):
         lambda values: values.to("cpu", non_blocking=True),
     ],
 )
-def test_what_the_host_does_not_wait_for_is_no_wait(counted, call):
+def test_asynchronous_copies_are_not_waits(counted, call):
     values = here([0.0, 1.0, 2.0, 3.0], counted)
     call(values)
     assert counted.launches > 0

@@ -80,7 +80,7 @@ class TestTheSameSteps:
         self.check(tmp_path / "two", expected)
 
     @pytest.mark.parametrize("division", [Division(4), Division(4, 2), Division(4, 1, 4), Division(4, 2, 2)])
-    def test_images_that_fill_no_whole_step_are_dropped(self, division):
+    def test_images_of_an_incomplete_step_are_dropped(self, division):
         samplers = [TrainingSampler(range(14), division, rank, seed=5) for rank in range(division.processes)]
         shares = [[draw.index for draw in sampler] for sampler in samplers]
         step = division.images // division.processes
@@ -160,7 +160,9 @@ class TestResuming:
             *[(2, batches, 2, batches // 2) for batches in (1, 4, 5, 9)],
         ],
     )
-    def test_a_training_goes_on_with_steps_divided_otherwise(self, equal_labels, tmp_path, before, batches, now, steps):
+    def test_a_training_continues_with_another_division_of_its_steps(
+        self, equal_labels, tmp_path, before, batches, now, steps
+    ):
         whole, _ = self.run(equal_labels, tmp_path / "whole")
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             self.run(equal_labels, tmp_path / "broken", Broken(batches), accumulate_grad_batches=before)
@@ -178,13 +180,13 @@ class TestResuming:
 
 
 class TestErrors:
-    def test_what_does_not_divide_names_the_numbers_that_do(self):
+    def test_the_error_names_the_numbers_that_divide_a_step(self):
         with pytest.raises(ValueError, match="to be divisible by 8 devices, got 12") as error:
             Division(12, processes=8)
         options = "Set --trainer.devices 1, 2, 3, 4, 6 or 12; or --data.batch_size 8 or 16"
         assert str(error.value).endswith(options)
 
-    def test_accumulated_batches_that_go_are_named_too(self):
+    def test_the_error_names_possible_accumulations_too(self):
         with pytest.raises(
             ValueError, match="to be divisible by 2 devices times 4 accumulated batches, got 12"
         ) as error:
@@ -195,7 +197,7 @@ class TestErrors:
         assert str(error.value).endswith(options)
 
     @pytest.mark.parametrize("arguments", [["--trainer.devices=4", DDP], ["--trainer.accumulate_grad_batches=4"]])
-    def test_the_command_refuses_it_before_anything_is_written(self, camvid, monkeypatch, capsys, arguments):
+    def test_the_command_refuses_before_files_are_written(self, camvid, monkeypatch, capsys, arguments):
         message = fails(monkeypatch, capsys, "fit", *ARGUMENTS, *arguments)
         assert "the images of one step over all devices, to be divisible by" in message
         assert sorted(path.name for path in Path.cwd().iterdir()) == ["camvid"]
@@ -229,23 +231,23 @@ class TestOneImageAtATime:
         assert network.training
 
     @pytest.mark.parametrize("kind", [LRASPP, Tiny])
-    def test_others_do(self, kind):
+    def test_other_networks_take_one_image(self, kind):
         assert single_image_error(kind(11), (64, 96)) is None
 
-    def test_it_is_the_size_of_training_images_that_counts(self):
+    def test_the_size_of_training_images_decides(self):
         deep = nn.Sequential(nn.Conv2d(3, 11, 1, stride=64), nn.BatchNorm2d(11))
         network = Adapter(11, deep, min_size=64)
         assert single_image_error(network, (64, 64)) is not None
         assert single_image_error(network, (64, 128)) is None
 
-    def test_the_command_refuses_it_before_anything_is_written(self, camvid, monkeypatch, capsys):
+    def test_the_command_refuses_before_files_are_written(self, camvid, monkeypatch, capsys):
         arguments = [*ARGUMENTS, "--model.network=tiny.Pooled", "--data.batch_size=4"]
         message = fails(monkeypatch, capsys, "fit", *arguments, "--trainer.accumulate_grad_batches=4")
         assert "Pooled does not accept a single image in training" in message
         assert "--trainer.accumulate_grad_batches 1 or 2; or --data.batch_size 8" in message
         assert sorted(path.name for path in Path.cwd().iterdir()) == ["camvid"]
 
-    def test_two_at_a_time_are_trained_on(self, camvid):
+    def test_two_images_at_a_time_are_accepted(self, camvid):
         assert fit(camvid, Pooled(11), batch_size=4, accumulate_grad_batches=2).global_step == 1
 
     def test_synchronised_batch_norm_has_the_images_of_all_processes(self, camvid):

@@ -71,7 +71,9 @@ def last(folder):
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_it_ends_after_its_step_and_says_how_to_continue(camvid, monkeypatch, caplog, number, status):
+def test_a_signal_ends_the_training_after_its_step_and_prints_how_to_continue(
+    camvid, monkeypatch, caplog, number, status
+):
     main([*FIT, "--output=whole"])
     with caplog.at_level("INFO"):
         assert ended(monkeypatch, *FIT, "--output=a folder", *signalled(number=int(number), step=2)) == status
@@ -86,7 +88,7 @@ def test_it_ends_after_its_step_and_says_how_to_continue(camvid, monkeypatch, ca
         torch.testing.assert_close(last("a folder")["state_dict"][name], value, msg=name)
 
 
-def test_a_validation_is_left_after_the_batch(camvid, monkeypatch):
+def test_a_signal_ends_a_validation_after_its_batch(camvid, monkeypatch):
     assert ended(monkeypatch, *FIT, "--output=first", *signalled(number=15, batch=0)) == 143
     progress = last("first")["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["current"]
     assert (last("first")["global_step"], progress["processed"]) == (3, 1)
@@ -99,7 +101,7 @@ def test_accumulated_batches_are_one_step(camvid, monkeypatch):
     assert last("first")["loops"]["fit_loop"]["epoch_loop.batch_progress"]["current"]["ready"] == 4
 
 
-def test_the_folder_and_the_checkpoint_that_it_began_with_are_replaced(tmp_path):
+def test_the_printed_command_replaces_folder_and_checkpoint(tmp_path):
     arguments = [
         "fit",
         "--config",
@@ -121,19 +123,19 @@ def test_a_run_without_a_folder_is_continued_in_the_one_it_was_given(camvid, mon
     assert f"--output {folder}" in caplog.text
 
 
-def test_in_python_signals_are_the_callers(camvid):
+def test_signals_are_not_handled_in_python(camvid):
     with pytest.raises(SystemExit):  # what Lightning makes of a KeyboardInterrupt
         main([*FIT, "--output=first", *signalled(number=2, step=2)])
     assert not Path("first/checkpoints/last.ckpt").exists()
 
 
-def test_handlers_are_those_from_before_afterwards(camvid, monkeypatch):
+def test_the_former_handlers_are_restored(camvid, monkeypatch):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     ended(monkeypatch, *FIT, "--output=first", *signalled(number=15, step=2))
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
-def test_ctrl_c_outside_of_a_training_is_no_error(camvid, monkeypatch):
+def test_ctrl_c_outside_of_a_training_shows_no_traceback(camvid, monkeypatch):
     main([*FIT, "--output=first"])
     arguments = ["--run=first", *signalled(number=2, batch=0)]
     assert ended(monkeypatch, "validate", *arguments) == 130
@@ -158,7 +160,7 @@ def test_a_signal_to_the_whole_group_kills_no_worker(camvid):
     assert last("first")["global_step"] == 2
 
 
-def test_workers_ignore_it_however_they_are_started(camvid, monkeypatch):
+def test_workers_ignore_signals_with_any_start_method(camvid, monkeypatch):
     data = CamVidDataModule(camvid, Augmentation((24, 32)), batch_size=2, num_workers=0)
     trainer = trainer_of(callbacks=[StopOnSignal()], max_epochs=0)
     trainer.fit(SegmentationModule(Tiny(11), CrossEntropyCPGLoss(), data.classes), datamodule=data)
@@ -176,7 +178,7 @@ def test_a_second_signal_does_not_wait(camvid):
 
 
 @pytest.mark.slow
-def test_all_processes_end_after_the_same_step_when_one_is_told():
+def test_a_signal_to_one_process_ends_all_after_the_same_step():
     result = in_two_processes(
         "import os, torch\n"
         "from lightning.pytorch.callbacks import Callback\n"

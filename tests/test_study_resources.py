@@ -24,7 +24,7 @@ def test_visible_gpus_are_counted_as_cuda_does(monkeypatch, visible, expected):
     assert gpus() == expected
 
 
-def test_gpus_are_found_by_the_driver_s_program(monkeypatch, tmp_path):
+def test_gpus_are_found_with_nvidia_smi(monkeypatch, tmp_path):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho 'GPU 0: H100 (UUID: a)'; echo '  MIG 1g'; echo 'GPU 1: H100 (UUID: b)'\n")

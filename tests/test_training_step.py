@@ -44,7 +44,7 @@ class Traced(Tiny):
         return super().forward(images)
 
 
-def test_a_step_waits_for_the_device_in_the_criterion_alone(batches):
+def test_a_step_waits_for_the_device_only_in_the_criterion(batches):
     with SimulatedDevice() as counted:
         waits = Waits(counted)
         strategy = SingleDeviceStrategy(device=DEVICE)
@@ -59,7 +59,7 @@ def test_a_step_waits_for_the_device_in_the_criterion_alone(batches):
     assert not waits.operators & NOT_DETERMINISTIC
 
 
-def test_the_learning_rate_is_logged_as_a_number_of_the_device(batches):
+def test_the_learning_rate_is_logged_as_a_tensor_on_the_device(batches):
     class Logged(Callback):
         def on_train_batch_end(self, trainer, *args):
             rate = trainer.callback_metrics["lr"]

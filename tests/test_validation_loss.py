@@ -65,7 +65,7 @@ def loader(*masks):
 
 @pytest.mark.parametrize("image_size", [None, (20, 28)])
 @pytest.mark.parametrize("eval_batch_size", [1, 2])
-def test_it_is_the_criterion_at_the_labels_own_size_weighted_by_images(camvid, image_size, eval_batch_size):
+def test_the_validation_loss_is_the_criterion_at_the_label_size_weighted_by_images(camvid, image_size, eval_batch_size):
     data = data_of(camvid, image_size=image_size, eval_batch_size=eval_batch_size)
     module = camvid_module().eval()
     found = validated(module, data)
@@ -81,7 +81,7 @@ def test_it_is_the_criterion_at_the_labels_own_size_weighted_by_images(camvid, i
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_criterion_has_it_with_its_terms(batches, name):
+def test_every_criterion_logs_its_validation_loss_with_its_terms(batches, name):
     criterion = LOSSES[name]
     module = SegmentationModule(Tiny(5), criterion, ClassInfo.numbered(5))
     found = validated(module, batches)
@@ -91,52 +91,52 @@ def test_every_criterion_has_it_with_its_terms(batches, name):
     assert criterion.terms.keys() <= found.keys()
 
 
-def test_the_network_runs_once_an_image(batches):
+def test_the_network_runs_once_per_image(batches):
     network = Counting(5)
     validated(SegmentationModule(network, CrossEntropyCPGLoss(), ClassInfo.numbered(5)), batches)
     assert network.calls == 4
 
 
-def test_the_auxiliary_loss_is_not_in_it(batches):
+def test_the_validation_loss_excludes_the_auxiliary_loss(batches):
     found = validated(module_of(), batches)
     assert found["loss"] == pytest.approx(found["ce"] + found["cpg"])
     assert "aux" not in found
 
 
-def test_test_has_it_under_its_own_name(camvid):
+def test_the_loss_of_test_has_the_prefix_test(camvid):
     (scores,) = trainer_of().test(camvid_module(), datamodule=data_of(camvid), verbose=False)
     assert {"test/loss", "test/ce", "test/cpg"} <= scores.keys()
 
 
 @pytest.mark.parametrize("inference", SEVERAL_VIEWS.values(), ids=SEVERAL_VIEWS)
-def test_several_views_have_none(batches, inference):
+def test_several_views_have_no_validation_loss(batches, inference):
     assert "loss" not in validated(module_of(inference=inference), batches)
 
 
 @pytest.mark.parametrize("options", [{"scales": (0.5,)}, {"long_side": 24}])
-def test_one_view_of_another_size_has_it(batches, options):
+def test_one_view_of_another_size_has_a_validation_loss(batches, options):
     assert "loss" in validated(module_of(inference=Inference(**options)), batches)
 
 
-def test_it_can_be_left_out(batches):
+def test_the_validation_loss_can_be_turned_off(batches):
     assert "loss" not in validated(module_of(evaluation_loss=False), batches)
 
 
-def test_an_image_without_a_labelled_pixel_counts_with_the_0_of_training():
+def test_an_image_without_labelled_pixels_counts_as_0_as_in_training():
     labelled, empty = torch.ones(32, 48, dtype=torch.long), torch.full((32, 48), 255)
     alone, both = (validated(module_of(), loader(*masks)) for masks in ([labelled], [labelled, empty]))
     assert both["loss"] == pytest.approx(alone["loss"] / 2)
     assert validated(module_of(), loader(empty))["loss"] == 0
 
 
-def test_a_network_that_diverged_has_none_that_is_finite(batches):
+def test_a_diverged_network_has_a_non_finite_validation_loss(batches):
     module = module_of()
     module.network.out.bias.data.fill_(torch.nan)
     assert not torch.tensor(validated(module, batches)["loss"]).isfinite()
 
 
 @pytest.mark.parametrize("monitor", ["val/loss", "val/ce"])
-def test_early_stopping_ends_a_training_by_it(batches, monitor):
+def test_early_stopping_monitors_the_validation_loss(batches, monitor):
     stopping = EarlyStopping(monitor, patience=1, min_delta=1e6)  # nothing is better by so much
     trainer = trainer_of(max_epochs=9, callbacks=[stopping])
     trainer.fit(module_of(), batches, batches)
@@ -146,7 +146,7 @@ def test_early_stopping_ends_a_training_by_it(batches, monitor):
 
 @pytest.mark.parametrize("options", [{"inference": SEVERAL_VIEWS["windows"]}, {"evaluation_loss": False}])
 @pytest.mark.parametrize("callback", [EarlyStopping, ModelCheckpoint])
-def test_monitoring_it_where_there_is_none_is_refused(batches, callback, options):
+def test_monitoring_a_validation_loss_that_is_off_is_refused(batches, callback, options):
     trainer = trainer_of(callbacks=[callback(monitor="val/loss")], enable_checkpointing=True)
     with pytest.raises(ValueError, match=r"got val/loss, .*whole-image inference; monitor val/mIoU, or"):
         trainer.fit(module_of(**options), batches, batches)
@@ -157,7 +157,7 @@ def test_a_module_refuses_weights_for_another_number_of_classes():
         SegmentationModule(Tiny(5), CrossEntropyCPGLoss(class_weights=[1, 2]), ClassInfo.numbered(5))
 
 
-def test_it_is_in_the_files_of_a_run(camvid, tmp_path):
+def test_the_files_of_a_run_have_the_validation_loss(camvid, tmp_path):
     callbacks = [MetricsFile(), EvaluationReport()]
     trainer = trainer_of(callbacks=callbacks, default_root_dir=tmp_path, log_every_n_steps=1)
     trainer.fit(camvid_module(), datamodule=data_of(camvid))
@@ -197,7 +197,7 @@ def test_two_processes_have_the_mean_of_all_images(tmp_path):
     [{}, {"kernel_size": 7}, {"void_borders": False, "class_weights": [1.0] * 7}, {"ohem_threshold": 0.7}],
 )
 @pytest.mark.parametrize("strips", [1, 3])
-def test_it_takes_at_most_200_launches_60_a_strip_and_4_waits_an_image(options, stride, strips):
+def test_the_validation_loss_takes_at_most_200_launches_60_per_strip_and_4_waits_per_image(options, stride, strips):
     height, width = 256, 512
     target = torch.zeros(1, height, width, dtype=torch.long)
     target[:, 10:140, 50:] = 1
@@ -218,7 +218,7 @@ def test_it_takes_at_most_200_launches_60_a_strip_and_4_waits_an_image(options, 
     assert all("boundary.py" in place for _, place in waits)
 
 
-def test_an_evaluation_waits_for_its_loss_in_the_criterion_alone():
+def test_an_evaluation_waits_for_its_loss_only_in_the_criterion():
     with SimulatedDevice() as device:
         module, counts = module_of().to(DEVICE).eval(), []
         batch = {name: each[:1].to(DEVICE) for name, each in next(iter(loader_of())).items() if name != "name"}

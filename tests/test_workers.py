@@ -125,14 +125,14 @@ class TestDataModule:
         assert [loader.num_workers for loader in self.loaders(self.module(camvid))] == [2, 2, 2]
 
     @pytest.mark.parametrize("number", [0, 5])
-    def test_a_number_that_was_given_is_kept(self, camvid, cores, number, caplog):
+    def test_a_given_number_is_kept(self, camvid, cores, number, caplog):
         cores(3)
         with caplog.at_level("INFO"):
             loaders = self.loaders(self.module(camvid, num_workers=number))
         assert [loader.num_workers for loader in loaders] == [number] * 3
         assert "num_workers" not in caplog.text
 
-    def test_the_number_is_said_once(self, camvid, cores, caplog):
+    def test_the_number_is_printed_once(self, camvid, cores, caplog):
         cores(3)
         with caplog.at_level("INFO", logger="lightning.pytorch"):
             self.loaders(self.module(camvid))
@@ -142,7 +142,7 @@ class TestDataModule:
         ]
 
     @pytest.mark.parametrize("kind", [CityscapesDataModule, COCOStuffDataModule])
-    def test_every_dataset_has_it(self, tmp_path, kind):
+    def test_every_dataset_has_the_default(self, tmp_path, kind):
         assert kind(tmp_path, Augmentation((24, 32))).num_workers is None
         assert ShapesDataModule().num_workers is None
 
