@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from commands import ARGUMENTS, fails
+from conftest import alone, write_camvid
 from torchvision.models import mobilenet_v3_large
 
 from cpg_lightning.cli import main
@@ -33,13 +34,24 @@ def weights(path):
     return torch.load(path, weights_only=True)["state_dict"]
 
 
-class TestFolder:
-    @pytest.fixture
-    def first(self, camvid):
-        """A finished run."""
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A finished run, for copies."""
+    folder = tmp_path_factory.mktemp("finished")
+    write_camvid(folder / "camvid")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        alone(folder, monkeypatch)
         fit("--output=first")
-        return Path("first")
+    return folder / "first"
 
+
+@pytest.fixture
+def first(finished, camvid):
+    """A finished run in the current folder."""
+    return shutil.copytree(finished, Path("first"))
+
+
+class TestFolder:
     def test_a_run_folder_has_configuration_experiment_and_summary(self, first):
         record, summary = experiment(first), json.loads((first / "summary.json").read_text())
         assert (record["name"], record["seed"]) == ("camvid-tiny-ce+cpg", 0)
@@ -176,10 +188,9 @@ class TestInitialWeights:
     AGAIN = ("--output=run", "--trainer.max_epochs=4")
 
     @pytest.fixture
-    def start(self, camvid):
+    def start(self, first):
         """A file of weights."""
-        fit("--output=first", "--trainer.max_epochs=1")
-        return Path("first/checkpoints/last.ckpt").rename("start.ckpt")
+        return (first / "checkpoints" / "last.ckpt").rename("start.ckpt")
 
     def broken(self, *options):
         with pytest.raises((KeyboardInterrupt, SystemExit)):
@@ -228,8 +239,8 @@ def test_a_run_that_max_time_stopped_is_continued(camvid):
 
 class TestRunOption:
     @pytest.fixture(autouse=True)
-    def trained(self, camvid):
-        fit("--output=trained", "--trainer.max_epochs=1")
+    def trained(self, first):
+        return first.rename("trained")
 
     @pytest.mark.parametrize("command", ["validate", "test"])
     def test_an_evaluation_lies_in_the_folder_of_the_run(self, command):
