@@ -13,11 +13,12 @@ from typing import Any, NoReturn, get_type_hints
 import yaml
 from jsonargparse import Namespace, get_loader, set_dumper, set_loader
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.cli import LightningArgumentParser
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from cpg_lightning.command import WITHOUT_LIGHTNING
 from cpg_lightning.configurations import hint
 from cpg_lightning.data import Augmentation, SegmentationDataModule
 from cpg_lightning.inference import Inference
@@ -51,6 +52,8 @@ GIVEN_CLASS = re.compile(r"Problem with given class_path '([\w.]+)'")
 NO_AUGMENTATION = "the following arguments are required: augmentation"
 UNRECOGNIZED = re.compile(r"unrecognized arguments: --([\w.]+)")
 NO_FILE = re.compile(r"File does not exist: '(.+)'")
+UNKNOWN_COMMAND = re.compile(r"argument subcommand: invalid choice: '([^']*)'")
+COMMANDS = (*LightningCLI.subcommands(), "check-data", *(name for (name,) in WITHOUT_LIGHTNING))
 
 
 class Parser(LightningArgumentParser):
@@ -64,7 +67,10 @@ class Parser(LightningArgumentParser):
         lines = [line for line in message.splitlines() if line.strip() and not NOISE.match(line)]
         shortened = "\n".join(dict.fromkeys(lines))  # without repetitions, in order
         meant = ""
-        if unknown := UNKNOWN_NAME.search(message):
+        if unknown := UNKNOWN_COMMAND.search(message):
+            shortened = f"expected one of the commands {', '.join(COMMANDS)}; got {unknown[1]}"
+            meant = _did_you_mean(unknown[1], COMMANDS)
+        elif unknown := UNKNOWN_NAME.search(message):
             known_classes = [known for family in FAMILIES for known in (family, *subclasses(family))]
             meant = hint(unknown[1]) or _did_you_mean(unknown[1], (known.__name__ for known in known_classes))
             shortened = UNKNOWN_NAME.sub(r"expected the name of a class, a class path or a file, got \1", shortened)

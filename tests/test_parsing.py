@@ -56,6 +56,11 @@ class TestMessages:
     def test_a_mistyped_name_is_followed_by_a_similar_name(self, camvid, monkeypatch, capsys, options, message):
         assert message in fails(monkeypatch, capsys, "fit", *QUIET, *options)
 
+    def test_an_unknown_command_is_answered_with_all_commands(self, monkeypatch, capsys):
+        shown = fails(monkeypatch, capsys, "reprot")
+        assert "one of the commands fit, validate, test, predict, check-data, init, study, report; got reprot" in shown
+        assert "did you mean report?" in shown
+
     def test_a_name_without_a_similar_one_has_no_suggestion(self, camvid, monkeypatch, capsys):
         shown = fails(monkeypatch, capsys, "fit", *QUIET, "--model.network=Zyx")
         assert "got Zyx" in shown
