@@ -225,7 +225,7 @@ class SegmentationCLI(LightningCLI):
         folder, seed = self.place.folder, self.given["seed_everything"]
         earlier = folder.experiment() if folder.is_run else None
         experiment = experiment_of(self.given, self.model, self.datamodule, earlier)
-        to_another_end = earlier is not None and check_same(experiment, seed, folder, self.place.only_longer)
+        to_another_end = earlier is not None and check_same(experiment, seed, folder, self.place.end_may_change)
         if self.checkpoint:
             self.model.check_continuation(self.checkpoint, self.trainer)
             if to_another_end and isinstance(self.model.lr_schedule, str):

@@ -32,6 +32,7 @@ def print_first_lines(
     images = ", ".join(f"{len(dataset)} {split}" for split, dataset in data.datasets.items())
     parameters = sum(each.numel() for each in module.parameters())
     division = data.division
+    at_once = division.batch_size_per_device
     devices = f"{division.processes} {type(trainer.accelerator).__name__.removesuffix('Accelerator')}"
     workers = data.loader_options()["num_workers"]
     default = {"class_path": DEFAULT_OPTIMIZER.__name__, "init_args": defaults_of(DEFAULT_OPTIMIZER)}
@@ -40,7 +41,7 @@ def print_first_lines(
         f"network: {class_name(config['model']['network']['class_path'])}, {parameters:,} parameters",
         f"criterion: {_named(config['model']['criterion'])}",
         f"optimizer: {_named(config['model'].get('optimizer') or default)}",
-        f"step: {division.images} images, {division.share} at a time on {devices}, precision {trainer.precision}",
+        f"step: {division.images} images, {at_once} at a time on {devices}, precision {trainer.precision}",
         f"loading: {workers} workers per process",
         f"folder: {folder}",
     ):

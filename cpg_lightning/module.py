@@ -190,7 +190,7 @@ class SegmentationModule(EvaluationModule):
         checkpoint["validations"] = self.metrics.validations
         checkpoint["progress"] = self.progress.state(self.trainer)
         if self.division is not None:
-            checkpoint["images_a_batch"] = self.division.images_a_batch
+            checkpoint["images_per_batch"] = self.division.images_per_batch
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Check a checkpoint that a Trainer restores, before the Trainer restores its callbacks.

@@ -138,7 +138,7 @@ def check_steps(network: SegmentationNetwork, data: L.LightningDataModule | None
     synchronised = division.processes > 1 and (
         isinstance(trainer.strategy, ParallelStrategy) and trainer.strategy._layer_sync is not None
     )
-    if division.share > 1 or synchronised:
+    if division.batch_size_per_device > 1 or synchronised:
         return
     reason = single_image_error(network, data.crop_size)
     if reason is not None:

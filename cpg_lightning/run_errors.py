@@ -92,14 +92,15 @@ def smaller_batches(division: Division, val_check_interval: float | None, smalle
         val_check_interval: The Trainer's option. An int is a number of batches; a float is a fraction of an epoch.
         smallest: Smallest number of images that the network accepts in one batch.
     """
-    step = f"out of memory in a training step of {division.images} images, {division.share} at a time on a device"
-    for parts in range(2, division.share // smallest + 1):
-        if division.share % parts == 0:
+    size = division.batch_size_per_device
+    step = f"out of memory in a training step of {division.images} images, {size} at a time on a device"
+    for parts in range(2, size // smallest + 1):
+        if size % parts == 0:
             flags = f"--trainer.accumulate_grad_batches {parts * division.batches}"
             if isinstance(val_check_interval, int):
                 flags += f" --trainer.val_check_interval {parts * val_check_interval}"
             return (
-                f"{step}: set {flags}, {division.share // parts} at a time. The images of a step and the learning rate stay "
+                f"{step}: set {flags}, {size // parts} at a time. The images of a step and the learning rate stay "
                 "the same; BatchNorm and the means of the losses then use fewer images"
             )
     return f"{step}: set a smaller --data.augmentation.crop_size, or --trainer.precision bf16-mixed"

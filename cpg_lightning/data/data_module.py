@@ -247,7 +247,7 @@ class SegmentationDataModule(DatasetDescription, L.LightningDataModule):
         dataset, division = self._built("train"), self.division
         sampler = TrainingSampler(dataset, division, self._processes()[1], _seed())
         loader = TrainingLoader(
-            dataset, batch_size=division.share, sampler=sampler, drop_last=True, **self.loader_options()
+            dataset, batch_size=division.batch_size_per_device, sampler=sampler, drop_last=True, **self.loader_options()
         )
         loader.within_run = self._within_run
         return loader

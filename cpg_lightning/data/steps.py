@@ -18,7 +18,7 @@ class Division:
         ValueError: If the images do not divide evenly. The message names numbers that do.
 
     Example:
-        >>> Division(images=12, processes=2, batches=3).share
+        >>> Division(images=12, processes=2, batches=3).batch_size_per_device
         2
     """
 
@@ -34,12 +34,12 @@ class Division:
             )
 
     @property
-    def share(self) -> int:
-        """Number of images of one batch of one process."""
+    def batch_size_per_device(self) -> int:
+        """Number of images of one batch of one device."""
         return self.images // (self.processes * self.batches)
 
     @property
-    def images_a_batch(self) -> int:
+    def images_per_batch(self) -> int:
         """Number of images of one batch over all processes."""
         return self.images // self.batches
 
@@ -107,10 +107,10 @@ def recount_batches(checkpoint: dict[str, Any], division: Division) -> None:
     An incomplete step is repeated with the same images, because its gradient is not in the checkpoint.
 
     Args:
-        checkpoint: A checkpoint. Its ``images_a_batch`` is the number of images of a batch over all processes.
+        checkpoint: A checkpoint. Its ``images_per_batch`` is the number of images of a batch over all processes.
         division: The current division of a step.
     """
-    before = checkpoint.get("images_a_batch")
+    before = checkpoint.get("images_per_batch")
     if not isinstance(before, int) or before < 1:
         return
     loop = checkpoint["loops"]["fit_loop"]

@@ -80,14 +80,14 @@ class Experiment:
         return [f"{name} is {now.get(name, default)} instead of {then.get(name, default)}" for name in names]
 
 
-def check_same(experiment: Experiment, seed: int, folder: RunFolder, only_longer: bool) -> bool:
+def check_same(experiment: Experiment, seed: int, folder: RunFolder, end_may_change: bool) -> bool:
     """Check that a run continues with the same experiment and seed.
 
     Args:
         experiment: The experiment of the configuration.
         seed: The seed of the configuration.
         folder: The folder of the run.
-        only_longer: Whether the training may end at another epoch or step.
+        end_may_change: Whether the training may end at another epoch or step.
 
     Returns:
         Whether the training ends at another epoch or step.
@@ -100,7 +100,7 @@ def check_same(experiment: Experiment, seed: int, folder: RunFolder, only_longer
     if seed != earlier["seed"]:
         differences.append(f"seed_everything is {seed} instead of {earlier['seed']}")
     end = ("recipe.max_epochs ", "recipe.max_steps ")
-    if only_longer and all(each.startswith(end) for each in differences):
+    if end_may_change and all(each.startswith(end) for each in differences):
         return bool(differences)
     if differences:
         raise ValueError(

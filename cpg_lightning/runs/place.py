@@ -32,7 +32,7 @@ class Place:
         run: The training whose checkpoint is used, where it has a folder.
         checkpoint: The checkpoint that the run starts from.
         temporary: Whether the folder is removed at the end.
-        only_longer: Whether the training may be continued to another end than it had.
+        end_may_change: Whether the training may be continued to another end than it had.
     """
 
     folder: RunFolder
@@ -40,7 +40,7 @@ class Place:
     id: str
     run: RunFolder | None = None
     checkpoint: str | None = None
-    only_longer: bool = False
+    end_may_change: bool = False
     temporary: bool = False
 
     @property
