@@ -3,6 +3,7 @@
 import csv
 import functools
 import math
+import os
 from dataclasses import replace
 
 import lightning as L
@@ -420,6 +421,17 @@ def test_a_report_has_the_scores_of_each_image_of_a_batch(data, tmp_path):
         tables.append(rows_of(folder / "tables" / "val-images.csv"))
     assert len(tables[0]) == 3
     assert tables[0] == tables[1]
+
+
+def test_a_report_has_images_whose_names_are_not_utf_8(data, tmp_path):
+    for folder in ("val", "valannot"):
+        place = os.fsencode(data.root / folder)
+        os.rename(place + b"/val_000.png", place + b"/caf\xe9.png")
+    trainer_of(callbacks=[EvaluationReport()], default_root_dir=tmp_path).validate(module_of(), datamodule=data)
+    names = {row["name"] for row in rows_of(tmp_path / "tables" / "val-images.csv")}
+    assert names == {"caf\\udce9", "val_001", "val_002"}
+    with np.load(tmp_path / "tables" / "val-counts.npz") as counts:
+        assert set(counts["names"].tolist()) == {"caf\udce9", "val_001", "val_002"}
 
 
 def test_metrics_of_a_single_distance_are_accepted(data):
