@@ -488,6 +488,7 @@ def test_trainer_options_for_the_data_work(data):
         {"fast_dev_run": True},
         {"limit_train_batches": 0.5},
         {"precision": "bf16-mixed"},
+        {"precision": "bf16-true"},
         {"precision": "64-true"},
         {"deterministic": True},
     ):
@@ -495,6 +496,16 @@ def test_trainer_options_for_the_data_work(data):
         trainer.fit(module_of(), datamodule=data)
         assert trainer.global_step > 0
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("inference", [None, Inference(window=(16, 16)), Inference(scales=(0.5, 1.0), flip=True)])
+def test_weights_of_half_precision_predict_resized_images_too(data, inference):
+    scores = []
+    for precision in ("32-true", "bf16-true"):
+        module = module_of(inference=inference)
+        scores += trainer_of(precision=precision).validate(module, datamodule=data, verbose=False)
+    assert scores[0].keys() == scores[1].keys()
+    assert scores[1]["val/pixel_accuracy"] == pytest.approx(scores[0]["val/pixel_accuracy"], abs=0.05)
 
 
 def test_a_few_steps_on_real_photographs_lower_the_loss(real_data):
