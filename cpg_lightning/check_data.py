@@ -72,7 +72,7 @@ def check_data(args: Sequence[str] | None = None) -> int:
         counted[split] = inspect_split(data, split, workers, console)
         _show(data, split, counted[split], console)
     if options.crops and counted.get("train"):
-        _draw_crops(data, Path(options.crops), options.seed_everything or 0, console)
+        _draw_crops(data, Path(options.crops), int(options.seed_everything or 0), console)
     if options.class_weights:
         write_class_weights(data, counted.get("train"), options.weighting, Path(options.class_weights))
         place = options.class_weights
@@ -269,7 +269,9 @@ def _parser() -> Parser:
         "--class_weights", type=str | None, help="YAML file to write, with a criterion that has class weights"
     )
     parser.add_argument("--weighting", type=Weighting, default="inverse_log", help="formula of the class weights")
-    parser.add_argument("--seed_everything", type=int, default=0, help="seed of the training crops")
+    parser.add_argument("--seed_everything", type=bool | int, default=0, help="seed of the training crops")
     for section in ("model", "trainer"):  # accepted in a configuration file, and not used
         parser.add_argument(f"--{section}", type=dict, help=SUPPRESS)
+    for option in ("ckpt_path", "output", "overwrite", "run", "weights_only"):  # likewise
+        parser.add_argument(f"--{option}", help=SUPPRESS)
     return parser

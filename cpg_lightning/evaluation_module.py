@@ -85,7 +85,8 @@ class EvaluationModule(L.LightningModule):
         Raises:
             ValueError: If the network has another number of classes than the module.
         """
-        normalised = (images - self.mean) / self.std
+        # The precision of the weights. Resized images are float32, also for weights of half precision.
+        normalised = ((images - self.mean) / self.std).to(self.mean.dtype)
         logits: dict[str, Tensor] = self.network(normalised.contiguous(memory_format=self.network.memory_format))
         if logits["out"].shape[1] != self.classes.num_classes:
             raise ValueError(

@@ -14,6 +14,7 @@ Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 PANELS = ("image", "label", "prediction", "boundary errors")
 RIGHT, WRONG, WRONG_INSIDE, VOID = (70, 170, 90), (230, 40, 50), (240, 150, 60), (0, 0, 0)
 BACKGROUND, INK = (255, 255, 255), (40, 40, 40)
+TALLEST = 4  # largest height of a picture on a sheet, in widths of a panel
 # Up to MOST_NAMES classes, a legend shows all of them. With more classes, it shows the MOST_SHOWN with the most pixels.
 MOST_NAMES, MOST_SHOWN = 24, 48
 # Largest number of classes of a confusion matrix in large print, and of one with numbers.
@@ -83,18 +84,20 @@ def comparison_sheet(
         titles: Title above each row; no titles by default.
     """
     gap, line, font = 6, 26, ImageFont.load_default(15)
-    heights = [round(width * image.shape[0] / image.shape[1]) for image, _, _ in rows]
+    sizes = [_size(image, width) for image, _, _ in rows]
     sheet_width = gap + len(PANELS) * (width + gap)
     shown = legend_classes([classes_of for _, *both in rows for classes_of in both], classes.num_classes)
     names = [(classes.names[index], classes.palette[index]) for index in shown]
     entries = _legend([*names, *ERRORS, ("ignored", VOID)], sheet_width, font)
-    sheet_height = line * (1 + len(titles)) + sum(heights) + gap * len(rows) + line * (entries[-1][0] + 1)
+    sheet_height = (
+        line * (1 + len(titles)) + sum(height for _, height in sizes) + gap * len(rows) + line * (entries[-1][0] + 1)
+    )
     sheet = Image.new("RGB", (sheet_width, sheet_height), BACKGROUND)
     draw = ImageDraw.Draw(sheet)
     for column, title in enumerate(PANELS):
         draw.text((gap + column * (width + gap) + width / 2, line / 2), title, INK, font, anchor="mm")
     top = line
-    for index, (height, (image, label, prediction)) in enumerate(zip(heights, rows, strict=True)):
+    for index, (size, (image, label, prediction)) in enumerate(zip(sizes, rows, strict=True)):
         if titles:
             title = _fitting(titles[index], sheet_width - 2 * gap, font)
             draw.text((gap, top + line / 2), title, INK, font, anchor="lm")
@@ -103,8 +106,8 @@ def comparison_sheet(
         panels = (image, colour_classes(label, classes.palette), colour_classes(prediction, classes.palette), errors)
         for column, panel in enumerate(panels):
             resample = Image.Resampling.BILINEAR if column == 0 else Image.Resampling.NEAREST
-            sheet.paste(Image.fromarray(panel).resize((width, height), resample), (gap + column * (width + gap), top))
-        top += height + gap
+            sheet.paste(Image.fromarray(panel).resize(size, resample), (gap + column * (width + gap), top))
+        top += size[1] + gap
     _draw_legend(sheet, entries, top, line, font)
     return sheet
 
@@ -188,7 +191,8 @@ def contact_sheet(
         width: Width of a picture in pixels.
     """
     gap, line, font = 6, 26, ImageFont.load_default(15)
-    height = round(width * crops[0][0].shape[0] / crops[0][0].shape[1])
+    size = _size(crops[0][0], width)
+    height = size[1]
     sheet_width = gap + columns * (2 * width + 2 * gap)
     present = np.unique(np.concatenate([np.unique(mask) for _, mask in crops]))
     names = [(classes.names[label], classes.palette[label]) for label in present if label != IGNORED]
@@ -200,7 +204,7 @@ def contact_sheet(
         row, column = divmod(index, columns)
         left, top = gap + column * (2 * width + 2 * gap), gap + row * (height + gap)
         for panel in (image, overlay(image, mask, classes.palette)):
-            shrunk = cv2.resize(panel, (width, height), interpolation=cv2.INTER_AREA)
+            shrunk = cv2.resize(panel, size, interpolation=cv2.INTER_AREA)
             sheet.paste(Image.fromarray(shrunk), (left, top))
             left += width
     _draw_legend(sheet, entries, bottom, line, font)
@@ -214,6 +218,12 @@ def legend_classes(maps: Sequence[np.ndarray], num_classes: int) -> list[int]:
     pixels = np.stack([np.bincount(each.ravel(), minlength=256)[:num_classes] for each in maps]).sum(axis=0)
     largest = np.argsort(-pixels, kind="stable")[:MOST_SHOWN]
     return sorted(int(index) for index in largest if pixels[index])
+
+
+def _size(picture: np.ndarray, width: int) -> tuple[int, int]:
+    """Width and height of a picture in a panel: the panel's width, or less for a picture that would be too tall."""
+    factor = min(width / picture.shape[1], TALLEST * width / picture.shape[0])
+    return max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor))
 
 
 def _fitting(text: str, width: int, font: Font) -> str:

@@ -64,7 +64,8 @@ class Predictor:
     ) -> "Predictor":
         """Build a predictor from a checkpoint of ``cpg fit`` or of a Trainer.
 
-        For ``inference`` and ``device``, see :class:`Predictor`. For the other arguments and the errors, see
+        A checkpoint has no inference: by default, each whole image is predicted once, even if the training was evaluated with
+        an ``inference`` of its own. For ``device``, see :class:`Predictor`. For the other arguments and the errors, see
         :meth:`SegmentationModule.load_from_checkpoint`.
         """
         return cls(SegmentationModule.load_from_checkpoint(path, network=network, allow=allow), inference, device)

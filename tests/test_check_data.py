@@ -166,6 +166,15 @@ class TestProblems:
             command()
         assert stopped.value.code == 0
 
+    def test_options_of_a_training_in_its_file_are_not_used(self, folder, tmp_path, capsys):
+        (tmp_path / "fit.yaml").write_text(
+            "seed_everything: true\noutput: runs/mine\nrun: null\noverwrite: false\nckpt_path: last.ckpt\n"
+            "trainer: {max_epochs: 3}\nmodel: {criterion: nowhere.yaml}\n"
+        )
+        status, shown = checked(folder, capsys, "--config", "fit.yaml")
+        assert (status, "no problems found" in shown) == (0, True)
+        assert not (tmp_path / "runs").exists()
+
     def test_only_the_pictures_are_written(self, folder, tmp_path, capsys):
         before = {path for path in tmp_path.rglob("*")}
         checked(folder, capsys)

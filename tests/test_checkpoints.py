@@ -122,6 +122,12 @@ class TestNothingRuns:
         checkpoint["hyper_parameters"]["network"] = described("cpg_lightning.networks.Adapter", network=inner)
         allowed = SegmentationModule.load_from_checkpoint(saved(checkpoint), allow=["torch.nn.Conv2d"])
         assert torch.equal(allowed.network.network.weight, module.network.network.weight)
+        inner = described("tiny.pointwise", classes=11)  # a function
+        checkpoint["hyper_parameters"]["network"] = described("cpg_lightning.networks.Adapter", network=inner)
+        with pytest.raises(ValueError, match=r"got tiny\.pointwise; .* pass network= or allow=\['tiny\.pointwise'\]"):
+            SegmentationModule.load_from_checkpoint(saved(checkpoint))
+        allowed = SegmentationModule.load_from_checkpoint(saved(checkpoint), allow=["tiny.pointwise"])
+        assert torch.equal(allowed.network.network.weight, module.network.network.weight)
 
     @pytest.mark.parametrize("subcommand", ["fit", "validate"])
     @pytest.mark.parametrize("dirpath", [None, "elsewhere"])

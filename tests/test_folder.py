@@ -133,6 +133,23 @@ class TestPatterns:
         assert data.splits == ("train", "val")
         assert [len(data.files(split)) for split in data.splits] == [4, 2]
 
+    def test_labels_of_all_splits_may_be_in_one_folder(self, tmp_path):
+        root = write_folder(tmp_path)
+        (root / "masks").mkdir()
+        for path in [*(root / "labels").rglob("*.png")]:
+            path.rename(root / "masks" / path.name)
+        (root / "images" / "test").mkdir()
+        Image.new("RGB", (48, 36)).save(root / "images" / "test" / "test0.png")
+        data = built(root, labels="masks/{name}.png")
+        for split, number in (("train", 4), ("val", 2)):
+            pairs = data.files(split)
+            assert [label.name for _, label in pairs] == [f"{split}{index}.png" for index in range(number)]
+            assert [image.stem for image, _ in pairs] == [label.stem for _, label in pairs]
+        assert data.files("test") == [(root / "images" / "test" / "test0.png", None)]
+        (root / "masks" / "val1.png").unlink()
+        with pytest.raises(ValueError, match=r"got none for 1, e\.g\. .*images/val/val1\.jpg"):
+            data.files("val")
+
     def test_a_split_may_have_one_of_several_names(self, tmp_path):
         root = write_folder(tmp_path)
         for kind in ("images", "labels"):

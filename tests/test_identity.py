@@ -1,10 +1,13 @@
 """What names and tells experiments apart."""
 
+import re
+
 import pytest
 import yaml
 from commands import ARGUMENTS, EXPERIMENTS
 
 from cpg_lightning.cli import main
+from cpg_lightning.losses import SegmentationCriterion
 from cpg_lightning.runs.identity import experiment_of
 from cpg_lightning.runs.naming import readable_name
 
@@ -52,6 +55,27 @@ def test_a_run_is_named_by_what_its_criterion_sums(camvid, criterion, name):
 def test_a_name_says_what_differs_from_the_defaults(camvid, options, name):
     cli = main([*ARGUMENTS, *options], run=False)
     assert readable_name(yaml.safe_load(cli.parser.dump(cli.config))) == name
+
+
+class Own(SegmentationCriterion):
+    """A criterion with arguments of the names, but not of the types, that the package's own criteria have."""
+
+    def __init__(self, losses: list[str], weights: dict[str, float], cpg_weight: float | None = None) -> None:
+        super().__init__()
+
+    def forward(self, logits, target, align_corners=False):
+        return logits.sum()
+
+
+def test_a_name_is_made_of_any_network_and_criterion():
+    encoder = {"class_path": "mine.Encoder", "init_args": {"depths": 100 * [3]}}
+    arguments = {"losses": ["dice", "ce"], "weights": {"dice": 1.0, "ce": 2.0}, "cpg_weight": None}
+    model = {
+        "network": {"class_path": "mine.Net", "init_args": {"encoder": encoder, "architecture": 5}},
+        "criterion": {"class_path": f"{__name__}.Own", "init_args": arguments},
+    }
+    name = readable_name({"data": {"class_path": "CamVidDataModule"}, "model": model})
+    assert re.fullmatch(r"camvid-net-encoder-own-\w{4}-\w{4}", name)
 
 
 def experiment(*options):

@@ -3,6 +3,7 @@
 import csv
 import functools
 import math
+import os
 from dataclasses import replace
 
 import lightning as L
@@ -422,6 +423,17 @@ def test_a_report_has_the_scores_of_each_image_of_a_batch(data, tmp_path):
     assert tables[0] == tables[1]
 
 
+def test_a_report_has_images_whose_names_are_not_utf_8(data, tmp_path):
+    for folder in ("val", "valannot"):
+        place = os.fsencode(data.root / folder)
+        os.rename(place + b"/val_000.png", place + b"/caf\xe9.png")
+    trainer_of(callbacks=[EvaluationReport()], default_root_dir=tmp_path).validate(module_of(), datamodule=data)
+    names = {row["name"] for row in rows_of(tmp_path / "tables" / "val-images.csv")}
+    assert names == {"caf\\udce9", "val_001", "val_002"}
+    with np.load(tmp_path / "tables" / "val-counts.npz") as counts:
+        assert set(counts["names"].tolist()) == {"caf\udce9", "val_001", "val_002"}
+
+
 def test_metrics_of_a_single_distance_are_accepted(data):
     module = module_of()
     module.metrics.boundary_f1, module.metrics.trimap = BoundaryF1Score(11, (3,)), TrimapJaccardIndex(11, (5,))
@@ -476,6 +488,7 @@ def test_trainer_options_for_the_data_work(data):
         {"fast_dev_run": True},
         {"limit_train_batches": 0.5},
         {"precision": "bf16-mixed"},
+        {"precision": "bf16-true"},
         {"precision": "64-true"},
         {"deterministic": True},
     ):
@@ -483,6 +496,16 @@ def test_trainer_options_for_the_data_work(data):
         trainer.fit(module_of(), datamodule=data)
         assert trainer.global_step > 0
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.mark.parametrize("inference", [None, Inference(window=(16, 16)), Inference(scales=(0.5, 1.0), flip=True)])
+def test_weights_of_half_precision_predict_resized_images_too(data, inference):
+    scores = []
+    for precision in ("32-true", "bf16-true"):
+        module = module_of(inference=inference)
+        scores += trainer_of(precision=precision).validate(module, datamodule=data, verbose=False)
+    assert scores[0].keys() == scores[1].keys()
+    assert scores[1]["val/pixel_accuracy"] == pytest.approx(scores[0]["val/pixel_accuracy"], abs=0.05)
 
 
 def test_a_few_steps_on_real_photographs_lower_the_loss(real_data):

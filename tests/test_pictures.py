@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from cpg_lightning.callbacks.examples import shrink
 from cpg_lightning.data import ClassInfo
 from cpg_lightning.pictures import (
     RIGHT,
@@ -14,6 +15,7 @@ from cpg_lightning.pictures import (
     colour_classes,
     comparison_sheet,
     confusion_picture,
+    contact_sheet,
     legend_classes,
     trimap_picture,
 )
@@ -70,6 +72,15 @@ def test_a_sheet_has_a_row_an_image_and_a_column_a_view(label, classes):
     assert pixels[26 + 20, 6 + 30].tolist() == [200] * 3
     assert pixels[26 + 40 + 6 + 40, 6 + 30].tolist() == [90] * 3
     assert pixels[26 + 20, 6 + 66 + 10].tolist() == list(ClassInfo.numbered(classes).palette[0])
+
+
+@pytest.mark.parametrize("shape", [(1, 4000), (4000, 1)])
+def test_very_wide_and_very_tall_images_fit_their_panels(shape):
+    classes, mask, image = ClassInfo.numbered(2), np.zeros(shape, np.uint8), np.zeros((*shape, 3), np.uint8)
+    rows, legend = 26 + 4 * 60 + 2 * 6, 4 * 26
+    assert comparison_sheet([(image, mask, mask)], classes, width=60).height <= rows + legend
+    assert contact_sheet([(image, mask)], classes, width=60).height <= rows + legend
+    assert sorted(shrink(image).shape) == [1, 3, 1024]
 
 
 @pytest.mark.parametrize("title", ["val_000, mIoU 0.531", 50 * "a long name ", "two\nlines\udcff"])

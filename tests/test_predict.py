@@ -260,6 +260,10 @@ class TestOutput:
         assert predicted(output=output)[0] == ["a.png", "b.png", "more/a.png"]
         assert predicted(output=output)[0] == []
 
+    def test_the_output_may_be_in_the_folder_of_a_split(self, predicted):
+        assert predicted(images="null", output="camvid/test/out")[0] == ["test_000.png", "test_001.png"]
+        assert predicted(images="null", output="camvid/test/out")[0] == []
+
 
 class TestCommand:
     def test_an_unreadable_image_is_named_in_every_run(self, camvid, photographs, tmp_path, monkeypatch, capsys):

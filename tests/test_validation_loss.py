@@ -18,6 +18,7 @@ from cpg_lightning.callbacks import EvaluationReport, MetricsFile
 from cpg_lightning.data import Augmentation, CamVidDataModule, ClassInfo
 from cpg_lightning.inference import Inference
 from cpg_lightning.losses import CrossEntropyCPGLoss
+from cpg_lightning.metrics.mean_loss import MeanLoss
 from cpg_lightning.module import SegmentationModule
 
 LOSSES = losses()
@@ -106,6 +107,16 @@ def test_the_validation_loss_excludes_the_auxiliary_loss(batches):
 def test_the_loss_of_test_has_the_prefix_test(camvid):
     (scores,) = trainer_of().test(camvid_module(), datamodule=data_of(camvid), verbose=False)
     assert {"test/loss", "test/ce", "test/cpg"} <= scores.keys()
+
+
+@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float16])
+def test_the_mean_over_many_images_is_exact_where_a_trainer_converts_the_module(precision):
+    metric = MeanLoss(["ce"]).to(dtype=precision)
+    for _ in range(2):
+        for _ in range(1000):
+            metric.update(torch.tensor(75.0), {"ce": torch.tensor(0.75)}, images=1)
+        assert {name: mean.item() for name, mean in metric.compute().items()} == {"loss": 75.0, "ce": 0.75}
+        metric.reset()
 
 
 @pytest.mark.parametrize("inference", SEVERAL_VIEWS.values(), ids=SEVERAL_VIEWS)

@@ -54,4 +54,5 @@ def shrink(array: np.ndarray) -> np.ndarray:
     if factor >= 1:
         return array
     interpolation = cv2.INTER_AREA if array.ndim == 3 else cv2.INTER_NEAREST_EXACT
-    return cv2.resize(array, None, fx=factor, fy=factor, interpolation=interpolation)
+    height, width = (max(1, round(side * factor)) for side in array.shape[:2])
+    return cv2.resize(array, (width, height), interpolation=interpolation)

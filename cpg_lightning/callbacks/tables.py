@@ -67,7 +67,8 @@ def write_tables(
     paths = []
     for name, rows in tables.items():
         paths.append(folder / f"{stage}-{name}.csv")
-        with paths[-1].open("w", newline="") as file:
+        # The name of an image may not be UTF-8.
+        with paths[-1].open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
     if images:
         paths.append(folder / f"{stage}-counts.npz")

@@ -50,7 +50,8 @@ class FolderDataModule(SegmentationDataModule):
         root: See :class:`~cpg_lightning.data.SegmentationDataModule`.
         augmentation: As in :class:`~cpg_lightning.data.SegmentationDataModule`.
         images: Pattern of the images' paths below the root.
-        labels: Pattern of the labels' paths, e.g. ``{split}/{name}_mask.png``.
+        labels: Pattern of the labels' paths, e.g. ``{split}/{name}_mask.png``, or ``masks/{name}.png`` if the labels of all
+            splits are in one folder.
         split_names: Possible names of each split in folders and lists, e.g. ``{"val": ["val", "valid",
             "validation"]}``; the name that exists is used. By default a split has its own name.
         lists: Pattern of the lists' paths. If the list of a split exists, ``{split}/`` is removed from ``images`` and
@@ -170,6 +171,9 @@ root/
         if listed:
             self._check_lists()
             names = self.tree.read_list(listed, images, _folder(image_pattern), repeated=split == "train")
+        elif "{split}" not in self.labels:  # the labels of the other splits are among them
+            names = list(images)
+        if names is not None:
             images, labels = ({name: files[name] for name in names if name in files} for files in (images, labels))
         if not labels:
             return self.tree.unpaired(images, _folder(image_pattern), names)

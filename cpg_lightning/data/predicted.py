@@ -107,6 +107,7 @@ class PredictionRecord:
 
     def _is_prediction(self, path: Path, entries: dict[str, Entry]) -> bool:
         """Whether an image is an earlier prediction in this folder."""
+        path = Path(os.path.abspath(path))
         for kind in SUFFIXES:
             place = Path(os.path.abspath(self.folder / kind))
             if path.is_relative_to(place) and path.relative_to(place).with_suffix("").as_posix() in entries:

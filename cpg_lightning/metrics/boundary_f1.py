@@ -103,7 +103,8 @@ class BoundaryF1Score(CurveMetric):
             counts = contour_counts(pair, distances, self.num_classes)
             self.counts += counts
             if self.mode != "pooled":
-                self.scores += f1(counts).nan_to_num(0).to(self.scores.device)
+                # A Trainer with a precision such as bf16-true converts the state.
+                self.scores = self.scores.double() + f1(counts).nan_to_num(0).to(self.scores.device)
                 self.present += (counts[0, :, 1] + counts[0, :, 3]) > 0
                 self.images += 1
 

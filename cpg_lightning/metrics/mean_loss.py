@@ -52,7 +52,8 @@ class MeanLoss(Metric):
             terms: Its terms, one for each name.
             images: Number of images in the batch.
         """
-        self.total += images * torch.stack([loss, *(terms[name] for name in self.terms)])
+        # `Trainer(precision="bf16-true")` converts the states to a precision in which small numbers vanish in a large sum.
+        self.total = self.total.float() + images * torch.stack([loss, *(terms[name] for name in self.terms)])
         self.images += images
 
     def compute(self) -> dict[str, Tensor]:

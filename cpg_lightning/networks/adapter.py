@@ -115,7 +115,7 @@ class Adapter(SegmentationNetwork):
                 only = "{}x{}".format(*self.fixed_size)
                 raise ValueError(
                     f"expected images of {only} pixels, the only size that this {type(self.network).__name__} takes, got "
-                    f"{height}x{width}; resize and crop the data to it, or predict by windows of this size"
+                    f"{height}x{width}; resize and crop the data to it, or predict by windows of this size with border=pad"
                 )
             return height, width
         height, width = (

@@ -1,11 +1,11 @@
 """Reading and checking of checkpoints as untrusted data, which cannot import, open or run anything."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from importlib import import_module
 from inspect import isabstract
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -186,7 +186,7 @@ def _build(description: Any, allow: Collection[str], num_classes: int) -> Any:
         raise ValueError("expected class_path and init_args of a network in the checkpoint, got other values")
     kind = _class(class_path, allow)
     arguments = {name: _argument(value, allow, num_classes) for name, value in arguments.items()}
-    if issubclass(kind, SegmentationNetwork):
+    if isinstance(kind, type) and issubclass(kind, SegmentationNetwork):
         paths = [name for name in kind.paths if arguments.get(name) is not None]
         if paths:
             raise ValueError(f"expected no {', '.join(paths)} in the checkpoint: a checkpoint must not choose a path")
@@ -194,8 +194,8 @@ def _build(description: Any, allow: Collection[str], num_classes: int) -> Any:
     return kind(**arguments)
 
 
-def _class(class_path: str, allow: Collection[str]) -> type[Any]:
-    """Import a class: a network of this package, or a class in ``allow``."""
+def _class(class_path: str, allow: Collection[str]) -> Callable[..., Any]:
+    """Import a network of this package, or a class or a function in ``allow``."""
     module, _, name = class_path.rpartition(".")
     if class_path in allow:
         kind = getattr(import_module(module), name)
@@ -203,12 +203,12 @@ def _class(class_path: str, allow: Collection[str]) -> type[Any]:
         kind = (
             getattr(networks, name) if name in networks.__all__ and f"{module}.".startswith("cpg_lightning.") else None
         )
-    if not isinstance(kind, type) or isabstract(kind):
+    if not callable(kind) or isabstract(kind):
         raise ValueError(
             f"expected a network of this package in the checkpoint, got {class_path}; a checkpoint must not choose code to "
             f"import. If you trust this class, pass network= or allow=[{class_path!r}]"
         )
-    return kind
+    return cast(Callable[..., Any], kind)
 
 
 def _argument(value: Any, allow: Collection[str], num_classes: int) -> Any:

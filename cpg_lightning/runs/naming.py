@@ -1,7 +1,7 @@
 """Readable names of an experiment and of its parts."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,11 @@ def network_name(config: Mapping[str, Any]) -> str:
     """Return the name of the network, e.g. ``lraspp``, with the architecture or encoder, or the wrapped network."""
     network = config["model"]["network"]
     arguments = network.get("init_args", {})
-    parts = [arguments.get(name) for name in ("architecture", "encoder", "model_type")]
     wrapped = arguments.get("network")
-    if isinstance(wrapped, Mapping) and "class_path" in wrapped:
-        parts.append(class_name(wrapped["class_path"]))
-    elif isinstance(wrapped, str):
-        parts.append(class_name(wrapped))
-    return "-".join(_file_name(str(part)) for part in (class_name(network["class_path"]), *parts) if part).lower()
+    parts = [arguments.get(name) for name in ("architecture", "encoder", "model_type")]
+    parts.append(class_name(wrapped) if isinstance(wrapped, str) else wrapped)
+    objects = [class_name(part["class_path"]) if _is_class(part) else part for part in (network, *parts)]
+    return "-".join(_file_name(part) for part in objects if isinstance(part, str) and part).lower()
 
 
 def criterion_name(config: Mapping[str, Any]) -> str:
@@ -42,16 +40,15 @@ def criterion_name(config: Mapping[str, Any]) -> str:
 
 
 def _loss_name(criterion: Mapping[str, Any]) -> str:
-    parts = criterion.get("init_args", {}).get("losses")
-    if isinstance(parts, list):
-        weights = criterion["init_args"].get("weights") or [1] * len(parts)
-        pairs = zip(weights, parts, strict=True)
+    given = criterion.get("init_args", {})
+    parts, weights, weight = (given.get(name) for name in ("losses", "weights", "cpg_weight"))
+    if _are(parts, _is_class) and _are(weights, _is_number):
+        pairs = zip(weights, parts, strict=False)  # the constructor compares their numbers
         return "+".join(f"{'' if weight == 1 else f'{weight:g}'}{_loss_name(part)}" for weight, part in pairs)
     arguments = dict(without_defaults(criterion, leave={"strip_logits"}).get("init_args", {}))
-    if "cpg_weight" not in criterion.get("init_args", {}):
+    if not _is_number(weight):
         name = class_name(criterion["class_path"]).removesuffix("Loss").lower()
     else:
-        weight = criterion["init_args"]["cpg_weight"]
         cpg = "cpg" if weight == 1 else f"cpg{weight:g}"
         terms = [*(["ce"] if arguments.pop("ce_weight", 1) else []), *([cpg] if weight else [])]
         name = "+".join(terms)
@@ -68,6 +65,19 @@ def _argument(name: str, value: Any) -> str:
     if isinstance(value, str):
         return value
     return "weighted" if name == "class_weights" else digest(value)[:4]
+
+
+def _is_class(value: Any) -> bool:
+    return isinstance(value, Mapping) and "class_path" in value
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
+
+
+def _are(values: Any, kind: Callable[[Any], bool]) -> bool:
+    """Whether a value is a list of values of one kind. A criterion of another package may have other arguments."""
+    return isinstance(values, list) and all(map(kind, values))
 
 
 def class_name(class_path: str) -> str:
