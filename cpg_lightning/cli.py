@@ -38,6 +38,7 @@ from cpg_lightning.resuming import groups_of
 from cpg_lightning.run_callbacks import callbacks_of_runs, keep_checkpoints_in, keep_logs_in
 from cpg_lightning.run_errors import explain_errors
 from cpg_lightning.runs.checkpoints import check_classes, check_weights, read_checkpoint
+from cpg_lightning.runs.given_values import arguments_of
 from cpg_lightning.runs.identity import check_same, experiment_of
 from cpg_lightning.runs.place import Place, arguments_of_run, arguments_to_continue, place_of
 from cpg_lightning.runs.wandb_settings import open_run, set_group, set_up_wandb, wandb_loggers
@@ -177,7 +178,7 @@ class SegmentationCLI(LightningCLI):
         """Build all objects, and store a description of the network for checkpoints."""
         super().instantiate_classes()
         network = self.given["model"]["network"]
-        arguments = self.model.network.checkpoint_arguments(network.get("init_args", {}))
+        arguments = self.model.network.checkpoint_arguments(arguments_of(network))
         self.model.hparams["network"] = {"class_path": network["class_path"], "init_args": arguments}
 
     def instantiate_trainer(self, **options: Any) -> L.Trainer:

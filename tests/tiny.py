@@ -44,6 +44,13 @@ class Pooled(Tiny):
         return {"out": super().forward(images)["out"] + self.pooled(images)}
 
 
+class Flexible(Tiny):
+    """A network that accepts any option."""
+
+    def __init__(self, num_classes: int, **options: Any) -> None:
+        super().__init__(num_classes, options.get("aux_loss", False))
+
+
 class Hungry(Tiny):
     """A network that needs more memory than there is, in training or in evaluation."""
 

@@ -45,7 +45,7 @@ def _loss_name(criterion: Mapping[str, Any]) -> str:
     parts = criterion.get("init_args", {}).get("losses")
     if isinstance(parts, list):
         weights = criterion["init_args"].get("weights") or [1] * len(parts)
-        pairs = zip(weights, parts, strict=True)
+        pairs = zip(weights, parts, strict=False)  # the criterion checks their numbers
         return "+".join(f"{'' if weight == 1 else f'{weight:g}'}{_loss_name(part)}" for weight, part in pairs)
     arguments = dict(without_defaults(criterion, leave={"strip_logits"}).get("init_args", {}))
     if "cpg_weight" not in criterion.get("init_args", {}):
