@@ -20,7 +20,7 @@ from cpg_lightning.callbacks import (
     EvaluationReport,  # noqa: F401
     StopOnSignal,
 )
-from cpg_lightning.callbacks.run_record import RunRecord, versions
+from cpg_lightning.callbacks.run_record import RunRecord, repeat_last_validation, versions
 from cpg_lightning.callbacks.stopping import SIGNALS
 from cpg_lightning.check_data import check_data
 from cpg_lightning.command import WITHOUT_LIGHTNING, without_lightning
@@ -168,7 +168,6 @@ class SegmentationCLI(LightningCLI):
         config.trainer.default_root_dir = str(folder)
         ours = callbacks_of_runs(config.trainer, self.subcommand)
         self.trainer_defaults["callbacks"] = ours + self.trainer_defaults["callbacks"]  # StopOnSignal sees a step last
-        keep_checkpoints_in(folder, config.trainer)
         keep_logs_in(folder, config.trainer)
         obstacle = set_up_wandb(loggers, place, self.subcommand)
         training = place.evaluated if loggers else None
@@ -202,6 +201,7 @@ class SegmentationCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Check the checkpoint and the data before anything is written, then create the run's folder."""
+        keep_checkpoints_in(self.place.folder.path, self.trainer)
         if not self.subcommand:
             return
         self.datamodule.trainer = self.trainer  # the Trainer sets it too, but later
@@ -262,6 +262,7 @@ class SegmentationCLI(LightningCLI):
         try:
             with explain_errors(self.trainer, self.model, self.datamodule, self._get(self.config, "ckpt_path")):
                 super()._run_subcommand(subcommand)
+                repeat_last_validation(self.trainer, self.model)
         except SIGTERMException as end:
             # Raised by StopOnSignal in the first process. SLURM continues a requeued job by itself.
             if end.code in [128 + number for number in SIGNALS] and not self.place.temporary:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from commands import ARGUMENTS, fails
 from conftest import alone, write_camvid
+from tiny import Samples
 from torchvision.models import mobilenet_v3_large
 
 from cpg_lightning.cli import main
@@ -174,6 +175,66 @@ def test_an_interrupted_run_continues_by_its_folder_to_the_same_weights(camvid):
     assert RunFolder("broken").is_finished
     for name, value in weights("whole/checkpoints/last.ckpt").items():
         torch.testing.assert_close(weights("broken/checkpoints/last.ckpt")[name], value, msg=name)
+
+
+def test_a_moved_run_keeps_its_best_checkpoint(camvid):
+    once = [*FIT, "--trainer.max_epochs=3", "--trainer.callbacks+=tiny.Broken", "--trainer.callbacks.epoch=1"]
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        main(["fit", *once, "--output=here"])
+    Path("here").rename("there")
+    cli = main(["fit", *FIT, "--trainer.max_epochs=3", "--output=there"])
+    best = cli.trainer.checkpoint_callback
+    rows = [line.split(",") for line in Path("there/metrics.csv").read_text().splitlines()]
+    scores = [float(row[rows[0].index("val/mIoU")]) for row in rows[1:] if row[rows[0].index("val/mIoU")]]
+    assert len(scores) == 3
+    assert best.best_model_score == pytest.approx(max(scores))
+    assert [str(path.absolute()) for path in Path("there/checkpoints").glob("epoch*")] == [best.best_model_path]
+
+
+def test_a_run_whose_callbacks_have_no_checkpoint_is_continued_from_lightnings_own(camvid):
+    options = ["--output=run", "--trainer.logger=CSVLogger", "--trainer.logger.save_dir=."]
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        main(["fit", *ARGUMENTS, *options, "--trainer.callbacks=[{class_path: tiny.Broken, init_args: {epoch: 1}}]"])
+    cli = main(["fit", *ARGUMENTS, *options, "--trainer.callbacks=[tiny.Samples]"])
+    (samples,) = (each for each in cli.trainer.callbacks if isinstance(each, Samples))
+    assert len(samples.batches) == 3  # of the second epoch
+    main(["validate", "--run=run", "--trainer.logger=false"])
+
+
+def test_a_checkpoint_callback_without_options_writes_into_the_folder_of_the_run(camvid):
+    cli = main([*FIT, "--trainer.callbacks+=tiny.Kept"], run=False)
+    folders = {Path(each.dirpath) for each in cli.trainer.checkpoint_callbacks}
+    assert folders == {Path(cli.trainer.default_root_dir, "checkpoints").absolute()}
+
+
+def test_a_data_module_needs_no_options(camvid):
+    options = [each for each in FIT if not each.startswith("--data")]
+    main(["fit", *options, "--data=tiny.Fixed", "--trainer.max_epochs=1", "--output=run"])
+    main(["test", "--run=run"])
+
+
+def test_an_end_before_the_checkpoint_is_refused(first):
+    (first / "summary.json").unlink()
+    options = ["--ckpt_path=first/checkpoints/last.ckpt", "--trainer.max_epochs=1"]
+    before = experiment(first)
+    with pytest.raises(ValueError, match="expected max_epochs to be 2 or more, as in the checkpoint, got 1"):
+        fit(*options)
+    assert experiment(first) == before
+
+
+@pytest.mark.parametrize("options", [["--output=first"], ["--ckpt_path=first/checkpoints/last.ckpt"]])
+def test_a_run_with_nothing_left_to_train_repeats_its_last_validation(first, options):
+    before, metrics = RunFolder(first).summary(), (first / "metrics.csv").read_text()
+    if options == ["--output=first"]:  # killed before it could report
+        (first / "summary.json").unlink()
+        shutil.rmtree(first / "tables")
+    fit(*options)
+    after = RunFolder(first).summary()
+    assert after["scores"] == pytest.approx(before["scores"])
+    assert (after["epochs"], after["steps"], after["best"]) == (2, 6, before["best"])
+    assert after["costs"].keys() == before["costs"].keys()
+    assert (first / "tables" / "val-counts.npz").is_file()
+    assert (first / "metrics.csv").read_text() == metrics
 
 
 class TestInitialWeights:
@@ -365,7 +426,8 @@ class TestJobs:
         shutil.rmtree(folder / "checkpoints")
         (folder / "summary.json").unlink()
         (folder / PARTIAL).write_bytes(b"a part")
-        fit("--trainer.max_epochs=1")
+        with pytest.warns(UserWarning, match="has no checkpoint in checkpoints yet, and starts again"):
+            fit("--trainer.max_epochs=1")
         assert RunFolder(folder).is_finished
 
     def test_a_restart_by_torchrun_requires_output(self, camvid, monkeypatch):

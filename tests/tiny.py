@@ -5,10 +5,11 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
+from cpg_lightning.data import Augmentation, CamVidDataModule
 from cpg_lightning.networks import SegmentationNetwork
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1)
@@ -90,6 +91,20 @@ class Broken(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.current_epoch == self.epoch:
             raise KeyboardInterrupt
+
+
+class Kept(ModelCheckpoint):
+    """A ModelCheckpoint without options."""
+
+    def __init__(self) -> None:
+        super().__init__(monitor="val/mIoU", mode="max")
+
+
+class Fixed(CamVidDataModule):
+    """A data module without options."""
+
+    def __init__(self) -> None:
+        super().__init__("camvid", Augmentation(crop_size=(24, 32)), batch_size=2, num_workers=0)
 
 
 class Samples(Callback):

@@ -1,9 +1,9 @@
 """Values of a configuration that differ from their defaults, as plain values."""
 
 import json
+import sys
 from collections.abc import Collection, Mapping
 from hashlib import sha256
-from importlib import import_module
 from inspect import Parameter, signature
 from typing import Any
 
@@ -34,7 +34,8 @@ def shortest_path(kind: Any, otherwise: str = "") -> str:
     name, parts = getattr(kind, "__name__", ""), str(getattr(kind, "__module__", "")).split(".")
     paths = ((".".join(parts[:number]), name) for number in range(1, len(parts) + 1) if name and parts[0])
     return next(
-        (f"{module}.{name}" for module, name in paths if getattr(import_module(module), name, None) is kind), otherwise
+        (f"{module}.{name}" for module, name in paths if getattr(sys.modules.get(module), name, None) is kind),
+        otherwise,
     )
 
 

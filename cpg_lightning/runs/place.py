@@ -11,9 +11,10 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.utilities import rank_zero_warn
 
 from cpg_lightning.data.paths import expanded
-from cpg_lightning.runs.folder import CONFIG, RunFolder
+from cpg_lightning.runs.folder import CHECKPOINTS, CONFIG, RunFolder
 from cpg_lightning.runs.given_values import digest
 from cpg_lightning.runs.identity import RECIPE, inference_of
 from cpg_lightning.runs.naming import readable_name
@@ -80,7 +81,7 @@ def place_of(subcommand: str | None, config: Namespace, plain: dict[str, Any], l
         return Place(RunFolder(parent.path / f"{name}-{run_id}"), name, run_id)
     folder = RunFolder(parent.path / f"{subcommand}-{name}-{run_id}")
     if run is not None and subcommand in EVALUATIONS:
-        split = config.data.init_args.get("test_split") or "test" if subcommand == "test" else "val"
+        split = config.data.get("init_args", {}).get("test_split") or "test" if subcommand == "test" else "val"
         folder = RunFolder(run.path / "evaluations" / f"{split}-{run.label(path)}-{digest(inference_of(plain))}")
     return Place(folder, f"{subcommand}-{name}", run_id, run, path)
 
@@ -110,6 +111,8 @@ def _of_training(config: Namespace, plain: dict[str, Any], loggers: list[Namespa
     if folder.is_run:
         record = folder.experiment()
         newest = None if folder.is_finished else folder.newest_checkpoint()
+        if newest is None and path is None and not folder.is_finished:
+            rank_zero_warn(f"the run in {folder.path} has no checkpoint in {CHECKPOINTS} yet, and starts again")
         checkpoint = path or (None if newest is None else str(newest))
         return Place(
             folder, f"{record['name']}-seed{record['seed']}", record["id"], folder, checkpoint, path is not None
