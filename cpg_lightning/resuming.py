@@ -92,8 +92,9 @@ def follow_moved_checkpoints(checkpoint: Mapping[str, Any], callbacks: Iterable[
         checkpoint: The content of a checkpoint file. The states of its callbacks are changed.
         callbacks: The Trainer's callbacks.
     """
+    states = checkpoint.get("callbacks") or {}
     for callback in callbacks:
-        state = checkpoint["callbacks"].get(callback.state_key) if isinstance(callback, ModelCheckpoint) else None
+        state = states.get(callback.state_key) if isinstance(callback, ModelCheckpoint) else None
         before, now = (state or {}).get("dirpath"), getattr(callback, "dirpath", None)
         if state is None or before is None or now is None or before == now:
             continue
@@ -120,12 +121,12 @@ def check_end(checkpoint: Mapping[str, Any], trainer: L.Trainer) -> None:
     Raises:
         ValueError: If ``max_epochs`` or ``max_steps`` is less than the checkpoint has.
     """
-    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    for name, end, done in (
-        ("max_epochs", trainer.max_epochs, epochs),
-        ("max_steps", trainer.max_steps, checkpoint["global_step"]),
-    ):
-        if end not in (None, -1) and end < done:
+    epochs: Any = checkpoint
+    for name in ("loops", "fit_loop", "epoch_progress", "current", "processed"):
+        epochs = epochs.get(name) if isinstance(epochs, dict) else None
+    steps = checkpoint.get("global_step")
+    for name, end, done in (("max_epochs", trainer.max_epochs, epochs), ("max_steps", trainer.max_steps, steps)):
+        if isinstance(done, int) and end not in (None, -1) and end < done:
             raise ValueError(f"expected {name} to be {done} or more, as in the checkpoint, got {end}")
 
 

@@ -18,6 +18,7 @@ from torchvision.models import mobilenet_v3_large
 from cpg_lightning.cli import main
 from cpg_lightning.runs import wandb_settings
 from cpg_lightning.runs.checkpoint_io import PARTIAL
+from cpg_lightning.runs.chosen_checkpoint import chosen_checkpoint, label_of
 from cpg_lightning.runs.folder import RunFolder
 
 FIT = [*ARGUMENTS, "--trainer.logger=false"]
@@ -211,6 +212,20 @@ def test_a_data_module_needs_no_options(camvid):
     options = [each for each in FIT if not each.startswith("--data")]
     main(["fit", *options, "--data=tiny.Fixed", "--trainer.max_epochs=1", "--output=run"])
     main(["test", "--run=run"])
+
+
+def test_the_best_checkpoint_is_found_among_those_of_other_scores(first):
+    (best,) = (first / "checkpoints").glob("epoch*.ckpt")
+    other = Path(shutil.copy(best, first / "checkpoints" / "step=6.ckpt"))
+    for newest in (other, first / "checkpoints" / "last.ckpt"):
+        os.utime(newest)
+        assert chosen_checkpoint(RunFolder(first)) == best
+    assert [label_of(RunFolder(first), path) for path in (best, other)] == ["best", "step=6"]
+
+
+def test_fit_does_not_ignore_the_option_run(first):
+    with pytest.raises(ValueError, match=r"expected --run on the command line of validate, .*, got it with fit"):
+        fit("--run=first")
 
 
 def test_an_end_before_the_checkpoint_is_refused(first):

@@ -14,6 +14,7 @@ from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_warn
 
 from cpg_lightning.data.paths import expanded
+from cpg_lightning.runs.chosen_checkpoint import chosen_checkpoint, label_of
 from cpg_lightning.runs.folder import CHECKPOINTS, CONFIG, RunFolder
 from cpg_lightning.runs.given_values import digest
 from cpg_lightning.runs.identity import RECIPE, inference_of
@@ -82,7 +83,7 @@ def place_of(subcommand: str | None, config: Namespace, plain: dict[str, Any], l
     folder = RunFolder(parent.path / f"{subcommand}-{name}-{run_id}")
     if run is not None and subcommand in EVALUATIONS:
         split = config.data.get("init_args", {}).get("test_split") or "test" if subcommand == "test" else "val"
-        folder = RunFolder(run.path / "evaluations" / f"{split}-{run.label(path)}-{digest(inference_of(plain))}")
+        folder = RunFolder(run.path / "evaluations" / f"{split}-{label_of(run, path)}-{digest(inference_of(plain))}")
     return Place(folder, f"{subcommand}-{name}", run_id, run, path)
 
 
@@ -173,7 +174,7 @@ def arguments_of_run(arguments: Sequence[str]) -> list[str]:
     if not (folder.path / CONFIG).is_file():
         raise FileNotFoundError(f"expected the folder of a run, with its {CONFIG}, got {folder.path}")
     path = options.ckpt_path
-    path = folder.checkpoint(path or "best") if path in (None, "best", "last") else path
+    path = chosen_checkpoint(folder, path or "best") if path in (None, "best", "last") else path
     output = ["--output", str(folder.path / "predictions")]
     output = output if arguments[0] == "predict" and not any(each.startswith("--output") for each in rest) else []
     return [arguments[0], "--config", str(folder.path / CONFIG), *rest, *output, "--ckpt_path", str(path)]
