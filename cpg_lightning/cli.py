@@ -6,7 +6,6 @@ import sys
 from typing import Any
 
 import lightning as L
-from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
@@ -29,10 +28,11 @@ from cpg_lightning.errors import original_error
 from cpg_lightning.first_lines import print_first_lines
 from cpg_lightning.given_optimizer import check_inherited_lr
 from cpg_lightning.help import describe
+from cpg_lightning.initial_weights import drop_initial_weights, expand_paths
 from cpg_lightning.learning_rate import check_lr_above_zero
 from cpg_lightning.messages import quieten
 from cpg_lightning.module import SegmentationModule
-from cpg_lightning.parsing import YAML, Parser, check_callables, check_trainer, import_object, plain_values
+from cpg_lightning.parsing import YAML, Parser, check_callables, check_trainer, plain_values
 from cpg_lightning.prediction_output import check_output, leave_out_predicted
 from cpg_lightning.resuming import groups_of
 from cpg_lightning.run_callbacks import callbacks_of_runs, keep_checkpoints_in, keep_logs_in
@@ -140,6 +140,7 @@ class SegmentationCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Set the name, the folder and the Weights & Biases settings of the run."""
         config = self.config[self.subcommand] if self.subcommand else self.config
+        expand_paths(config.model)
         record = config.clone()
         for argument in set(vars(record)) - {"seed_everything", "trainer", "model", "data"}:
             del record[argument]  # options of the subcommand, such as ckpt_path
@@ -163,7 +164,7 @@ class SegmentationCLI(LightningCLI):
             None if place.checkpoint is None else read_checkpoint(place.checkpoint, training=self.subcommand == "fit")
         )
         if self.checkpoint or place.is_done:
-            _drop_pretrained(config.model)
+            drop_initial_weights(config.model, self.checkpoint)
         folder = place.folder.path
         config.trainer.default_root_dir = str(folder)
         ours = callbacks_of_runs(config.trainer, self.subcommand)
@@ -290,11 +291,3 @@ def _with_one_subcommand(name: str) -> type[SegmentationCLI]:
             return {name: SegmentationCLI.subcommands()[name]}
 
     return OneSubcommand
-
-
-def _drop_pretrained(model: Namespace) -> None:
-    """Turn off pretrained weights: a checkpoint replaces them all, and a finished run needs none."""
-    for argument, value in import_object(model.network.class_path).without_pretrained().items():
-        if argument in model.network.init_args:
-            model.network.init_args[argument] = value
-    model.weights = None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from commands import ARGUMENTS, fails
 from conftest import alone, write_camvid
 from tiny import Samples
@@ -303,6 +304,32 @@ class TestInitialWeights:
         shutil.copy("run/checkpoints/last.ckpt", start)
         with pytest.raises(ValueError, match=r"got another: network\.weights is \w+ instead of \w+"):
             fit(*self.AGAIN, f"--model.weights={start}")
+
+    def test_a_folder_that_describes_the_network_is_compared_by_content_while_it_exists(self, camvid, monkeypatch):
+        Path("described").mkdir()
+        Path("described/aux").write_text("true")
+        network = "--model.network=tiny.Described"
+        self.broken(network, "--model.network.folder=described")
+        before, config = experiment("run"), yaml.safe_load(Path("run/config.yaml").read_text())
+        Path("described").rename("moved")
+        (Path("moved") / "another file").write_text("")
+        with pytest.raises(ValueError, match=r"got another: network\.init_args\.folder is \w+ instead of \w+"):
+            fit(*self.AGAIN, network, f"--model.network.folder={Path('moved').absolute()}")
+        assert config["model"]["network"]["init_args"]["folder"] == str(Path("described").absolute())
+        Path("elsewhere").mkdir()
+        monkeypatch.chdir("elsewhere")
+        callbacks = "--trainer.callbacks=ModelCheckpoint"
+        main(["fit", "--config=../run/config.yaml", "--output=../run", callbacks])
+        assert RunFolder("../run").is_finished
+        assert experiment("../run") == before
+        main(["validate", "--run=../run"])
+
+
+def test_paths_of_checkpoints_and_weights_are_expanded(first, monkeypatch):
+    monkeypatch.setenv("HOME", str(Path().absolute()))
+    fit("--model.weights=~/first/checkpoints/last.ckpt", "--output=second", "--trainer.max_epochs=1")
+    main(["validate", *FIT, "--ckpt_path=~/first/checkpoints/last.ckpt"])
+    assert len(list(Path("first/evaluations").iterdir())) == 1
 
 
 def test_a_run_that_max_time_stopped_is_continued(camvid):

@@ -1,6 +1,7 @@
 """Parts of runs in tests: a network that is fast and not good, a quiet trainer, a mishap and a logger."""
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -50,6 +51,18 @@ class Flexible(Tiny):
 
     def __init__(self, num_classes: int, **options: Any) -> None:
         super().__init__(num_classes, options.get("aux_loss", False))
+
+
+class Described(Tiny):
+    """A network that a folder describes."""
+
+    paths = ("folder",)
+
+    def __init__(self, num_classes: int, aux_loss: bool = False, folder: str | None = None) -> None:
+        super().__init__(num_classes, aux_loss if folder is None else (Path(folder) / "aux").read_text() == "true")
+
+    def checkpoint_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return {**arguments, "folder": None, "aux_loss": self.aux is not None}
 
 
 class Hungry(Tiny):

@@ -18,6 +18,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from cpg_lightning.callbacks.columns import filter_columns
 from cpg_lightning.callbacks.costs import Costs
 from cpg_lightning.data.paths import expanded
+from cpg_lightning.initial_weights import make_paths_absolute
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.optimization import DEFAULT_OPTIMIZER
 from cpg_lightning.runs.folder import CONFIG, RunFolder
@@ -30,8 +31,8 @@ class RunRecord(SaveConfigCallback):
     Args:
         parser: The parser of the configuration.
         config: The configuration of this run.
-        record: The configuration to save. It lacks options that belong to this run alone, such as its folder. The path of
-            the data is saved as an absolute path, so that the file works in any folder.
+        record: The configuration to save. It lacks options that belong to this run alone, such as its folder. The paths
+            of the data and of initial weights are saved as absolute paths, so that the file works in any folder.
         obstacle: Why Weights & Biases cannot be online; None if it can.
         training: Id of the evaluated training.
     """
@@ -51,6 +52,7 @@ class RunRecord(SaveConfigCallback):
         arguments = record.data.get("init_args", {})
         if isinstance(arguments.get("root"), str | Path):
             arguments.root = str(expanded(arguments.root).absolute())
+        make_paths_absolute(record.model)
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Save the configuration, and log the columns for filtering."""

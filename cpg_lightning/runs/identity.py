@@ -204,7 +204,7 @@ def _trainer_options(options: Mapping[str, Any], names: tuple[str, ...]) -> dict
 
 
 def _network(model: Mapping[str, Any], paths: tuple[str, ...], earlier: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the values of the network. Files of weights are represented by their digests."""
+    """Return the values of the network. Files and folders of weights are represented by their digests."""
     then = earlier["parts"]["network"]["values"] if earlier else {}
     network = without_defaults(model["network"])
     arguments = network.get("init_args", {})
@@ -217,10 +217,13 @@ def _network(model: Mapping[str, Any], paths: tuple[str, ...], earlier: Mapping[
 
 
 def _file(path: str, earlier: str | None) -> str:
-    """Return the digest of a file. A run that continues does not need its initial weights any more."""
+    """Return the digest of a file or a folder. A run that continues does not need its initial weights any more."""
+    if Path(path).is_dir():
+        files = sorted(each for each in Path(path).rglob("*") if each.is_file())
+        return digest({each.relative_to(path).as_posix(): file_digest(each) for each in files})
     if Path(path).is_file():
         return file_digest(path)
-    return path if earlier is None or Path(path).exists() else earlier
+    return path if earlier is None else earlier
 
 
 def _limits_in_steps(trainer: Mapping[str, Any]) -> dict[str, int]:

@@ -70,12 +70,13 @@ def place_of(subcommand: str | None, config: Namespace, plain: dict[str, Any], l
         ValueError: If the folder holds something else, or a restarted training does not say where it lies.
     """
     path = config.get("ckpt_path")
+    path = str(expanded(path)) if path else None
     run = RunFolder.of_checkpoint(path) if path else None
     if subcommand == "fit" and config.trainer.get("fast_dev_run"):
         folder = RunFolder(tempfile.mkdtemp(prefix="cpg-"))
         return Place(folder, *_named(config, plain, loggers, None), checkpoint=path, temporary=True)
     if subcommand == "fit":
-        return _of_training(config, plain, loggers, run)
+        return _of_training(config, plain, loggers, path, run)
     name, run_id = _named(config, plain, loggers, _agents_id())
     parent = RunFolder(Path(config.trainer.default_root_dir or "runs"))
     if subcommand is None:
@@ -87,11 +88,12 @@ def place_of(subcommand: str | None, config: Namespace, plain: dict[str, Any], l
     return Place(folder, f"{subcommand}-{name}", run_id, run, path)
 
 
-def _of_training(config: Namespace, plain: dict[str, Any], loggers: list[Namespace], run: RunFolder | None) -> Place:
+def _of_training(
+    config: Namespace, plain: dict[str, Any], loggers: list[Namespace], path: str | None, run: RunFolder | None
+) -> Place:
     """The place of a training: the run that is continued, or a new one."""
-    path = config.get("ckpt_path")
     output = None if config.output is None else RunFolder(expanded(config.output))
-    if output is not None and run is not None and output.path.absolute() != run.path:
+    if output is not None and run is not None and output.path.resolve() != run.path.resolve():
         raise ValueError(
             f"expected a checkpoint of the run in {output.path}, got {path}, whose run in {run.path} is continued there; to start "
             "another run from its weights, use --model.weights"
