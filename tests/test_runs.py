@@ -224,6 +224,11 @@ def test_the_best_checkpoint_is_found_among_those_of_other_scores(first):
     assert [label_of(RunFolder(first), path) for path in (best, other)] == ["best", "step=6"]
 
 
+def test_a_training_has_a_seed(camvid):
+    with pytest.raises(ValueError, match=r"expected seed_everything to be a number, .* got false"):
+        fit("--seed_everything=false")
+
+
 def test_fit_does_not_ignore_the_option_run(first):
     with pytest.raises(ValueError, match=r"expected --run on the command line of validate, .*, got it with fit"):
         fit("--run=first")
@@ -359,11 +364,14 @@ class TestRunOption:
         (folder,) = Path("trained/evaluations").iterdir()
         assert folder.name.startswith("val-best-")
 
-    def test_other_inference_has_another_folder(self):
+    def test_other_inference_and_other_data_have_another_folder(self):
         main(["validate", "--run", "trained"])
         main(["validate", "--run=trained", "--model.inference=Inference", "--model.inference.flip=true"])
         main(["validate", "--run", "trained", "--ckpt_path", "last"])
-        assert len(list(Path("trained/evaluations").iterdir())) == 3
+        main(["validate", "--run", "trained", "--data.image_size=[24,32]"])
+        Path("camvid").rename("moved")  # the same data
+        main(["validate", "--run", "trained", "--data.root=moved"])
+        assert len(list(Path("trained/evaluations").iterdir())) == 4
 
     @pytest.mark.parametrize(
         ("command", "options"),

@@ -14,6 +14,7 @@ from cpg_lightning.optimization import DEFAULT_OPTIMIZER
 from cpg_lightning.parsing import import_object
 from cpg_lightning.runs.folder import RunFolder
 from cpg_lightning.runs.given_values import (
+    arguments_of,
     defaults_of,
     digest,
     plain_value,
@@ -144,10 +145,9 @@ def experiment_of(
     """
     model, options, arguments = config["model"], config["trainer"], config["data"].get("init_args", {})
     defaults = defaults_of(type(module))
-    kept = {name: value for name, value in arguments.items() if name not in NOT_DATA}
     values: dict[str, Any] = {
         "data": {
-            **without_defaults({**config["data"], "init_args": kept}),
+            **data_of(config),
             "names": list(data.classes.names),
             "images": {name: len(dataset) for name, dataset in data.datasets.items()},
         },
@@ -177,6 +177,13 @@ def experiment_of(
     }
     parts = {part: {"name": names[part], "values": values[part]} for part in PARTS}
     return Experiment(readable_name(config), parts)
+
+
+def data_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a configuration that determine the data, apart from its files."""
+    arguments = arguments_of(config["data"])
+    kept = {name: value for name, value in arguments.items() if name not in NOT_DATA}
+    return without_defaults({"class_path": config["data"]["class_path"], "init_args": kept})
 
 
 def inference_of(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,8 +17,8 @@ from cpg_lightning.data.paths import expanded
 from cpg_lightning.runs.chosen_checkpoint import chosen_checkpoint, label_of
 from cpg_lightning.runs.folder import CHECKPOINTS, CONFIG, RunFolder
 from cpg_lightning.runs.given_values import digest
-from cpg_lightning.runs.identity import RECIPE, inference_of
-from cpg_lightning.runs.naming import readable_name
+from cpg_lightning.runs.identity import RECIPE, data_of, inference_of
+from cpg_lightning.runs.naming import data_name, readable_name
 
 EVALUATIONS = ("validate", "test")
 
@@ -84,14 +84,26 @@ def place_of(subcommand: str | None, config: Namespace, plain: dict[str, Any], l
     folder = RunFolder(parent.path / f"{subcommand}-{name}-{run_id}")
     if run is not None and subcommand in EVALUATIONS:
         split = config.data.get("init_args", {}).get("test_split") or "test" if subcommand == "test" else "val"
-        folder = RunFolder(run.path / "evaluations" / f"{split}-{label_of(run, path)}-{digest(inference_of(plain))}")
+        folder = RunFolder(run.path / "evaluations" / f"{split}-{label_of(run, path)}-{_evaluated(run, plain)}")
     return Place(folder, f"{subcommand}-{name}", run_id, run, path)
+
+
+def _evaluated(run: RunFolder, plain: dict[str, Any]) -> str:
+    """A digest of the inference, and of the data if a run is evaluated on other data than its own."""
+    data = run.experiment()["parts"].get("data", {})
+    values = {name: value for name, value in data.get("values", {}).items() if name not in ("names", "images")}
+    own, given = [data.get("name"), values], [data_name(plain), data_of(plain)]
+    return digest(inference_of(plain)) + ("" if given == own else f"-{digest(given)}")
 
 
 def _of_training(
     config: Namespace, plain: dict[str, Any], loggers: list[Namespace], path: str | None, run: RunFolder | None
 ) -> Place:
     """The place of a training: the run that is continued, or a new one."""
+    if isinstance(config.seed_everything, bool):
+        raise ValueError(
+            "expected seed_everything to be a number, which names the run among its repetitions, got false"
+        )
     output = None if config.output is None else RunFolder(expanded(config.output))
     if output is not None and run is not None and output.path.resolve() != run.path.resolve():
         raise ValueError(
