@@ -144,6 +144,8 @@ class SegmentationCLI(LightningCLI):
         record = config.clone()
         for argument in set(vars(record)) - {"seed_everything", "trainer", "model", "data"}:
             del record[argument]  # options of the subcommand, such as ckpt_path
+        for logger in wandb_loggers(record.trainer):
+            logger.id = None  # another run of this configuration must not be logged into this one
         check_callables(config)
         check_trainer(config.trainer)
         if config.trainer.enable_model_summary is None:

@@ -160,6 +160,9 @@ class TestFolder:
         main(["fit", *ARGUMENTS, *named])
         with pytest.raises(ValueError, match="expected a folder without another run, got runs/mine-abc"):
             main(["fit", *ARGUMENTS, *named])
+        evaluation = main(["validate", "--run=runs/mine-abc"]).trainer.logger.experiment
+        assert evaluation.id != "abc"
+        assert evaluation.config["training"] == "abc"
 
     def test_a_fast_dev_run_leaves_nothing_behind(self, camvid, capsys):
         fit("--trainer.fast_dev_run=true")
@@ -222,6 +225,15 @@ def test_the_best_checkpoint_is_found_among_those_of_other_scores(first):
         os.utime(newest)
         assert chosen_checkpoint(RunFolder(first)) == best
     assert [label_of(RunFolder(first), path) for path in (best, other)] == ["best", "step=6"]
+
+
+def test_a_checkpoint_in_a_folder_that_its_name_makes_belongs_to_the_run(first):
+    (best,) = (first / "checkpoints").glob("epoch*.ckpt")
+    path = first / "checkpoints" / "epoch=1-val" / "mIoU=0.4.ckpt"
+    path.parent.mkdir()
+    best.rename(path)
+    assert chosen_checkpoint(RunFolder(first)) == path
+    assert RunFolder.of_checkpoint(path).path == first.absolute()
 
 
 def test_a_training_has_a_seed(camvid):
@@ -413,6 +425,13 @@ class TestRunOption:
         main(["fit", "--config", "../trained/config.yaml", "--output", "../trained"])
         assert experiment("../trained")["key"] == key
         assert Path("../trained/summary.json").is_file()
+
+    def test_the_evaluation_of_a_run_that_cannot_be_written_to_lies_beside(self, monkeypatch):
+        access, own = os.access, Path("trained").absolute()
+        monkeypatch.setattr("os.access", lambda path, mode: access(path, mode) and (mode, path) != (os.W_OK, own))
+        main(["validate", "--run=trained"])
+        assert not Path("trained/evaluations").exists()
+        assert len(list(Path("runs").glob("validate-*/tables"))) == 1
 
     def test_another_folder_is_refused(self):
         with pytest.raises(FileNotFoundError, match=r"expected the folder of a run, with its config\.yaml, got camvid"):

@@ -24,8 +24,9 @@ class RunFolder:
     @classmethod
     def of_checkpoint(cls, path: str | Path) -> "RunFolder | None":
         """The run of a checkpoint file; None if the file is not in the folder of a run."""
-        # The checkpoints of a requeued job are in the run's folder itself.
-        folders = Path(path).absolute().parents[:2]
+        # The checkpoints of a requeued job are in the run's folder itself. A metric's name, such as val/mIoU, in the name of a
+        # checkpoint makes a folder.
+        folders = Path(path).absolute().parents[:3]
         return next((cls(folder) for folder in folders if (folder / EXPERIMENT).is_file()), None)
 
     @property
@@ -89,7 +90,7 @@ class RunFolder:
 
     def checkpoints(self) -> list[Path]:
         """The checkpoints of the run, the newest one last."""
-        return sorted((self.path / CHECKPOINTS).glob("*.ckpt"), key=_written_at)
+        return sorted((self.path / CHECKPOINTS).rglob("*.ckpt"), key=_written_at)
 
     def newest_checkpoint(self) -> Path | None:
         """The most recently written checkpoint; None if there is none. Lightning writes its own when SLURM requeues a job."""
