@@ -44,8 +44,9 @@ def _recorded_arguments(checkpoint: Mapping[str, Any], class_path: str) -> dict[
     """Return the arguments of the network that a checkpoint describes, if it is of that class."""
     parameters = checkpoint.get("hyper_parameters")
     network = parameters.get("network") if isinstance(parameters, dict) else None
-    same = isinstance(network, dict) and network.get("class_path") == class_path
-    arguments = network.get("init_args") if same else None
+    if not isinstance(network, dict) or network.get("class_path") != class_path:
+        return {}
+    arguments = network.get("init_args")
     return dict(arguments) if isinstance(arguments, dict) else {}
 
 

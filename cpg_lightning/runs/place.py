@@ -82,7 +82,7 @@ def place_of(subcommand: str | None, config: Namespace, plain: dict[str, Any], l
     if subcommand is None:
         return Place(RunFolder(parent.path / f"{name}-{run_id}"), name, run_id)
     folder = RunFolder(parent.path / f"{subcommand}-{name}-{run_id}")
-    if run is not None and subcommand in EVALUATIONS and os.access(run.path, os.W_OK):
+    if run is not None and path is not None and subcommand in EVALUATIONS and os.access(run.path, os.W_OK):
         split = config.data.get("init_args", {}).get("test_split") or "test" if subcommand == "test" else "val"
         folder = RunFolder(run.path / "evaluations" / f"{split}-{label_of(run, path)}-{_evaluated(run, plain)}")
     return Place(folder, f"{subcommand}-{name}", run_id, run, path)
