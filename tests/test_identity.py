@@ -6,7 +6,7 @@ from commands import ARGUMENTS, EXPERIMENTS
 
 from cpg_lightning.cli import main
 from cpg_lightning.runs.identity import experiment_of
-from cpg_lightning.runs.naming import readable_name
+from cpg_lightning.runs.naming import network_name, readable_name
 
 NAMES = {
     "ce": "ce",
@@ -100,6 +100,28 @@ def test_an_option_of_the_recipe_changes_the_key(camvid, options):
 )
 def test_one_experiment_written_in_two_ways_has_one_key(camvid, options, others):
     assert experiment(*options).key == experiment(*others).key
+
+
+def test_the_default_optimizer_may_be_written_out(camvid):
+    cli = main([each for each in ARGUMENTS if "optimizer" not in each], run=False)
+    cli.datamodule.setup("fit")
+    config = yaml.safe_load(cli.parser.dump(cli.config))
+    assert "optimizer" not in config["model"]
+    written = {**config, "model": {**config["model"], "optimizer": {"class_path": "torch.optim.AdamW"}}}
+    keys = {experiment_of(each, cli.model, cli.datamodule).key for each in (config, written)}
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"model_type": "beit", "folder": None}, "huggingface-beit"),
+        ({"model_type": "segformer", "folder": "weights/upernet-tiny"}, "huggingface-upernet-tiny"),
+    ],
+)
+def test_a_network_of_a_folder_is_named_by_the_folder(options, name):
+    network = {"class_path": "cpg_lightning.networks.HuggingFace", "init_args": options}
+    assert network_name({"model": {"network": network}}) == name
 
 
 @pytest.mark.parametrize("options", [["--trainer.limit_val_batches=1"], ["--trainer.limit_train_batches=1"]])

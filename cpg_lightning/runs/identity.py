@@ -224,10 +224,14 @@ def _network(model: Mapping[str, Any], paths: tuple[str, ...], earlier: Mapping[
 
 
 def _file(path: str, earlier: str | None) -> str:
-    """Return the digest of a file or a folder. A run that continues does not need its initial weights any more."""
+    """Return the digest of a file, or of the files in a folder that are not hidden.
+
+    A run that continues does not need its initial weights any more.
+    """
     if Path(path).is_dir():
-        files = sorted(each for each in Path(path).rglob("*") if each.is_file())
-        return digest({each.relative_to(path).as_posix(): file_digest(each) for each in files})
+        files = {each.relative_to(path): each for each in Path(path).rglob("*") if each.is_file()}
+        shown = {name: each for name, each in files.items() if not any(part.startswith(".") for part in name.parts)}
+        return digest({name.as_posix(): file_digest(each) for name, each in shown.items()})
     if Path(path).is_file():
         return file_digest(path)
     return path if earlier is None else earlier

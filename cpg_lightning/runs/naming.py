@@ -24,10 +24,12 @@ def data_name(config: Mapping[str, Any]) -> str:
 
 
 def network_name(config: Mapping[str, Any]) -> str:
-    """Return the name of the network, e.g. ``lraspp``, with the architecture or encoder, or the wrapped network."""
+    """Return the name of the network, e.g. ``lraspp``, with the architecture, encoder or folder, or the wrapped network."""
     network = config["model"]["network"]
     arguments = network.get("init_args", {})
-    parts = [arguments.get(name) for name in ("architecture", "encoder", "model_type")]
+    # A folder has a model type of its own.
+    folder = Path(str(arguments.get("folder") or "")).name
+    parts = [arguments.get("architecture"), arguments.get("encoder"), folder or arguments.get("model_type")]
     wrapped = arguments.get("network")
     if isinstance(wrapped, Mapping) and "class_path" in wrapped:
         parts.append(class_name(wrapped["class_path"]))
