@@ -23,6 +23,7 @@ from cpg_lightning.runs.chosen_checkpoint import chosen_checkpoint, label_of
 from cpg_lightning.runs.folder import RunFolder
 
 FIT = [*ARGUMENTS, "--trainer.logger=false"]
+JOB = {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "77"}
 
 
 def fit(*options):
@@ -256,7 +257,13 @@ def test_an_end_before_the_checkpoint_is_refused(first):
 
 
 @pytest.mark.parametrize("options", [["--output=first"], ["--ckpt_path=first/checkpoints/last.ckpt"]])
-def test_a_run_with_nothing_left_to_train_repeats_its_last_validation(first, options):
+def test_a_run_with_nothing_left_to_train_repeats_its_last_validation(first, options, monkeypatch):
+    for name, value in JOB.items():
+        monkeypatch.setenv(name, value)
+    other = torch.load(first / "checkpoints" / "last.ckpt", weights_only=True)
+    other["state_dict"]["network.out.bias"][0] = 1000  # of a job that was requeued before
+    torch.save(other, first / "hpc_ckpt_1.ckpt")
+    os.utime(first / "hpc_ckpt_1.ckpt", (0, 0))
     before, metrics = RunFolder(first).summary(), (first / "metrics.csv").read_text()
     if options == ["--output=first"]:  # killed before it could report
         (first / "summary.json").unlink()
@@ -441,7 +448,7 @@ class TestRunOption:
 class TestJobs:
     @pytest.fixture
     def job(self, monkeypatch):
-        for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "77"}.items():
+        for name, value in JOB.items():
             monkeypatch.setenv(name, value)
 
     def test_a_restarted_job_continues_in_its_folder(self, camvid, job):

@@ -119,7 +119,8 @@ def repeat_last_validation(trainer: L.Trainer, module: SegmentationModule) -> No
     if trainer.state.fn == "fit" and lacks_scores(trainer, module):
         rank_zero_info("nothing is left to train; the last validation is repeated, because its report is missing")
         (record,) = (each for each in trainer.callbacks if isinstance(each, RunRecord))  # type: ignore[attr-defined]
-        trainer.validate(module, trainer.datamodule, verbose=False)  # type: ignore[attr-defined]
+        # With the checkpoint: in a SLURM job, Lightning would read an older one in the folder instead.
+        trainer.validate(module, trainer.datamodule, trainer.ckpt_path, verbose=False)  # type: ignore[attr-defined]
         record.finish(trainer)
 
 
