@@ -6,7 +6,6 @@ import sys
 from typing import Any
 
 import lightning as L
-from jsonargparse import Namespace
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_only, rank_zero_warn
@@ -20,7 +19,7 @@ from cpg_lightning.callbacks import (
     EvaluationReport,  # noqa: F401
     StopOnSignal,
 )
-from cpg_lightning.callbacks.run_record import RunRecord, versions
+from cpg_lightning.callbacks.run_record import RunRecord, repeat_last_validation, versions
 from cpg_lightning.callbacks.stopping import SIGNALS
 from cpg_lightning.check_data import check_data
 from cpg_lightning.command import WITHOUT_LIGHTNING, without_lightning
@@ -29,15 +28,17 @@ from cpg_lightning.errors import original_error
 from cpg_lightning.first_lines import print_first_lines
 from cpg_lightning.given_optimizer import check_inherited_lr
 from cpg_lightning.help import describe
+from cpg_lightning.initial_weights import drop_initial_weights, expand_paths
 from cpg_lightning.learning_rate import check_lr_above_zero
 from cpg_lightning.messages import quieten
 from cpg_lightning.module import SegmentationModule
-from cpg_lightning.parsing import YAML, Parser, check_callables, check_trainer, import_object, plain_values
+from cpg_lightning.parsing import YAML, Parser, check_callables, check_trainer, plain_values
 from cpg_lightning.prediction_output import check_output, leave_out_predicted
 from cpg_lightning.resuming import groups_of
 from cpg_lightning.run_callbacks import callbacks_of_runs, keep_checkpoints_in, keep_logs_in
 from cpg_lightning.run_errors import explain_errors
 from cpg_lightning.runs.checkpoints import check_classes, check_weights, read_checkpoint
+from cpg_lightning.runs.given_values import arguments_of
 from cpg_lightning.runs.identity import check_same, experiment_of
 from cpg_lightning.runs.place import Place, arguments_of_run, arguments_to_continue, place_of
 from cpg_lightning.runs.wandb_settings import open_run, set_group, set_up_wandb, wandb_loggers
@@ -139,9 +140,12 @@ class SegmentationCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Set the name, the folder and the Weights & Biases settings of the run."""
         config = self.config[self.subcommand] if self.subcommand else self.config
+        expand_paths(config.model)
         record = config.clone()
         for argument in set(vars(record)) - {"seed_everything", "trainer", "model", "data"}:
             del record[argument]  # options of the subcommand, such as ckpt_path
+        for logger in wandb_loggers(record.trainer):
+            logger.id = None  # another run of this configuration must not be logged into this one
         check_callables(config)
         check_trainer(config.trainer)
         if config.trainer.enable_model_summary is None:
@@ -162,12 +166,11 @@ class SegmentationCLI(LightningCLI):
             None if place.checkpoint is None else read_checkpoint(place.checkpoint, training=self.subcommand == "fit")
         )
         if self.checkpoint or place.is_done:
-            _drop_pretrained(config.model)
+            drop_initial_weights(config.model, self.checkpoint)
         folder = place.folder.path
         config.trainer.default_root_dir = str(folder)
         ours = callbacks_of_runs(config.trainer, self.subcommand)
         self.trainer_defaults["callbacks"] = ours + self.trainer_defaults["callbacks"]  # StopOnSignal sees a step last
-        keep_checkpoints_in(folder, config.trainer)
         keep_logs_in(folder, config.trainer)
         obstacle = set_up_wandb(loggers, place, self.subcommand)
         training = place.evaluated if loggers else None
@@ -177,7 +180,7 @@ class SegmentationCLI(LightningCLI):
         """Build all objects, and store a description of the network for checkpoints."""
         super().instantiate_classes()
         network = self.given["model"]["network"]
-        arguments = self.model.network.checkpoint_arguments(network.get("init_args", {}))
+        arguments = self.model.network.checkpoint_arguments(arguments_of(network))
         self.model.hparams["network"] = {"class_path": network["class_path"], "init_args": arguments}
 
     def instantiate_trainer(self, **options: Any) -> L.Trainer:
@@ -201,6 +204,7 @@ class SegmentationCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Check the checkpoint and the data before anything is written, then create the run's folder."""
+        keep_checkpoints_in(self.place.folder.path, self.trainer)
         if not self.subcommand:
             return
         self.datamodule.trainer = self.trainer  # the Trainer sets it too, but later
@@ -261,6 +265,7 @@ class SegmentationCLI(LightningCLI):
         try:
             with explain_errors(self.trainer, self.model, self.datamodule, self._get(self.config, "ckpt_path")):
                 super()._run_subcommand(subcommand)
+                repeat_last_validation(self.trainer, self.model)
         except SIGTERMException as end:
             # Raised by StopOnSignal in the first process. SLURM continues a requeued job by itself.
             if end.code in [128 + number for number in SIGNALS] and not self.place.temporary:
@@ -288,11 +293,3 @@ def _with_one_subcommand(name: str) -> type[SegmentationCLI]:
             return {name: SegmentationCLI.subcommands()[name]}
 
     return OneSubcommand
-
-
-def _drop_pretrained(model: Namespace) -> None:
-    """Turn off pretrained weights: a checkpoint replaces them all, and a finished run needs none."""
-    for argument, value in import_object(model.network.class_path).without_pretrained().items():
-        if argument in model.network.init_args:
-            model.network.init_args[argument] = value
-    model.weights = None

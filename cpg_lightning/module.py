@@ -22,7 +22,7 @@ from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.losses.criterion import SegmentationCriterion
 from cpg_lightning.networks import SegmentationNetwork
 from cpg_lightning.optimization import base_lr, build_optimizer, check_lr_factors, evaluate_frozen, freeze_parts
-from cpg_lightning.resuming import Progress, check_averaging, check_optimizer
+from cpg_lightning.resuming import Progress, check_continued, follow_moved_checkpoints
 from cpg_lightning.run_checks import check_arguments, check_data, check_monitors, check_parameters, check_steps
 from cpg_lightning.runs.checkpoints import (
     check_classes,
@@ -209,15 +209,15 @@ class SegmentationModule(EvaluationModule):
         if self.division is not None:
             recount_batches(checkpoint, self.division)
         self.progress.restore(checkpoint)
+        follow_moved_checkpoints(checkpoint, self.trainer.checkpoint_callbacks)
 
     def check_continuation(self, checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
         """Check that the training of a checkpoint continues with the same optimizer and weight averaging.
 
         Raises:
-            ValueError: If the optimizer differs, or a callback that averages weights is missing.
+            ValueError: If the optimizer differs, a callback that averages weights is missing, or the training ends before.
         """
-        check_averaging(checkpoint, trainer.callbacks)  # type: ignore[attr-defined]
-        check_optimizer(self._optimization(trainer)[0], checkpoint, isinstance(self.lr_schedule, str))
+        check_continued(checkpoint, trainer, self._optimization(trainer)[0], isinstance(self.lr_schedule, str))
 
     def train(self, mode: bool = True) -> Self:
         """Switch to training or evaluation mode. Frozen parts stay in evaluation mode."""

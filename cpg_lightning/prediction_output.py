@@ -17,21 +17,29 @@ from cpg_lightning.parsing import configured_classes
 
 
 def check_output(subcommand: str | None, config: Namespace) -> None:
-    """Set the folder of the predictions to the ``--output`` of ``predict``. Check the use of this option.
+    """Set the folder of the predictions to the ``--output`` of ``predict``. Check the use of the options for folders.
 
     Raises:
-        ValueError: If the subcommand does not support ``--output`` or ``--overwrite``, or if ``predict --output`` does not
+        ValueError: If the subcommand does not support ``--output``, ``--overwrite`` or ``--run``, or if ``predict --output`` does not
             have exactly one PredictionWriter.
     """
     if config.overwrite and subcommand != "predict":
         raise ValueError(f"expected --overwrite with predict, got it with {subcommand}")
+    if config.run is not None:  # the command line replaces it by what it stands for
+        raise ValueError(
+            f"expected --run on the command line of validate, test or predict, got it with {subcommand} or in a file; to "
+            "continue a run, use fit --config FOLDER/config.yaml --output FOLDER"
+        )
     if config.output is None:
         return
     if subcommand == "predict":
         callbacks = configured_classes(config.trainer.callbacks)
         writers = [each for each in callbacks if each.class_path.endswith(".PredictionWriter")]
         if len(writers) != 1:
-            raise ValueError(f"expected one PredictionWriter among the callbacks for --output, got {len(writers)}")
+            raise ValueError(
+                f"expected one PredictionWriter among the callbacks for --output, got {len(writers)}; add it by "
+                "--trainer.callbacks+ PredictionWriter"
+            )
         writers[0].init_args.folder = str(expanded(config.output))
     elif subcommand != "fit":
         raise ValueError(f"expected --output with fit or predict, got it with {subcommand}")

@@ -1,11 +1,12 @@
 """Continue a training from a checkpoint as if it had not been interrupted."""
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch.optim import Optimizer
 
 from cpg_lightning.learning_rate import DecayPlan
@@ -80,6 +81,53 @@ def mark_validation_pending(loops: dict[str, Any], pending: bool) -> None:
         else:  # an earlier pending validation changed the totals, which Lightning would take for another one
             done = validation[scope]["completed"]
             validation[scope] = {"ready": done, "started": done, "processed": done, "completed": done}
+
+
+def follow_moved_checkpoints(checkpoint: Mapping[str, Any], callbacks: Iterable[Callback]) -> None:
+    """Let each ModelCheckpoint find its checkpoints again in the folder of a run that was moved or copied.
+
+    Otherwise, Lightning would forget the best score, and would keep the next checkpoint as the best one.
+
+    Args:
+        checkpoint: The content of a checkpoint file. The states of its callbacks are changed.
+        callbacks: The Trainer's callbacks.
+    """
+    states = checkpoint.get("callbacks") or {}
+    for callback in callbacks:
+        state = states.get(callback.state_key) if isinstance(callback, ModelCheckpoint) else None
+        before, now = (state or {}).get("dirpath"), getattr(callback, "dirpath", None)
+        if state is None or before is None or now is None or before == now:
+            continue
+        names = ("best_model_path", "kth_best_model_path", "last_model_path")
+        files = {file for file in (*(state.get(name) for name in names), *state.get("best_k_models", {})) if file}
+        moved = {file: os.path.join(now, os.path.relpath(file, before)) for file in files}
+        if all(os.path.isfile(moved[file]) for file in files - {state.get("last_model_path")}):
+            best = {moved[file]: score for file, score in state.get("best_k_models", {}).items()}
+            state.update({name: moved.get(state.get(name), "") for name in names}, dirpath=now, best_k_models=best)
+
+
+def check_continued(
+    checkpoint: Mapping[str, Any], trainer: L.Trainer, optimizer: Optimizer, own_schedule: bool
+) -> None:
+    """Check that a training continues as it began; see the checks below for arguments and errors."""
+    check_end(checkpoint, trainer)
+    check_averaging(checkpoint, trainer.callbacks)  # type: ignore[attr-defined]
+    check_optimizer(optimizer, checkpoint, own_schedule)
+
+
+def check_end(checkpoint: Mapping[str, Any], trainer: L.Trainer) -> None:
+    """Check that a training does not end before its checkpoint.
+
+    Raises:
+        ValueError: If ``max_epochs`` or ``max_steps`` is less than the checkpoint has.
+    """
+    epochs: Any = checkpoint
+    for name in ("loops", "fit_loop", "epoch_progress", "current", "processed"):
+        epochs = epochs.get(name) if isinstance(epochs, dict) else None
+    steps = checkpoint.get("global_step")
+    for name, end, done in (("max_epochs", trainer.max_epochs, epochs), ("max_steps", trainer.max_steps, steps)):
+        if isinstance(done, int) and end not in (None, -1) and end < done:
+            raise ValueError(f"expected {name} to be {done} or more, as in the checkpoint, got {end}")
 
 
 def check_averaging(checkpoint: Mapping[str, Any], callbacks: Iterable[Callback]) -> None:

@@ -1,13 +1,16 @@
 """The callbacks that the command adds to a run, and the folders of its checkpoints and loggers."""
 
+import os
 import sys
 from pathlib import Path
 
+import lightning as L
 from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, ProgressBar
 
 from cpg_lightning.callbacks import AtomicCheckpoints, Costs, MetricsFile, ProgressLines, TerminateOnNonFinite
 from cpg_lightning.parsing import configured_classes, import_object
+from cpg_lightning.runs.folder import CHECKPOINTS
 
 
 def callbacks_of_runs(trainer: Namespace, subcommand: str | None) -> list[Callback]:
@@ -28,15 +31,15 @@ def callbacks_of_runs(trainer: Namespace, subcommand: str | None) -> list[Callba
     return [] if trainer.fast_dev_run else [kind() for kind in kinds if kind not in there]
 
 
-def keep_checkpoints_in(folder: Path, trainer: Namespace) -> None:
-    """Set the folder of each ModelCheckpoint without ``dirpath`` to the folder of the run."""
-    for callback in configured_classes(trainer.get("callbacks")):
-        if issubclass(import_object(callback.class_path), ModelCheckpoint) and not callback.init_args.dirpath:
-            callback.init_args.dirpath = str(folder / "checkpoints")
+def keep_checkpoints_in(folder: Path, trainer: L.Trainer) -> None:
+    """Set the folder of each ModelCheckpoint without ``dirpath``, also of the Trainer's own one, to that of the run."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+            callback.dirpath = os.path.realpath(folder / CHECKPOINTS)
 
 
 def keep_logs_in(folder: Path, trainer: Namespace) -> None:
     """Set the folder of each logger whose ``save_dir`` is ``.``, such as WandbLogger's default, to the folder of the run."""
     for logger in configured_classes(trainer.get("logger")):
-        if logger.init_args.get("save_dir") == ".":
+        if logger.get("init_args", {}).get("save_dir") == ".":
             logger.init_args.save_dir = str(folder.absolute())

@@ -19,7 +19,7 @@ from cpg_lightning.losses import CrossEntropyCPGLoss
 from cpg_lightning.module import SegmentationModule
 from cpg_lightning.networks import LRASPP, Adapter
 from cpg_lightning.predictor import Predictor
-from cpg_lightning.runs.checkpoints import read_checkpoint
+from cpg_lightning.runs.checkpoints import build_network, read_checkpoint
 
 IMAGE = np.zeros((32, 32, 3), dtype=np.uint8)
 FIT = [*ARGUMENTS, "--model.network=LRASPP", "--trainer.logger=false", "--trainer.max_epochs=1"]
@@ -108,6 +108,11 @@ class TestNothingRuns:
     def test_no_weights_are_downloaded(self, checkpoint):
         checkpoint["hyper_parameters"]["network"]["init_args"]["weights_backbone"] = "IMAGENET1K_V2"
         assert Predictor.from_checkpoint(saved(checkpoint))(IMAGE).shape == (32, 32)
+
+    def test_a_network_that_accepts_any_option_is_built_with_its_options(self, camvid):
+        network = ["--model.network=tiny.Flexible", "--model.network.dict_kwargs.aux_loss=true"]
+        description = main([*ARGUMENTS, *network], run=False).model.hparams["network"]
+        assert build_network(description, 11, ["tiny.Flexible"]).aux is not None
 
     def test_an_own_class_is_passed_or_allowed_by_name(self, checkpoint):
         expected = Predictor.from_checkpoint(saved(checkpoint))(IMAGE)

@@ -9,7 +9,7 @@ from commands import ARGUMENTS, EXPERIMENTS
 from cpg_lightning.cli import main
 from cpg_lightning.losses import SegmentationCriterion
 from cpg_lightning.runs.identity import experiment_of
-from cpg_lightning.runs.naming import readable_name
+from cpg_lightning.runs.naming import network_name, readable_name
 
 NAMES = {
     "ce": "ce",
@@ -35,6 +35,11 @@ ADAPTED = [
     "--model.network.network.out_channels=11",
     "--model.network.network.kernel_size=1",
 ]
+
+
+def summed(loss):
+    """A criterion that is a sum of one loss."""
+    return [f"--model.criterion={{class_path: WeightedSum, init_args: {{weights: [1], losses: [{loss}]}}}}"]
 
 
 @pytest.mark.parametrize(("criterion", "name"), NAMES.items())
@@ -105,6 +110,55 @@ def test_an_option_of_the_recipe_changes_the_key(camvid, options):
     assert experiment(*options).key != experiment().key
 
 
+@pytest.mark.parametrize(
+    ("options", "others"),
+    [
+        (["--trainer.gradient_clip_val=1"], ["--trainer.gradient_clip_val=1.0"]),
+        (["--trainer.precision=bf16"], ["--trainer.precision=bf16-mixed"]),
+        (["--trainer.limit_train_batches=1.0", "--trainer.limit_val_batches=1.0"], []),
+        (["--trainer.gradient_clip_algorithm=norm", "--trainer.gradient_clip_val=0"], []),
+        (["--model.inference=Inference"], []),
+        (["--model.network=LRASPP"], ["--model.network=cpg_lightning.networks.torchvision.LRASPP"]),
+        (summed("{class_path: CrossEntropyCPGLoss, init_args: {strip_logits: 7}}"), summed("CrossEntropyCPGLoss")),
+    ],
+)
+def test_one_experiment_written_in_two_ways_has_one_key(camvid, options, others):
+    assert experiment(*options).key == experiment(*others).key
+
+
+def test_the_default_optimizer_may_be_written_out(camvid):
+    cli = main([each for each in ARGUMENTS if "optimizer" not in each], run=False)
+    cli.datamodule.setup("fit")
+    config = yaml.safe_load(cli.parser.dump(cli.config))
+    assert "optimizer" not in config["model"]
+    written = {**config, "model": {**config["model"], "optimizer": {"class_path": "torch.optim.AdamW"}}}
+    keys = {experiment_of(each, cli.model, cli.datamodule).key for each in (config, written)}
+    assert len(keys) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"model_type": "beit", "folder": None}, "huggingface-beit"),
+        ({"model_type": "segformer", "folder": "weights/upernet-tiny"}, "huggingface-upernet-tiny"),
+    ],
+)
+def test_a_network_of_a_folder_is_named_by_the_folder(options, name):
+    network = {"class_path": "cpg_lightning.networks.HuggingFace", "init_args": options}
+    assert network_name({"model": {"network": network}}) == name
+
+
+@pytest.mark.parametrize("options", [["--trainer.limit_val_batches=1"], ["--trainer.limit_train_batches=1"]])
+def test_a_limit_of_one_batch_is_not_the_whole_epoch(camvid, options):
+    assert experiment(*options).key != experiment().key
+
+
+def test_options_of_a_class_that_accepts_any_option_change_the_key(camvid):
+    network = ["--model.network=tiny.Flexible", "--model.network.dict_kwargs.aux_loss=true"]
+    assert experiment(*network).parts["network"]["values"]["init_args"] == {"aux_loss": True}
+    assert experiment(*network).key != experiment(network[0]).key
+
+
 def test_the_key_does_not_change_with_the_parts_of_a_step(camvid):
     def key(*options):
         cli = main([*ARGUMENTS, *options], run=False)
@@ -118,3 +172,8 @@ def test_the_key_does_not_change_with_the_parts_of_a_step(camvid):
     assert limited != key()
     assert limited == key(accumulated, "--trainer.limit_train_batches=4")
     assert limited != key(accumulated, "--trainer.limit_train_batches=2")
+
+
+def test_the_criterion_itself_refuses_another_number_of_weights(camvid):
+    with pytest.raises(ValueError, match="expected a weight for each of 2 losses, got 1"):
+        main([*ARGUMENTS, *summed("DiceLoss, CrossEntropyCPGLoss")], run=False)

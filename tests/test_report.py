@@ -349,7 +349,8 @@ def test_the_best_epoch_takes_boundary_scores_and_counts_of_cpg_validate(tmp_pat
     write_metrics(folder, {0: {"val/mIoU": miou(region) + shift}, 1: {"val/mIoU": 0.3}})
     write_summary(folder, {"val/mIoU": 0.3, "val/boundary_IoU": 0.2})
     digest = json.loads((folder / "experiment.json").read_text())["parts"]["inference"]["digest"]
-    for name, value in ((f"val-best-{digest[:8]}", 0.5), ("val-best-ffffffff", 0.9), (f"val-last-{digest[:8]}", 0.9)):
+    others = ("val-best-ffffffff", f"val-best-{digest}-of_other_data", f"val-last-{digest}")
+    for name, value in ((f"val-best-{digest[:8]}", 0.5), *((other, 0.9) for other in others)):
         write_counts(folder / "evaluations" / name / "tables", region)
         means = f"score,value\nmIoU,{miou(region)}\nboundary_IoU,{value}\n"
         (folder / "evaluations" / name / "tables" / "val-means.csv").write_text(means)

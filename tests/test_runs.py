@@ -10,16 +10,20 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from commands import ARGUMENTS, fails
 from conftest import alone, write_camvid
+from tiny import Samples
 from torchvision.models import mobilenet_v3_large
 
 from cpg_lightning.cli import main
 from cpg_lightning.runs import wandb_settings
 from cpg_lightning.runs.checkpoint_io import PARTIAL
+from cpg_lightning.runs.chosen_checkpoint import chosen_checkpoint, label_of
 from cpg_lightning.runs.folder import RunFolder
 
 FIT = [*ARGUMENTS, "--trainer.logger=false"]
+JOB = {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "77"}
 
 
 def fit(*options):
@@ -157,6 +161,9 @@ class TestFolder:
         main(["fit", *ARGUMENTS, *named])
         with pytest.raises(ValueError, match="expected a folder without another run, got runs/mine-abc"):
             main(["fit", *ARGUMENTS, *named])
+        evaluation = main(["validate", "--run=runs/mine-abc"]).trainer.logger.experiment
+        assert evaluation.id != "abc"
+        assert evaluation.config["training"] == "abc"
 
     def test_a_fast_dev_run_leaves_nothing_behind(self, camvid, capsys):
         fit("--trainer.fast_dev_run=true")
@@ -174,6 +181,100 @@ def test_an_interrupted_run_continues_by_its_folder_to_the_same_weights(camvid):
     assert RunFolder("broken").is_finished
     for name, value in weights("whole/checkpoints/last.ckpt").items():
         torch.testing.assert_close(weights("broken/checkpoints/last.ckpt")[name], value, msg=name)
+
+
+def test_a_moved_run_keeps_its_best_checkpoint(camvid):
+    once = [*FIT, "--trainer.max_epochs=3", "--trainer.callbacks+=tiny.Broken", "--trainer.callbacks.epoch=1"]
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        main(["fit", *once, "--output=here"])
+    Path("here").rename("there")
+    cli = main(["fit", *FIT, "--trainer.max_epochs=3", "--output=there"])
+    best = cli.trainer.checkpoint_callback
+    rows = [line.split(",") for line in Path("there/metrics.csv").read_text().splitlines()]
+    scores = [float(row[rows[0].index("val/mIoU")]) for row in rows[1:] if row[rows[0].index("val/mIoU")]]
+    assert len(scores) == 3
+    assert best.best_model_score == pytest.approx(max(scores))
+    assert [str(path.absolute()) for path in Path("there/checkpoints").glob("epoch*")] == [best.best_model_path]
+
+
+def test_a_run_whose_callbacks_have_no_checkpoint_is_continued_from_lightnings_own(camvid):
+    options = ["--output=run", "--trainer.logger=CSVLogger", "--trainer.logger.save_dir=."]
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        main(["fit", *ARGUMENTS, *options, "--trainer.callbacks=[{class_path: tiny.Broken, init_args: {epoch: 1}}]"])
+    cli = main(["fit", *ARGUMENTS, *options, "--trainer.callbacks=[tiny.Samples]"])
+    (samples,) = (each for each in cli.trainer.callbacks if isinstance(each, Samples))
+    assert len(samples.batches) == 3  # of the second epoch
+    main(["validate", "--run=run", "--trainer.logger=false"])
+
+
+def test_a_checkpoint_callback_without_options_writes_into_the_folder_of_the_run(camvid):
+    cli = main([*FIT, "--trainer.callbacks+=tiny.Kept"], run=False)
+    folders = {Path(each.dirpath) for each in cli.trainer.checkpoint_callbacks}
+    assert folders == {Path(cli.trainer.default_root_dir, "checkpoints").absolute()}
+
+
+def test_a_data_module_needs_no_options(camvid):
+    options = [each for each in FIT if not each.startswith("--data")]
+    main(["fit", *options, "--data=tiny.Fixed", "--trainer.max_epochs=1", "--output=run"])
+    main(["test", "--run=run"])
+
+
+def test_the_best_checkpoint_is_found_among_those_of_other_scores(first):
+    (best,) = (first / "checkpoints").glob("epoch*.ckpt")
+    other = Path(shutil.copy(best, first / "checkpoints" / "step=6.ckpt"))
+    for newest in (other, first / "checkpoints" / "last.ckpt"):
+        os.utime(newest)
+        assert chosen_checkpoint(RunFolder(first)) == best
+    assert [label_of(RunFolder(first), path) for path in (best, other)] == ["best", "step=6"]
+
+
+def test_a_checkpoint_in_a_folder_that_its_name_makes_belongs_to_the_run(first):
+    (best,) = (first / "checkpoints").glob("epoch*.ckpt")
+    path = first / "checkpoints" / "epoch=1-val" / "mIoU=0.4.ckpt"
+    path.parent.mkdir()
+    best.rename(path)
+    assert chosen_checkpoint(RunFolder(first)) == path
+    assert RunFolder.of_checkpoint(path).path == first.absolute()
+
+
+def test_a_training_has_a_seed(camvid):
+    with pytest.raises(ValueError, match=r"expected seed_everything to be a number, .* got false"):
+        fit("--seed_everything=false")
+
+
+def test_fit_does_not_ignore_the_option_run(first):
+    with pytest.raises(ValueError, match=r"expected --run on the command line of validate, .*, got it with fit"):
+        fit("--run=first")
+
+
+def test_an_end_before_the_checkpoint_is_refused(first):
+    (first / "summary.json").unlink()
+    options = ["--ckpt_path=first/checkpoints/last.ckpt", "--trainer.max_epochs=1"]
+    before = experiment(first)
+    with pytest.raises(ValueError, match="expected max_epochs to be 2 or more, as in the checkpoint, got 1"):
+        fit(*options)
+    assert experiment(first) == before
+
+
+@pytest.mark.parametrize("options", [["--output=first"], ["--ckpt_path=first/checkpoints/last.ckpt"]])
+def test_a_run_with_nothing_left_to_train_repeats_its_last_validation(first, options, monkeypatch):
+    for name, value in JOB.items():
+        monkeypatch.setenv(name, value)
+    other = torch.load(first / "checkpoints" / "last.ckpt", weights_only=True)
+    other["state_dict"]["network.out.bias"][0] = 1000  # of a job that was requeued before
+    torch.save(other, first / "hpc_ckpt_1.ckpt")
+    os.utime(first / "hpc_ckpt_1.ckpt", (0, 0))
+    before, metrics = RunFolder(first).summary(), (first / "metrics.csv").read_text()
+    if options == ["--output=first"]:  # killed before it could report
+        (first / "summary.json").unlink()
+        shutil.rmtree(first / "tables")
+    fit(*options)
+    after = RunFolder(first).summary()
+    assert after["scores"] == pytest.approx(before["scores"])
+    assert (after["epochs"], after["steps"], after["best"]) == (2, 6, before["best"])
+    assert after["costs"].keys() == before["costs"].keys()
+    assert (first / "tables" / "val-counts.npz").is_file()
+    assert (first / "metrics.csv").read_text() == metrics
 
 
 class TestInitialWeights:
@@ -228,6 +329,32 @@ class TestInitialWeights:
         with pytest.raises(ValueError, match=r"got another: network\.weights is \w+ instead of \w+"):
             fit(*self.AGAIN, f"--model.weights={start}")
 
+    def test_a_folder_that_describes_the_network_is_compared_by_content_while_it_exists(self, camvid, monkeypatch):
+        Path("described").mkdir()
+        Path("described/aux").write_text("true")
+        network = "--model.network=tiny.Described"
+        self.broken(network, "--model.network.folder=described")
+        before, config = experiment("run"), yaml.safe_load(Path("run/config.yaml").read_text())
+        Path("described").rename("moved")
+        (Path("moved") / "another file").write_text("")
+        with pytest.raises(ValueError, match=r"got another: network\.init_args\.folder is \w+ instead of \w+"):
+            fit(*self.AGAIN, network, f"--model.network.folder={Path('moved').absolute()}")
+        assert config["model"]["network"]["init_args"]["folder"] == str(Path("described").absolute())
+        Path("elsewhere").mkdir()
+        monkeypatch.chdir("elsewhere")
+        callbacks = "--trainer.callbacks=ModelCheckpoint"
+        main(["fit", "--config=../run/config.yaml", "--output=../run", callbacks])
+        assert RunFolder("../run").is_finished
+        assert experiment("../run") == before
+        main(["validate", "--run=../run"])
+
+
+def test_paths_of_checkpoints_and_weights_are_expanded(first, monkeypatch):
+    monkeypatch.setenv("HOME", str(Path().absolute()))
+    fit("--model.weights=~/first/checkpoints/last.ckpt", "--output=second", "--trainer.max_epochs=1")
+    main(["validate", *FIT, "--ckpt_path=~/first/checkpoints/last.ckpt"])
+    assert len(list(Path("first/evaluations").iterdir())) == 1
+
 
 def test_a_run_that_max_time_stopped_is_continued(camvid):
     timed = ["--output=timed", "--trainer.max_epochs=3"]
@@ -256,11 +383,14 @@ class TestRunOption:
         (folder,) = Path("trained/evaluations").iterdir()
         assert folder.name.startswith("val-best-")
 
-    def test_other_inference_has_another_folder(self):
+    def test_other_inference_and_other_data_have_another_folder(self):
         main(["validate", "--run", "trained"])
         main(["validate", "--run=trained", "--model.inference=Inference", "--model.inference.flip=true"])
         main(["validate", "--run", "trained", "--ckpt_path", "last"])
-        assert len(list(Path("trained/evaluations").iterdir())) == 3
+        main(["validate", "--run", "trained", "--data.image_size=[24,32]"])
+        Path("camvid").rename("moved")  # the same data
+        main(["validate", "--run", "trained", "--data.root=moved"])
+        assert len(list(Path("trained/evaluations").iterdir())) == 4
 
     @pytest.mark.parametrize(
         ("command", "options"),
@@ -303,6 +433,13 @@ class TestRunOption:
         assert experiment("../trained")["key"] == key
         assert Path("../trained/summary.json").is_file()
 
+    def test_the_evaluation_of_a_run_that_cannot_be_written_to_lies_beside(self, monkeypatch):
+        access, own = os.access, Path("trained").absolute()
+        monkeypatch.setattr("os.access", lambda path, mode: access(path, mode) and (mode, path) != (os.W_OK, own))
+        main(["validate", "--run=trained"])
+        assert not Path("trained/evaluations").exists()
+        assert len(list(Path("runs").glob("validate-*/tables"))) == 1
+
     def test_another_folder_is_refused(self):
         with pytest.raises(FileNotFoundError, match=r"expected the folder of a run, with its config\.yaml, got camvid"):
             main(["validate", "--run", "camvid"])
@@ -311,7 +448,7 @@ class TestRunOption:
 class TestJobs:
     @pytest.fixture
     def job(self, monkeypatch):
-        for name, value in {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "77"}.items():
+        for name, value in JOB.items():
             monkeypatch.setenv(name, value)
 
     def test_a_restarted_job_continues_in_its_folder(self, camvid, job):
@@ -365,7 +502,8 @@ class TestJobs:
         shutil.rmtree(folder / "checkpoints")
         (folder / "summary.json").unlink()
         (folder / PARTIAL).write_bytes(b"a part")
-        fit("--trainer.max_epochs=1")
+        with pytest.warns(UserWarning, match="has no checkpoint in checkpoints yet, and starts again"):
+            fit("--trainer.max_epochs=1")
         assert RunFolder(folder).is_finished
 
     def test_a_restart_by_torchrun_requires_output(self, camvid, monkeypatch):

@@ -1,14 +1,16 @@
 """Parts of runs in tests: a network that is fast and not good, a quiet trainer, a mishap and a logger."""
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import Logger
 from torch import nn
 
+from cpg_lightning.data import Augmentation, CamVidDataModule
 from cpg_lightning.networks import SegmentationNetwork
 
 SGD = functools.partial(torch.optim.SGD, lr=0.1)
@@ -42,6 +44,25 @@ class Pooled(Tiny):
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         return {"out": super().forward(images)["out"] + self.pooled(images)}
+
+
+class Flexible(Tiny):
+    """A network that accepts any option."""
+
+    def __init__(self, num_classes: int, **options: Any) -> None:
+        super().__init__(num_classes, options.get("aux_loss", False))
+
+
+class Described(Tiny):
+    """A network that a folder describes."""
+
+    paths = ("folder",)
+
+    def __init__(self, num_classes: int, aux_loss: bool = False, folder: str | None = None) -> None:
+        super().__init__(num_classes, aux_loss if folder is None else (Path(folder) / "aux").read_text() == "true")
+
+    def checkpoint_arguments(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        return {**arguments, "folder": None, "aux_loss": self.aux is not None}
 
 
 class Hungry(Tiny):
@@ -83,6 +104,20 @@ class Broken(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.current_epoch == self.epoch:
             raise KeyboardInterrupt
+
+
+class Kept(ModelCheckpoint):
+    """A ModelCheckpoint without options."""
+
+    def __init__(self) -> None:
+        super().__init__(monitor="val/mIoU", mode="max")
+
+
+class Fixed(CamVidDataModule):
+    """A data module without options."""
+
+    def __init__(self) -> None:
+        super().__init__("camvid", Augmentation(crop_size=(24, 32)), batch_size=2, num_workers=0)
 
 
 class Samples(Callback):

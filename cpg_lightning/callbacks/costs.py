@@ -120,8 +120,8 @@ class Costs(Callback):
             seconds = torch.full((), time.perf_counter() - self.epoch_began, device=pl_module.device)
             pl_module.log("costs/epoch_seconds", seconds, batch_size=1, sync_dist=True, reduce_fx="max")
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Compute the summary of the training."""
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Compute the summary of the training, also if a continued training was complete."""
         self.summary = {"parameters": float(_parameters(pl_module)), "training_seconds": self.totals["seconds"]}
         if self.totals["seconds"]:
             self.summary["images_per_second"] = self.totals["images"] / self.totals["seconds"]

@@ -13,10 +13,13 @@ from jsonargparse import Namespace
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.utilities import rank_zero_info
 
 from cpg_lightning.callbacks.columns import filter_columns
 from cpg_lightning.callbacks.costs import Costs
 from cpg_lightning.data.paths import expanded
+from cpg_lightning.initial_weights import make_paths_absolute
+from cpg_lightning.module import SegmentationModule
 from cpg_lightning.optimization import DEFAULT_OPTIMIZER
 from cpg_lightning.runs.folder import CONFIG, RunFolder
 from cpg_lightning.runs.naming import class_name
@@ -28,8 +31,8 @@ class RunRecord(SaveConfigCallback):
     Args:
         parser: The parser of the configuration.
         config: The configuration of this run.
-        record: The configuration to save. It lacks options that belong to this run alone, such as its folder. The path of
-            the data is saved as an absolute path, so that the file works in any folder.
+        record: The configuration to save. It lacks options that belong to this run alone, such as its folder. The paths
+            of the data and of initial weights are saved as absolute paths, so that the file works in any folder.
         obstacle: Why Weights & Biases cannot be online; None if it can.
         training: Id of the evaluated training.
     """
@@ -46,9 +49,10 @@ class RunRecord(SaveConfigCallback):
         self.record = record
         self.obstacle = obstacle
         self.training = training
-        arguments = record.data.init_args
+        arguments = record.data.get("init_args", {})
         if isinstance(arguments.get("root"), str | Path):
             arguments.root = str(expanded(arguments.root).absolute())
+        make_paths_absolute(record.model)
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Save the configuration, and log the columns for filtering."""
@@ -67,11 +71,17 @@ class RunRecord(SaveConfigCallback):
                 reason = "" if self.obstacle is None else f"{self.obstacle}, "
                 print(f"W&B: {reason}logging offline to {run}; upload with: wandb sync {run}")
 
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write ``summary.json``, which marks the run as finished, and print the next commands, unless a time limit stopped it."""
+    def on_fit_end(self, trainer: L.Trainer, pl_module: SegmentationModule) -> None:  # type: ignore[override]
+        """Mark the run as finished, unless a time limit stopped it, or its last validation is still to be repeated."""
         timers = [each for each in trainer.callbacks if isinstance(each, Timer)]  # type: ignore[attr-defined]
         remaining = [each.time_remaining() for each in timers]
-        if not trainer.is_global_zero or any(seconds is not None and seconds <= 0 for seconds in remaining):
+        stopped = any(seconds is not None and seconds <= 0 for seconds in remaining) and not is_complete(trainer)
+        if not stopped and not lacks_scores(trainer, pl_module):
+            self.finish(trainer)
+
+    def finish(self, trainer: L.Trainer) -> None:
+        """Write ``summary.json``, which marks the run as finished, and print the next commands."""
+        if not trainer.is_global_zero:
             return
         scores = {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         summary: dict[str, Any] = {
@@ -87,6 +97,31 @@ class RunRecord(SaveConfigCallback):
                 logger.experiment.summary.update({f"best/{name}": value for name, value in summary["best"].items()})
         for use, subcommand in (("evaluate", "validate"), ("predict", "predict")):
             print(f"{use} with the best checkpoint: cpg {subcommand} --run {shlex.quote(trainer.default_root_dir)}")
+
+
+def is_complete(trainer: L.Trainer) -> bool:
+    """Whether a training has reached ``max_epochs`` or ``max_steps``."""
+    epochs, steps = trainer.max_epochs, trainer.max_steps
+    return (epochs not in (None, -1) and trainer.current_epoch >= epochs) or trainer.global_step >= steps > 0
+
+
+def lacks_scores(trainer: L.Trainer, module: SegmentationModule) -> bool:
+    """Whether a complete training was continued, so that nothing was left to train, and nothing was validated.
+
+    A kill after the last checkpoint leaves such a run: its last validation was not reported yet.
+    """
+    continued = trainer.ckpt_path is not None
+    return continued and module.scores is None and trainer.enable_validation and is_complete(trainer)
+
+
+def repeat_last_validation(trainer: L.Trainer, module: SegmentationModule) -> None:
+    """After the Trainer's ``fit``, validate and finish a run for which :func:`lacks_scores` is true."""
+    if trainer.state.fn == "fit" and lacks_scores(trainer, module):
+        rank_zero_info("nothing is left to train; the last validation is repeated, because its report is missing")
+        (record,) = (each for each in trainer.callbacks if isinstance(each, RunRecord))  # type: ignore[attr-defined]
+        # With the checkpoint: in a SLURM job, Lightning would read an older one in the folder instead.
+        trainer.validate(module, trainer.datamodule, trainer.ckpt_path, verbose=False)  # type: ignore[attr-defined]
+        record.finish(trainer)
 
 
 def best_of(trainer: L.Trainer) -> dict[str, float]:

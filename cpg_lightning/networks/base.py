@@ -27,7 +27,8 @@ class SegmentationNetwork(nn.Module, ABC):
             DDP would wait for the gradients of such parameters.
         pretrained_arguments: Names of the constructor arguments that download pretrained weights; their defaults do
             not. A checkpoint contains all weights and resets these arguments to their defaults.
-        paths: Names of the constructor arguments that are files or folders. A checkpoint must not set them.
+        paths: Names of the constructor arguments that are files or folders. A checkpoint must not set them. Experiments
+            are compared by their content.
     """
 
     align_corners: bool = False

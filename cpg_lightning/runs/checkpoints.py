@@ -181,11 +181,11 @@ def build_network(description: Any, num_classes: int, allow: Collection[str] = (
 
 def _build(description: Any, allow: Collection[str], num_classes: int) -> Any:
     class_path = description.get("class_path") if isinstance(description, dict) else None
-    arguments = description.get("init_args", {}) if isinstance(description, dict) else None
-    if not isinstance(class_path, str) or not isinstance(arguments, dict):
+    given = [description.get(name) or {} for name in ("init_args", "dict_kwargs")] if class_path else []
+    if not isinstance(class_path, str) or not all(isinstance(each, dict) for each in given):
         raise ValueError("expected class_path and init_args of a network in the checkpoint, got other values")
     kind = _class(class_path, allow)
-    arguments = {name: _argument(value, allow, num_classes) for name, value in arguments.items()}
+    arguments = {name: _argument(value, allow, num_classes) for each in given for name, value in each.items()}
     if isinstance(kind, type) and issubclass(kind, SegmentationNetwork):
         paths = [name for name in kind.paths if arguments.get(name) is not None]
         if paths:

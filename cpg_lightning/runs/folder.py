@@ -24,8 +24,9 @@ class RunFolder:
     @classmethod
     def of_checkpoint(cls, path: str | Path) -> "RunFolder | None":
         """The run of a checkpoint file; None if the file is not in the folder of a run."""
-        # The checkpoints of a requeued job are in the run's folder itself.
-        folders = Path(path).absolute().parents[:2]
+        # The checkpoints of a requeued job are in the run's folder itself. A metric's name, such as val/mIoU, in the name of a
+        # checkpoint makes a folder.
+        folders = Path(path).absolute().parents[:3]
         return next((cls(folder) for folder in folders if (folder / EXPERIMENT).is_file()), None)
 
     @property
@@ -39,8 +40,8 @@ class RunFolder:
         return (self.path / SUMMARY).is_file()
 
     def is_free(self) -> bool:
-        """Whether a new run may start here: the folder is missing, or contains only files of ``cpg study``."""
-        others = {CELL, LOCK, LOG, _partial(CELL)}
+        """Whether a new run may start here: the folder is missing, or has only files of ``cpg study`` or of a killed start."""
+        others = {CELL, LOCK, LOG, _partial(CELL), _partial(EXPERIMENT)}
         return not self.path.exists() or (self.path.is_dir() and {each.name for each in self.path.iterdir()} <= others)
 
     def make(self) -> None:
@@ -87,36 +88,18 @@ class RunFolder:
         partial.write_text(json.dumps(values, indent=1) + "\n")
         os.replace(partial, self.path / name)
 
-    def checkpoints(self) -> dict[str, Path]:
-        """The newest ``last`` and ``best`` checkpoint of the run, if they exist."""
-        found = sorted((self.path / CHECKPOINTS).glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
-        return {"last" if path.stem.startswith("last") else "best": path for path in found}
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints of the run, the newest one last."""
+        return sorted((self.path / CHECKPOINTS).rglob("*.ckpt"), key=_written_at)
 
     def newest_checkpoint(self) -> Path | None:
         """The most recently written checkpoint; None if there is none. Lightning writes its own when SLURM requeues a job."""
-        there = [*self.checkpoints().values(), *self.path.glob("hpc_ckpt_*.ckpt")]
-        return max(there, key=lambda path: path.stat().st_mtime_ns, default=None)
+        return max((*self.checkpoints(), *self.path.glob("hpc_ckpt_*.ckpt")), key=_written_at, default=None)
 
-    def checkpoint(self, which: str = "best") -> Path:
-        """A checkpoint of the run.
 
-        Args:
-            which: ``last``, or ``best`` by the run's own score. Without a best checkpoint, ``best`` is the last one.
-
-        Raises:
-            FileNotFoundError: If there is no checkpoint.
-        """
-        there = self.checkpoints()
-        chosen = there.get(which, there.get("last"))
-        if chosen is None:
-            raise FileNotFoundError(f"expected the {which} checkpoint of a run in {self.path / CHECKPOINTS}, got none")
-        return chosen
-
-    def label(self, checkpoint: str | Path) -> str:
-        """The name of a checkpoint of the run: ``best``, ``last``, or the stem of its file."""
-        path = Path(checkpoint).absolute()
-        names = {each.absolute(): name for name, each in self.checkpoints().items()}
-        return names.get(path, path.stem)
+def _written_at(path: Path) -> int:
+    """The time at which a file was written."""
+    return path.stat().st_mtime_ns
 
 
 def _partial(name: str) -> str:

@@ -9,9 +9,19 @@ import lightning as L
 
 from cpg_lightning.data import SegmentationDataModule
 from cpg_lightning.data.predicted import file_digest
+from cpg_lightning.inference import Inference
+from cpg_lightning.optimization import DEFAULT_OPTIMIZER
 from cpg_lightning.parsing import import_object
 from cpg_lightning.runs.folder import RunFolder
-from cpg_lightning.runs.given_values import defaults_of, digest, plain_value, select_non_defaults, without_defaults
+from cpg_lightning.runs.given_values import (
+    arguments_of,
+    defaults_of,
+    digest,
+    plain_value,
+    select_non_defaults,
+    shortest_path,
+    without_defaults,
+)
 from cpg_lightning.runs.naming import class_name, criterion_name, data_name, network_name, readable_name
 
 # Increase this when the default of an option changes and changes results. The key contains only options that are set.
@@ -33,6 +43,14 @@ RECIPE = (
     *("max_epochs", "max_steps", "min_epochs", "min_steps", "limit_train_batches", "overfit_batches"),
     *("gradient_clip_val", "gradient_clip_algorithm", "precision", "sync_batchnorm"),
 )
+# What the module and the Trainer use for options that are None, so that it makes no difference whether it is written out.
+BUILT_FOR_NONE: dict[str, type[Any]] = {"optimizer": DEFAULT_OPTIMIZER, "inference": Inference}
+USED_FOR_NONE = {
+    "gradient_clip_val": 0.0,
+    "gradient_clip_algorithm": "norm",
+    **dict.fromkeys(("limit_train_batches", "limit_val_batches", "limit_test_batches"), 1.0),
+}
+PRECISIONS = {"64": "64-true", "32": "32-true", "16": "16-mixed", "bf16": "bf16-mixed"}  # other names in the Trainer
 # Lightning's callbacks that change neither the weights nor the end of a training. Other such callbacks have the attribute
 # ``only_watches = True``.
 WATCHING = {
@@ -127,23 +145,21 @@ def experiment_of(
     """
     model, options, arguments = config["model"], config["trainer"], config["data"].get("init_args", {})
     defaults = defaults_of(type(module))
-    criterion = without_defaults(model["criterion"], leave={"strip_logits"})
-    kept = {name: value for name, value in arguments.items() if name not in NOT_DATA}
     values: dict[str, Any] = {
         "data": {
-            **without_defaults({**config["data"], "init_args": kept}),
+            **data_of(config),
             "names": list(data.classes.names),
             "images": {name: len(dataset) for name, dataset in data.datasets.items()},
         },
         "network": _network(model, getattr(type(module.network), "paths", ()), earlier),
-        "criterion": criterion,
+        "criterion": without_defaults(model["criterion"], leave={"strip_logits"}),
         "recipe": {
             **{
-                name: plain_value(value)
+                name: _given(name, value)
                 for name, value in model.items()
-                if name not in NOT_RECIPE and plain_value(value) != plain_value(defaults.get(name))
+                if name not in NOT_RECIPE and _given(name, value) != plain_value(defaults.get(name))
             },
-            **select_non_defaults({**options, **_limits_in_steps(options)}, RECIPE, defaults_of(L.Trainer)),
+            **_trainer_options(options, RECIPE),
             "images_a_step": data.batch_size,
             "augmentation": plain_value(arguments.get("augmentation")),
             "callbacks": [
@@ -163,14 +179,39 @@ def experiment_of(
     return Experiment(readable_name(config), parts)
 
 
+def data_of(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a configuration that determine the data, apart from its files."""
+    arguments = arguments_of(config["data"])
+    kept = {name: value for name, value in arguments.items() if name not in NOT_DATA}
+    return without_defaults({"class_path": config["data"]["class_path"], "init_args": kept})
+
+
 def inference_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a configuration that determine how images are evaluated."""
-    limits = select_non_defaults(config["trainer"], ("limit_val_batches", "limit_test_batches"), defaults_of(L.Trainer))
-    return {"inference": plain_value(config["model"].get("inference")), **limits}
+    limits = _trainer_options(config["trainer"], ("limit_val_batches", "limit_test_batches"))
+    return {"inference": _given("inference", config["model"].get("inference")), **limits}
+
+
+def _given(name: str, value: Any) -> Any:
+    """Return an option of the module as plain values; None for a class that the module builds for None."""
+    plain, built = plain_value(value), BUILT_FOR_NONE.get(name)
+    return None if built is not None and plain == {"class_path": shortest_path(built)} else plain
+
+
+def _trainer_options(options: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the options of the Trainer that are given and do not equal what the Trainer uses without them."""
+    values = {**options, **_limits_in_steps(options)}
+    if values.get("gradient_clip_val") is not None:
+        values["gradient_clip_val"] = float(values["gradient_clip_val"])
+    if values.get("precision") is not None:
+        values["precision"] = PRECISIONS.get(str(values["precision"]), values["precision"])
+    # Compared as text: a limit of 1 is one batch, and a limit of 1.0 is the whole epoch.
+    given = {name: value for name, value in values.items() if str(value) != str(USED_FOR_NONE.get(name))}
+    return select_non_defaults(given, names, defaults_of(L.Trainer))
 
 
 def _network(model: Mapping[str, Any], paths: tuple[str, ...], earlier: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the values of the network. Files of weights are represented by their digests."""
+    """Return the values of the network. Files and folders of weights are represented by their digests."""
     then = earlier["parts"]["network"]["values"] if earlier else {}
     network = without_defaults(model["network"])
     arguments = network.get("init_args", {})
@@ -183,10 +224,17 @@ def _network(model: Mapping[str, Any], paths: tuple[str, ...], earlier: Mapping[
 
 
 def _file(path: str, earlier: str | None) -> str:
-    """Return the digest of a file. A run that continues does not need its initial weights any more."""
+    """Return the digest of a file, or of the files in a folder that are not hidden.
+
+    A run that continues does not need its initial weights any more.
+    """
+    if Path(path).is_dir():
+        files = {each.relative_to(path): each for each in Path(path).rglob("*") if each.is_file()}
+        shown = {name: each for name, each in files.items() if not any(part.startswith(".") for part in name.parts)}
+        return digest({name.as_posix(): file_digest(each) for name, each in shown.items()})
     if Path(path).is_file():
         return file_digest(path)
-    return path if earlier is None or Path(path).exists() else earlier
+    return path if earlier is None else earlier
 
 
 def _limits_in_steps(trainer: Mapping[str, Any]) -> dict[str, int]:

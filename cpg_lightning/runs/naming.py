@@ -24,11 +24,12 @@ def data_name(config: Mapping[str, Any]) -> str:
 
 
 def network_name(config: Mapping[str, Any]) -> str:
-    """Return the name of the network, e.g. ``lraspp``, with the architecture or encoder, or the wrapped network."""
+    """Return the name of the network, e.g. ``lraspp``, with the architecture, encoder or folder, or the wrapped network."""
     network = config["model"]["network"]
     arguments = network.get("init_args", {})
+    folder = Path(str(arguments.get("folder") or "")).name  # has a model type of its own
     wrapped = arguments.get("network")
-    parts = [arguments.get(name) for name in ("architecture", "encoder", "model_type")]
+    parts = [arguments.get("architecture"), arguments.get("encoder"), folder or arguments.get("model_type")]
     parts.append(class_name(wrapped) if isinstance(wrapped, str) else wrapped)
     objects = [class_name(part["class_path"]) if _is_class(part) else part for part in (network, *parts)]
     return "-".join(_file_name(part) for part in objects if isinstance(part, str) and part).lower()

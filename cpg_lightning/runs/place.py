@@ -11,12 +11,14 @@ from typing import Any
 
 from jsonargparse import Namespace
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.pytorch.utilities import rank_zero_warn
 
 from cpg_lightning.data.paths import expanded
-from cpg_lightning.runs.folder import CONFIG, RunFolder
+from cpg_lightning.runs.chosen_checkpoint import chosen_checkpoint, label_of
+from cpg_lightning.runs.folder import CHECKPOINTS, CONFIG, RunFolder
 from cpg_lightning.runs.given_values import digest
-from cpg_lightning.runs.identity import RECIPE, inference_of
-from cpg_lightning.runs.naming import readable_name
+from cpg_lightning.runs.identity import RECIPE, data_of, inference_of
+from cpg_lightning.runs.naming import data_name, readable_name
 
 EVALUATIONS = ("validate", "test")
 
@@ -68,28 +70,42 @@ def place_of(subcommand: str | None, config: Namespace, plain: dict[str, Any], l
         ValueError: If the folder holds something else, or a restarted training does not say where it lies.
     """
     path = config.get("ckpt_path")
+    path = str(expanded(path)) if path else None
     run = RunFolder.of_checkpoint(path) if path else None
     if subcommand == "fit" and config.trainer.get("fast_dev_run"):
         folder = RunFolder(tempfile.mkdtemp(prefix="cpg-"))
         return Place(folder, *_named(config, plain, loggers, None), checkpoint=path, temporary=True)
     if subcommand == "fit":
-        return _of_training(config, plain, loggers, run)
+        return _of_training(config, plain, loggers, path, run)
     name, run_id = _named(config, plain, loggers, _agents_id())
     parent = RunFolder(Path(config.trainer.default_root_dir or "runs"))
     if subcommand is None:
         return Place(RunFolder(parent.path / f"{name}-{run_id}"), name, run_id)
     folder = RunFolder(parent.path / f"{subcommand}-{name}-{run_id}")
-    if run is not None and subcommand in EVALUATIONS:
-        split = config.data.init_args.get("test_split") or "test" if subcommand == "test" else "val"
-        folder = RunFolder(run.path / "evaluations" / f"{split}-{run.label(path)}-{digest(inference_of(plain))}")
+    if run is not None and path is not None and subcommand in EVALUATIONS and os.access(run.path, os.W_OK):
+        split = config.data.get("init_args", {}).get("test_split") or "test" if subcommand == "test" else "val"
+        folder = RunFolder(run.path / "evaluations" / f"{split}-{label_of(run, path)}-{_evaluated(run, plain)}")
     return Place(folder, f"{subcommand}-{name}", run_id, run, path)
 
 
-def _of_training(config: Namespace, plain: dict[str, Any], loggers: list[Namespace], run: RunFolder | None) -> Place:
+def _evaluated(run: RunFolder, plain: dict[str, Any]) -> str:
+    """A digest of the inference, and of the data if a run is evaluated on other data than its own."""
+    data = run.experiment()["parts"].get("data", {})
+    values = {name: value for name, value in data.get("values", {}).items() if name not in ("names", "images")}
+    own, given = [data.get("name"), values], [data_name(plain), data_of(plain)]
+    return digest(inference_of(plain)) + ("" if given == own else f"-{digest(given)}")
+
+
+def _of_training(
+    config: Namespace, plain: dict[str, Any], loggers: list[Namespace], path: str | None, run: RunFolder | None
+) -> Place:
     """The place of a training: the run that is continued, or a new one."""
-    path = config.get("ckpt_path")
+    if isinstance(config.seed_everything, bool):
+        raise ValueError(
+            "expected seed_everything to be a number, which names the run among its repetitions, got false"
+        )
     output = None if config.output is None else RunFolder(expanded(config.output))
-    if output is not None and run is not None and output.path.absolute() != run.path:
+    if output is not None and run is not None and output.path.resolve() != run.path.resolve():
         raise ValueError(
             f"expected a checkpoint of the run in {output.path}, got {path}, whose run in {run.path} is continued there; to start "
             "another run from its weights, use --model.weights"
@@ -110,6 +126,8 @@ def _of_training(config: Namespace, plain: dict[str, Any], loggers: list[Namespa
     if folder.is_run:
         record = folder.experiment()
         newest = None if folder.is_finished else folder.newest_checkpoint()
+        if newest is None and path is None and not folder.is_finished:
+            rank_zero_warn(f"the run in {folder.path} has no checkpoint in {CHECKPOINTS} yet, and starts again")
         checkpoint = path or (None if newest is None else str(newest))
         return Place(
             folder, f"{record['name']}-seed{record['seed']}", record["id"], folder, checkpoint, path is not None
@@ -170,7 +188,7 @@ def arguments_of_run(arguments: Sequence[str]) -> list[str]:
     if not (folder.path / CONFIG).is_file():
         raise FileNotFoundError(f"expected the folder of a run, with its {CONFIG}, got {folder.path}")
     path = options.ckpt_path
-    path = folder.checkpoint(path or "best") if path in (None, "best", "last") else path
+    path = chosen_checkpoint(folder, path or "best") if path in (None, "best", "last") else path
     output = ["--output", str(folder.path / "predictions")]
     output = output if arguments[0] == "predict" and not any(each.startswith("--output") for each in rest) else []
     return [arguments[0], "--config", str(folder.path / CONFIG), *rest, *output, "--ckpt_path", str(path)]

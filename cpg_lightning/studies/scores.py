@@ -96,7 +96,7 @@ def _evaluation_of_best(result: EvaluatedRun) -> Path | None:
     prefix = "val-best-"
     for folder in sorted((run.folder / "evaluations").glob(f"{prefix}*")):
         named = folder.name.removeprefix(prefix)
-        if not named or not (digest.startswith(named) or named.startswith(digest)):
+        if not named or not digest.startswith(named):
             continue
         try:
             means = read_means(folder / "tables")
