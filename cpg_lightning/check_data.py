@@ -270,8 +270,9 @@ def _parser() -> Parser:
     )
     parser.add_argument("--weighting", type=Weighting, default="inverse_log", help="formula of the class weights")
     parser.add_argument("--seed_everything", type=bool | int, default=0, help="seed of the training crops")
-    for section in ("model", "trainer"):  # accepted in a configuration file, and not used
+    # A configuration file of a training may have these sections and options. They are not used.
+    for section in ("model", "trainer"):
         parser.add_argument(f"--{section}", type=dict, help=SUPPRESS)
-    for option in ("ckpt_path", "output", "overwrite", "run", "weights_only"):  # likewise
+    for option in ("ckpt_path", "output", "overwrite", "run", "weights_only"):
         parser.add_argument(f"--{option}", help=SUPPRESS)
     return parser

@@ -212,10 +212,10 @@ class SegmentationModule(EvaluationModule):
         follow_moved_checkpoints(checkpoint, self.trainer.checkpoint_callbacks)
 
     def check_continuation(self, checkpoint: dict[str, Any], trainer: L.Trainer) -> None:
-        """Check that the training of a checkpoint continues with the same optimizer and weight averaging.
+        """Check that the training of a checkpoint continues with the same optimizer and weight averaging, and does not end before it.
 
         Raises:
-            ValueError: If the optimizer differs, a callback that averages weights is missing, or the training ends before.
+            ValueError: If the optimizer differs, a callback that averages weights is missing, or the end is before the checkpoint.
         """
         check_continued(checkpoint, trainer, self._optimization(trainer)[0], isinstance(self.lr_schedule, str))
 

@@ -191,8 +191,7 @@ def contact_sheet(
         width: Width of a picture in pixels.
     """
     gap, line, font = 6, 26, ImageFont.load_default(15)
-    size = _size(crops[0][0], width)
-    height = size[1]
+    size = _, height = _size(crops[0][0], width)
     sheet_width = gap + columns * (2 * width + 2 * gap)
     present = np.unique(np.concatenate([np.unique(mask) for _, mask in crops]))
     names = [(classes.names[label], classes.palette[label]) for label in present if label != IGNORED]
@@ -221,7 +220,7 @@ def legend_classes(maps: Sequence[np.ndarray], num_classes: int) -> list[int]:
 
 
 def _size(picture: np.ndarray, width: int) -> tuple[int, int]:
-    """Width and height of a picture in a panel: the panel's width, or less for a picture that would be too tall."""
+    """Return the width and height of a picture in a panel. Very tall pictures are narrower than the panel."""
     factor = min(width / picture.shape[1], TALLEST * width / picture.shape[0])
     return max(1, round(picture.shape[1] * factor)), max(1, round(picture.shape[0] * factor))
 

@@ -20,12 +20,12 @@ def check_output(subcommand: str | None, config: Namespace) -> None:
     """Set the folder of the predictions to the ``--output`` of ``predict``. Check the use of the options for folders.
 
     Raises:
-        ValueError: If the subcommand does not support ``--output``, ``--overwrite`` or ``--run``, or if ``predict --output`` does not
-            have exactly one PredictionWriter.
+        ValueError: If the subcommand does not support ``--output``, ``--overwrite`` or ``--run``, or if ``predict
+            --output`` does not have exactly one PredictionWriter.
     """
     if config.overwrite and subcommand != "predict":
         raise ValueError(f"expected --overwrite with predict, got it with {subcommand}")
-    if config.run is not None:  # the command line replaces it by what it stands for
+    if config.run is not None:  # arguments_of_run replaces it on the command line of an evaluation
         raise ValueError(
             f"expected --run on the command line of validate, test or predict, got it with {subcommand} or in a file; to "
             "continue a run, use fit --config FOLDER/config.yaml --output FOLDER"

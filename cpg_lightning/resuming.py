@@ -109,7 +109,7 @@ def follow_moved_checkpoints(checkpoint: Mapping[str, Any], callbacks: Iterable[
 def check_continued(
     checkpoint: Mapping[str, Any], trainer: L.Trainer, optimizer: Optimizer, own_schedule: bool
 ) -> None:
-    """Check that a training continues as it began; see the checks below for arguments and errors."""
+    """Run the checks below. They describe the arguments and errors."""
     check_end(checkpoint, trainer)
     check_averaging(checkpoint, trainer.callbacks)  # type: ignore[attr-defined]
     check_optimizer(optimizer, checkpoint, own_schedule)

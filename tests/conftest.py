@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +59,16 @@ def write_camvid(root: Path, train: int = 6, val: int = 3, test: int = 2, size: 
             Image.fromarray(palette[label]).save(images / f"{split}_{index:03d}.png")
             Image.fromarray(label).save(labels / f"{split}_{index:03d}.png")
     return root
+
+
+@contextmanager
+def in_new_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A new folder with a tiny CamVid as the current folder, for a run that several tests use."""
+    folder = tmp_path_factory.mktemp("shared")
+    write_camvid(folder / "camvid")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        alone(folder, monkeypatch)
+        yield folder
 
 
 @pytest.fixture

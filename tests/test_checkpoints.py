@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from commands import ARGUMENTS, fails
-from conftest import alone, write_camvid
+from conftest import in_new_folder
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny import Tiny, trainer_of
 
@@ -28,10 +28,7 @@ FIT = [*ARGUMENTS, "--model.network=LRASPP", "--trainer.logger=false", "--traine
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """The checkpoint of a short training with a network of this package."""
-    folder = tmp_path_factory.mktemp("trained")
-    write_camvid(folder / "camvid")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        alone(folder, monkeypatch)
+    with in_new_folder(tmp_path_factory) as folder:
         main(["fit", *FIT])
     (path,) = folder.glob("runs/*/checkpoints/last.ckpt")
     return torch.load(path, weights_only=True)

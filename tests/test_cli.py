@@ -16,7 +16,7 @@ import torch
 import wandb
 import yaml
 from commands import ARGUMENTS, BASE, PARTS, fails, in_a_process
-from conftest import alone, write_camvid
+from conftest import in_new_folder
 from lightning.pytorch.loggers import WandbLogger
 from PIL import Image
 from tiny import SGD, Tiny
@@ -71,10 +71,7 @@ class Run:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished training on a tiny CamVid, in a folder of its own."""
-    folder = tmp_path_factory.mktemp("finished")
-    write_camvid(folder / "camvid")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        alone(folder, monkeypatch)
+    with in_new_folder(tmp_path_factory) as folder, pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
         output = in_a_process("fit", *ARGUMENTS)
     (runs,) = (folder / "runs").glob("camvid-*")

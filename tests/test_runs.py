@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 from commands import ARGUMENTS, fails
-from conftest import alone, write_camvid
+from conftest import in_new_folder
 from tiny import Samples
 from torchvision.models import mobilenet_v3_large
 
@@ -41,10 +41,7 @@ def weights(path):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     """A finished run, for copies."""
-    folder = tmp_path_factory.mktemp("finished")
-    write_camvid(folder / "camvid")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        alone(folder, monkeypatch)
+    with in_new_folder(tmp_path_factory) as folder:
         fit("--output=first")
     return folder / "first"
 

@@ -43,7 +43,7 @@ RECIPE = (
     *("max_epochs", "max_steps", "min_epochs", "min_steps", "limit_train_batches", "overfit_batches"),
     *("gradient_clip_val", "gradient_clip_algorithm", "precision", "sync_batchnorm"),
 )
-# What the module and the Trainer use for options that are None, so that it makes no difference whether it is written out.
+# What the module and the Trainer use for options that are None. An option with this value equals one that is not given.
 BUILT_FOR_NONE: dict[str, type[Any]] = {"optimizer": DEFAULT_OPTIMIZER, "inference": Inference}
 USED_FOR_NONE = {
     "gradient_clip_val": 0.0,
@@ -155,9 +155,9 @@ def experiment_of(
         "criterion": without_defaults(model["criterion"], leave={"strip_logits"}),
         "recipe": {
             **{
-                name: _given(name, value)
+                name: _option_value(name, value)
                 for name, value in model.items()
-                if name not in NOT_RECIPE and _given(name, value) != plain_value(defaults.get(name))
+                if name not in NOT_RECIPE and _option_value(name, value) != plain_value(defaults.get(name))
             },
             **_trainer_options(options, RECIPE),
             "images_a_step": data.batch_size,
@@ -189,10 +189,10 @@ def data_of(config: Mapping[str, Any]) -> dict[str, Any]:
 def inference_of(config: Mapping[str, Any]) -> dict[str, Any]:
     """Return the values of a configuration that determine how images are evaluated."""
     limits = _trainer_options(config["trainer"], ("limit_val_batches", "limit_test_batches"))
-    return {"inference": _given("inference", config["model"].get("inference")), **limits}
+    return {"inference": _option_value("inference", config["model"].get("inference")), **limits}
 
 
-def _given(name: str, value: Any) -> Any:
+def _option_value(name: str, value: Any) -> Any:
     """Return an option of the module as plain values; None for a class that the module builds for None."""
     plain, built = plain_value(value), BUILT_FOR_NONE.get(name)
     return None if built is not None and plain == {"class_path": shortest_path(built)} else plain
@@ -216,17 +216,17 @@ def _network(model: Mapping[str, Any], paths: tuple[str, ...], earlier: Mapping[
     network = without_defaults(model["network"])
     arguments = network.get("init_args", {})
     for name in arguments.keys() & set(paths):
-        arguments[name] = _file(arguments[name], then.get("init_args", {}).get(name))
+        arguments[name] = _content_digest(arguments[name], then.get("init_args", {}).get(name))
     if model.get("weights") is None:
         return network
-    weights = _file(model["weights"], then.get("weights"))
+    weights = _content_digest(model["weights"], then.get("weights"))
     return {**network, "weights": weights, "new_classifier": model.get("new_classifier", False)}
 
 
-def _file(path: str, earlier: str | None) -> str:
-    """Return the digest of a file, or of the files in a folder that are not hidden.
+def _content_digest(path: str, earlier: str | None) -> str:
+    """Return the digest of a file, or of the files in a folder, without hidden files.
 
-    A run that continues does not need its initial weights any more.
+    If the path does not exist, return the digest of the earlier run: a run that continues does not need its initial weights.
     """
     if Path(path).is_dir():
         files = {each.relative_to(path): each for each in Path(path).rglob("*") if each.is_file()}

@@ -27,7 +27,7 @@ def network_name(config: Mapping[str, Any]) -> str:
     """Return the name of the network, e.g. ``lraspp``, with the architecture, encoder or folder, or the wrapped network."""
     network = config["model"]["network"]
     arguments = network.get("init_args", {})
-    folder = Path(str(arguments.get("folder") or "")).name  # has a model type of its own
+    folder = Path(str(arguments.get("folder") or "")).name  # its configuration has the model type
     wrapped = arguments.get("network")
     parts = [arguments.get("architecture"), arguments.get("encoder"), folder or arguments.get("model_type")]
     parts.append(class_name(wrapped) if isinstance(wrapped, str) else wrapped)

@@ -89,7 +89,7 @@ def place_of(subcommand: str | None, config: Namespace, plain: dict[str, Any], l
 
 
 def _evaluated(run: RunFolder, plain: dict[str, Any]) -> str:
-    """A digest of the inference, and of the data if a run is evaluated on other data than its own."""
+    """Return a digest of the inference, and of the data if the run is evaluated on other data than its own."""
     data = run.experiment()["parts"].get("data", {})
     values = {name: value for name, value in data.get("values", {}).items() if name not in ("names", "images")}
     own, given = [data.get("name"), values], [data_name(plain), data_of(plain)]
