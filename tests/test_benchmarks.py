@@ -10,9 +10,11 @@ import launches
 import losses
 import metrics
 import networks
+import other_losses
 import pytest
 import torch
 import training
+import training_steps
 from conftest import write_camvid
 from measure import Options, apart, interleaved, peak, ratio, regions
 
@@ -31,7 +33,7 @@ def run(monkeypatch, *arguments):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["loss"], "expected parts out of losses, metrics, .* got loss"),
+        (["loss"], "expected parts out of losses, other_losses, .* got loss"),
         (["losses", "--device", "tpu"], "expected the device to be cpu or cuda, got tpu"),
         (["data"], "expected data for data; give --root or --cityscapes or --coco_stuff or --ade20k"),
         (["losses", "training"], "expected data for training; give --root"),
@@ -54,7 +56,7 @@ def test_a_device_that_the_machine_does_not_have_is_refused(monkeypatch, capsys)
 
 
 def test_the_report_names_the_command_the_machine_and_what_was_left_out(monkeypatch, tmp_path, capsys):
-    for module in (launches, losses, metrics, networks):
+    for module in (launches, losses, metrics, networks, other_losses, training_steps):
         monkeypatch.setattr(module, "table", lambda options, name=module.__name__: [f"the table of {name}"])
     run(monkeypatch, "--output", str(tmp_path / "report.md"))
     report = (tmp_path / "report.md").read_text()
@@ -96,6 +98,19 @@ def test_each_of_the_other_losses_is_measured():
     seconds = losses.times((1, 3, 32, 32), 4, torch.float32, CPU, 1, "others")
     assert list(seconds) == list(losses.OTHERS)
     assert all(losses.loss_peak((1, 3, 32, 32), 4, torch.float32, CPU, "others", name) >= 0 for name in seconds)
+
+
+def test_a_training_step_computes_the_same_cross_entropy_with_both_implementations():
+    logits, target = losses.problem((2, 5, 64, 64), 4, torch.float32, CPU)
+    plain, fused = (training_steps.CRITERIA[name] for name in (losses.REFERENCE, "CE by the same pass"))
+    torch.testing.assert_close(fused(logits, target), plain(logits, target))
+    torch.testing.assert_close(fused.auxiliary(logits, target), plain.auxiliary(logits, target))
+
+
+def test_a_training_step_is_timed_with_each_criterion():
+    seconds = training_steps.times("LRASPP", (2, 3, 32, 32), "float32", CPU, 1)
+    assert list(seconds) == list(training_steps.CRITERIA)
+    assert all(value > 0 for values in seconds.values() for value in values)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Measures the package: losses, metrics, networks, data, launches and training.
 
-    python experiments/benchmarks [losses] [metrics] [networks] [data] [launches] [training] --device cpu --output FILE.md
+    python experiments/benchmarks [losses] [other_losses] [training_steps] [metrics] [networks]
+        [data] [launches] [training] --device cpu --output FILE.md
 
 Every part where none is named. Times are medians of interleaved repetitions with their spread (10th to 90th percentile).
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 import torch
 from measure import Options
 
-PARTS = ("losses", "metrics", "networks", "data", "launches", "training")
+PARTS = ("losses", "other_losses", "training_steps", "metrics", "networks", "data", "launches", "training")
 # The options of which a part needs one.
 DATA = {"data": ("root", "cityscapes", "coco_stuff", "ade20k"), "training": ("root",)}
 
@@ -78,7 +79,7 @@ def report(options: Options, parts: list[str] | tuple[str, ...], missing: dict[s
     yield ""
     yield f"{machine(options.device)}."
     for part in parts:
-        yield f"\n## {part.capitalize()}\n"
+        yield f"\n## {part.capitalize().replace('_', ' ')}\n"
         if part in missing:
             yield f"Not measured: no data was given (--{' or --'.join(missing[part])})."
         else:

@@ -1,4 +1,4 @@
-"""Time and memory of the criteria, forward and backward, beside upsampling and cross-entropy in plain torch."""
+"""Time and memory of the criterion, forward and backward, beside upsampling and cross-entropy in plain torch."""
 
 import shutil
 from collections.abc import Callable, Iterator
@@ -129,12 +129,16 @@ def table(options: Options) -> Iterator[str]:
     yield from heading("logits", "", *DEFINITIONS)
     for stride in STRIDES[:2]:
         yield from rows(options, shapes[0], stride, torch.float32, "definition")
-    for of in ("criterion", "others"):
-        yield from heading("logits", "", *TABLES[of])
-        for shape in shapes:
-            for stride in STRIDES:
-                for dtype in DTYPES[options.device.type]:
-                    yield from rows(options, shape, stride, dtype, of)
+    yield from all_rows(options, shapes, "criterion")
+
+
+def all_rows(options: Options, shapes: list[Shape], of: str) -> Iterator[str]:
+    """A table: rows of each shape, stride and type."""
+    yield from heading("logits", "", *TABLES[of])
+    for shape in shapes:
+        for stride in STRIDES:
+            for dtype in DTYPES[options.device.type]:
+                yield from rows(options, shape, stride, dtype, of)
 
 
 def rows(options: Options, shape: Shape, stride: int, dtype: torch.dtype, of: str) -> Iterator[str]:
