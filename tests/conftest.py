@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 import torch
 import wandb
 from PIL import Image
+from simulated_device import SimulatedDevice
 
 from cpg_lightning.data import CamVidDataModule
 
@@ -80,7 +81,7 @@ def camvid(tmp_path):
 @pytest.fixture
 def batches():
     """Four batches of two images."""
-    from steps import loader_of  # only here: it makes the simulated device known to torch
+    from steps import loader_of  # only here: it imports this module
 
     return loader_of()
 
@@ -93,9 +94,10 @@ def real_data() -> Path:
     return Path(os.environ["CPG_LIGHTNING_DATA"])
 
 
-def _simulated_device() -> AbstractContextManager[object]:
-    from simulated_device import SimulatedDevice  # only here: it makes the device known to torch
-
+def simulated() -> SimulatedDevice:
+    """The simulated device. A process with a GPU cannot have it; there the test is skipped."""
+    if torch.cuda.is_available():
+        pytest.skip("torch would take the simulated device for its accelerator")
     return SimulatedDevice()
 
 
@@ -106,7 +108,7 @@ def device() -> Iterator[torch.device]:
     ``simulated`` computes on the CPU and finds mixes of devices.
     """
     name = os.environ.get("CPG_LIGHTNING_DEVICE", "cpu")
-    with _simulated_device() if name == "simulated" else nullcontext():
+    with simulated() if name == "simulated" else nullcontext():
         try:
             found = torch.zeros((), dtype=torch.float64, device=name).device
         except (RuntimeError, AssertionError, TypeError) as error:

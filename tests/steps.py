@@ -5,11 +5,12 @@ import subprocess
 import sys
 
 import torch
+from conftest import simulated
 from lightning import seed_everything
 from lightning.pytorch.accelerators import Accelerator
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from simulated_device import DEVICE, SimulatedDevice
+from simulated_device import DEVICE
 from tiny import SGD, Tiny, trainer_of
 from torch.utils.data import DataLoader
 
@@ -120,7 +121,7 @@ class Waits(Callback):
 
 def counted(batches, *callbacks, **options):
     """The waits and launches of the steps of a training on the simulated device, with some callbacks."""
-    with SimulatedDevice() as device:
+    with simulated() as device:
         waits = Waits(device)
         strategy = SingleDeviceStrategy(device=DEVICE)
         options = {"accelerator": Simulated(), "strategy": strategy, "callbacks": [*callbacks, waits], **options}

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 import yaml
 from commands import EXPERIMENTS
+from conftest import simulated
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from simulated_device import SimulatedDevice
 
 from cpg_lightning import inference
 from cpg_lightning.inference import Inference
@@ -318,7 +318,7 @@ def test_arguments_out_of_range_are_refused(options, message):
 )
 def test_the_host_waits_for_no_strip(options, align_corners, monkeypatch):
     monkeypatch.setattr(inference, "LARGEST_STRIP", 2000)
-    with SimulatedDevice() as counted:
+    with simulated() as counted:
         images = images_of(1, 3, 40, 56).to(counted.device)
         counted.reset()
         Inference(**options).classes(lambda images: images[:, :, ::4, ::4], images, (80, 112), align_corners)

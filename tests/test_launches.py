@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from simulated_device import SimulatedDevice
+from conftest import simulated
 
 from cpg_lightning.losses import (
     ActiveBoundaryLoss,
@@ -24,7 +24,7 @@ def counted(criterion, shape, size, auxiliary=False):
     target[:, 30:60, 80:110] = 2  # a third label in some windows
     target[:, :20, :30] = 255
     loss = criterion.auxiliary if auxiliary else criterion
-    with SimulatedDevice() as device:
+    with simulated() as device:
         logits, target = torch.randn(shape).to(device.device).requires_grad_(), target.to(device.device)
         loss(logits, target)  # weights of classes are copied to the device once
         device.reset()

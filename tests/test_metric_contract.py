@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from simulated_device import SimulatedDevice
+from conftest import simulated
 from torchmetrics import MetricCollection
 
 from cpg_lightning.metrics import BoundaryF1Score, BoundaryIoU, ClassIoU, TrimapJaccardIndex, boundary_f1
@@ -182,7 +182,7 @@ def test_two_processes_count_each_image_once(number, tmp_path):
 class TestOnADevice:
     @pytest.fixture
     def counted(self):
-        with SimulatedDevice() as counted:
+        with simulated() as counted:
             yield counted
 
     @every_metric

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import simulated
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from simulated_device import DEVICE, SimulatedDevice
+from simulated_device import DEVICE
 from steps import Simulated, in_two_processes, module_of
 from tiny import Broken, Recording, trainer_of
 
@@ -69,7 +70,7 @@ def test_accumulated_batches_are_one_step(batches):
 
 
 def test_no_step_waits_for_the_device_and_a_validation_once(batches):
-    with SimulatedDevice() as counted:
+    with simulated() as counted:
         trainer_of(
             max_epochs=2,
             log_every_n_steps=1,

@@ -3,12 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from simulated_device import DEVICE, SimulatedDevice
+from conftest import simulated
+from simulated_device import DEVICE
 
 
 @pytest.fixture
 def counted():
-    with SimulatedDevice() as counted:
+    with simulated() as counted:
         yield counted
 
 
@@ -236,7 +237,7 @@ def test_nothing_takes_the_device_by_itself():
 
 
 def test_nothing_is_counted_outside():
-    with SimulatedDevice() as counted:
+    with simulated() as counted:
         values = here([1.0, 2.0], counted)
     _ = values + 1
     assert counted.launches == 0

@@ -6,10 +6,11 @@ import shutil
 import pytest
 import torch
 import torch._dynamo.testing
+from conftest import simulated
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.precision import MixedPrecision
 from lightning.pytorch.strategies import SingleDeviceStrategy
-from simulated_device import DEVICE, SimulatedDevice
+from simulated_device import DEVICE
 from steps import CLASSES, Simulated, Waits, module_of
 from tiny import Tiny, trainer_of
 
@@ -45,7 +46,7 @@ class Traced(Tiny):
 
 
 def test_a_step_waits_for_the_device_only_in_the_criterion(batches):
-    with SimulatedDevice() as counted:
+    with simulated() as counted:
         waits = Waits(counted)
         strategy = SingleDeviceStrategy(device=DEVICE)
         trainer = trainer_of(max_epochs=1, accelerator=Simulated(), strategy=strategy, callbacks=[waits])
@@ -70,7 +71,7 @@ def test_the_learning_rate_is_logged_as_a_tensor_on_the_device(batches):
             expected.append(trainer.optimizers[0].param_groups[0]["lr"])
 
     rates, expected = [], []
-    with SimulatedDevice():
+    with simulated():
         strategy = SingleDeviceStrategy(device=DEVICE)
         trainer_of(max_epochs=1, accelerator=Simulated(), strategy=strategy, callbacks=[Logged()]).fit(
             module_of(), batches

@@ -7,9 +7,10 @@ import lightning as L
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import simulated
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from losses_problem import losses
-from simulated_device import DEVICE, SimulatedDevice
+from simulated_device import DEVICE
 from steps import in_two_processes, loader_of, module_of
 from tiny import SGD, Tiny, trainer_of
 from torch.utils.data import DataLoader
@@ -217,7 +218,7 @@ def test_the_validation_loss_takes_at_most_200_launches_60_per_strip_and_4_waits
     logits = torch.randn(1, 7, height // stride, width // stride)
     expected = CrossEntropyCPGLoss(**options)(logits, target)
     criterion = CrossEntropyCPGLoss(**options, strip_logits=7 * width * -(-height // strips))
-    with SimulatedDevice() as device:
+    with simulated() as device:
         logits, target = logits.to(DEVICE), target.to(DEVICE)
         criterion.value(logits, target)  # weights of classes are copied to the device once
         device.reset()
@@ -230,7 +231,7 @@ def test_the_validation_loss_takes_at_most_200_launches_60_per_strip_and_4_waits
 
 
 def test_an_evaluation_waits_for_its_loss_only_in_the_criterion():
-    with SimulatedDevice() as device:
+    with simulated() as device:
         module, counts = module_of().to(DEVICE).eval(), []
         batch = {name: each[:1].to(DEVICE) for name, each in next(iter(loader_of())).items() if name != "name"}
         for with_loss in (False, True):

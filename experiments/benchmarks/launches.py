@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from losses import OTHERS, PUBLIC, REFERENCE, definition, reference
-from measure import Options, heading, regions, row
+from measure import Options, apart, heading, regions, row
 from simulated_device import SimulatedDevice
 from torch import Tensor
 
@@ -101,6 +101,16 @@ def waits(title: str, counts: Counts) -> Iterator[str]:
 
 
 def table(options: Options) -> Iterator[str]:
+    """The lines, from a process without a GPU, beside which there is no simulated device."""
+    yield from apart(torch.device("cpu"), lines)
+
+
+def lines() -> list[str]:
+    """Lines of the table, from the process that counts."""
+    return list(_lines())
+
+
+def _lines() -> Iterator[str]:
     """Counts of the criterion and the reference for each shape, of other losses for the first, and of an evaluated image."""
     yield "Counted with tensors that only say that they are on an accelerator, not timed, whatever the device named above."
     yield "The model's time is that of launches (5 microseconds each) or of traffic (4.3 TB/s), whichever takes longer for an"

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
+NO_GPU = {"CUDA_VISIBLE_DEVICES": ""}
 # glibc's allocator told to keep its memory: without, fresh pages can cost more than the arithmetic.
 KEEP = {
     "MALLOC_MMAP_THRESHOLD_": "4000000000",
@@ -89,7 +90,7 @@ def apart(device: torch.device, job: Callable[..., T], *arguments: object, keep:
     if device.type != "cpu":
         return job(*arguments)
     with (
-        _environment(KEEP if keep else {}),
+        _environment({**NO_GPU, **(KEEP if keep else {})}),
         ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
     ):
         return pool.submit(job, *arguments).result()

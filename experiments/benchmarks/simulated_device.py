@@ -3,6 +3,7 @@
 import sys
 from collections import Counter
 from contextlib import ExitStack
+from functools import cache
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -15,8 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_a
 from torch.utils._pytree import tree_leaves, tree_map
 
 TORCH = str(Path(torch.__file__).parent)
-# Autocast does nothing on the device: it has no list of operators for it.
-_library = torch.library.Library("_", "IMPL", "AutocastPrivateUse1")
+DEVICE = torch.device("privateuseone", 0)
+_libraries: list[torch.library.Library] = []  # torch forgets a library that nothing holds
 
 
 class _Backend:
@@ -44,8 +45,14 @@ class _Backend:
         return [torch.bfloat16, torch.float16]
 
 
-def _register() -> torch.device:
-    """Make the name of the device known to torch, once a process."""
+@cache
+def _register() -> None:
+    """Make the device known to torch, once a process, as "simulated"."""
+    if torch.cuda.is_available():
+        raise RuntimeError(
+            "expected a process without a GPU, since torch would take the simulated device for its accelerator; "
+            "start it with CUDA_VISIBLE_DEVICES="
+        )
     if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
         raise RuntimeError(
             f"expected a torch with backends written in Python, got torch {torch.__version__}; install torch 2.10 or later"
@@ -62,11 +69,9 @@ def _register() -> torch.device:
             return True
 
     backend_registration._setup_privateuseone_for_python_backend("simulated", _Backend(), Hooks())
-    _library.fallback(torch.library.fallthrough_kernel)
-    return torch.device("simulated", 0)
-
-
-DEVICE = _register()
+    # Autocast does nothing on the device: it has no list of operators for it.
+    _libraries.append(torch.library.Library("_", "IMPL", "AutocastPrivateUse1"))
+    _libraries[-1].fallback(torch.library.fallthrough_kernel)
 
 
 class SimulatedDevice(TorchDispatchMode):
@@ -85,7 +90,7 @@ class SimulatedDevice(TorchDispatchMode):
         operators: Launches by operator.
 
     Raises:
-        RuntimeError: For a mix of devices.
+        RuntimeError: For a mix of devices, and in a process with a GPU.
 
     Example:
         >>> with SimulatedDevice() as counted:
@@ -99,6 +104,7 @@ class SimulatedDevice(TorchDispatchMode):
     device = DEVICE
 
     def __init__(self) -> None:
+        _register()
         super().__init__()
         self.reset()
 
