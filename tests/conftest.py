@@ -97,7 +97,7 @@ def real_data() -> Path:
 def simulated() -> SimulatedDevice:
     """The simulated device. A process with a GPU cannot have it; there the test is skipped."""
     if torch.cuda.is_available():
-        pytest.skip("torch would take the simulated device for its accelerator")
+        pytest.skip("torch would not find the GPU beside the simulated device")
     return SimulatedDevice()
 
 

@@ -236,7 +236,7 @@ def test_matrix_products_are_exact_and_the_global_setting_is_kept(problem, monke
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
     try:
-        CrossEntropyCPGLoss()(*problem)
+        CrossEntropyCPGLoss(strip_logits=2**26)(*problem)  # by PyTorch's operators on a GPU too
         assert torch.get_float32_matmul_precision() == "medium"
     finally:
         torch.set_float32_matmul_precision(before)

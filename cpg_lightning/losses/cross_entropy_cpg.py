@@ -40,8 +40,11 @@ class CrossEntropyCPGLoss(SegmentationCriterion):
         ohem_min_kept: Pixels an image that are kept at least. 32,768 by default: the official 131,072 for the 4 images of a
             process. Counted by the image, it means the same on any number of devices.
         strip_logits: How many logits are upsampled at a time. More of them need more memory and fewer operations. ``None``
-            takes :math:`2^{20}` on the CPU, which stay in its cache, and :math:`3 \cdot 2^{25}` elsewhere (384 MiB in float32,
-            held twice), where each operation costs a launch. Elsewhere no less than one image is upsampled at a time.
+            takes :math:`2^{20}` on the CPU, which stay in its cache. On an NVIDIA GPU it takes none: Triton kernels upsample
+            each logit where it is needed. They are not used for float64, kernels above 7 pixels, with
+            ``torch.use_deterministic_algorithms(True)`` or where Triton does not work, of which a warning is given. There, and
+            on other devices, ``None`` takes :math:`3 \cdot 2^{25}` (384 MiB in float32, held twice), since each operation
+            costs a launch, and no less than one image.
         ce_weight: The weight :math:`\mu`, 0 or more. 0 is CPG alone, to be added to other losses by
             :class:`~cpg_lightning.losses.WeightedSum`. It does not change the auxiliary output's loss.
 
@@ -53,7 +56,8 @@ class CrossEntropyCPGLoss(SegmentationCriterion):
     Raises:
         ValueError: If a weight is negative or infinite or both are 0, for a kernel size that is not odd or out of range, and, in the
             forward pass, for shapes, dtypes or target values other than above. Target values are checked on the CPU
-            only: on a GPU the check would force a synchronisation.
+            only: on a GPU the check would force a synchronisation. There, the loss is NaN or the process ends with a
+            device-side assertion.
         RuntimeError: For a second derivative: the gradient is computed with the value. On Apple's devices kernels above
             9 pixels need float64, which those do not have.
 

@@ -3,7 +3,6 @@
 import sys
 from collections import Counter
 from contextlib import ExitStack
-from functools import cache
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, Self
@@ -45,18 +44,8 @@ class _Backend:
         return [torch.bfloat16, torch.float16]
 
 
-@cache
 def _register() -> None:
-    """Make the device known to torch, once a process, as "simulated"."""
-    if torch.cuda.is_available():
-        raise RuntimeError(
-            "expected a process without a GPU, since torch would take the simulated device for its accelerator; "
-            "start it with CUDA_VISIBLE_DEVICES="
-        )
-    if not hasattr(backend_registration, "_setup_privateuseone_for_python_backend"):
-        raise RuntimeError(
-            f"expected a torch with backends written in Python, got torch {torch.__version__}; install torch 2.10 or later"
-        )
+    """Make the device known to torch, as "simulated"."""
 
     class Hooks(torch._C._acc.PrivateUse1Hooks):
         def is_available(self) -> bool:
@@ -72,6 +61,13 @@ def _register() -> None:
     # Autocast does nothing on the device: it has no list of operators for it.
     _libraries.append(torch.library.Library("_", "IMPL", "AutocastPrivateUse1"))
     _libraries[-1].fallback(torch.library.fallthrough_kernel)
+
+
+# Beside a GPU, torch would take the device for the accelerator of the process. Elsewhere it must know the device before
+# the first backward pass, which counts the devices.
+HAS_PYTHON_BACKENDS = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
+if HAS_PYTHON_BACKENDS and not torch.cuda.is_available():
+    _register()
 
 
 class SimulatedDevice(TorchDispatchMode):
@@ -104,7 +100,16 @@ class SimulatedDevice(TorchDispatchMode):
     device = DEVICE
 
     def __init__(self) -> None:
-        _register()
+        if not HAS_PYTHON_BACKENDS:
+            raise RuntimeError(
+                f"expected a torch with backends written in Python, got torch {torch.__version__}; "
+                "install torch 2.10 or later"
+            )
+        if torch.cuda.is_available():
+            raise RuntimeError(
+                "expected a process without a GPU, which torch would not find beside the simulated device; "
+                "start it with CUDA_VISIBLE_DEVICES="
+            )
         super().__init__()
         self.reset()
 

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .rows import Options, Rows
+from . import gpu
+from .rows import Options, cross_entropy_cpg
 
 
 def fused_cross_entropy_cpg(
@@ -63,7 +64,7 @@ class _FusedCrossEntropyCPG(torch.autograd.Function):
     Rows are processed in chunks. On a CPU, a chunk is a part of one image, so that intermediate values stay in the
     cache. On an accelerator, a chunk is many images, because each operation costs a launch. The factor of a row is
     known once all windows that contain the row are processed. Within an image, the gradient therefore lags two radii of
-    the kernel behind::
+    the kernel behind. On an NVIDIA GPU, :mod:`.kernels` compute the same in three steps, from left to right::
 
         target (H, W) -- windows of two labels -- pairs (pixel, class) with G not 0, in integers
                                                                |
@@ -78,13 +79,11 @@ class _FusedCrossEntropyCPG(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, target: Tensor, class_weights: Tensor | None, options: Options, align_corners: bool
     ) -> tuple[Tensor, Tensor, Tensor]:
-        work = logits.float() if logits.element_size() < 4 else logits
-        rows = Rows(work, target, class_weights, options, align_corners, ctx.needs_input_grad[0])
-        rows.run()
+        compute = gpu.cross_entropy_cpg if gpu.has_kernels(logits, options) else cross_entropy_cpg
+        gradient, ce, cpg = compute(logits, target, class_weights, options, align_corners, ctx.needs_input_grad[0])
         # Kept in full precision, because the loss scale of mixed precision is applied later.
-        ctx.save_for_backward(rows.gradient)
+        ctx.save_for_backward(gradient)
         ctx.dtype = logits.dtype
-        ce, cpg = rows.cross_entropy, work.new_zeros(()) if rows.errors is None else rows.errors.mean()
         ctx.mark_non_differentiable(ce, cpg)
         return ce + options.cpg_weight * cpg, ce, cpg
 

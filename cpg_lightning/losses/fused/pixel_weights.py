@@ -10,7 +10,8 @@ class PixelWeights:
     """The weight of each pixel's negative log probabilities in the mean over the batch.
 
     Args:
-        logits: (B, C, h, w)
+        num_classes: Number of classes C.
+        dtype: The dtype of the weights.
         classes: True class, 0 where ignored, int64, (B, H, W).
         left_out: Pixels with weight 0, bool, (B, H, W).
         class_weights: Weight of each class, (C), or None for 1.
@@ -28,7 +29,8 @@ class PixelWeights:
 
     def __init__(
         self,
-        logits: Tensor,
+        num_classes: int,
+        dtype: torch.dtype,
         classes: Tensor,
         left_out: Tensor,
         class_weights: Tensor | None,
@@ -36,8 +38,9 @@ class PixelWeights:
         by_number: bool,
     ) -> None:
         self.left_out = left_out
-        self.class_weights = logits.new_ones(logits.shape[1]) if class_weights is None else class_weights
-        counts = torch.logical_not(left_out, out=torch.empty_like(left_out, dtype=logits.dtype))
+        ones = torch.ones(num_classes, dtype=dtype, device=classes.device)
+        self.class_weights = ones if class_weights is None else class_weights
+        counts = torch.logical_not(left_out, out=torch.empty_like(left_out, dtype=dtype))
         self.true = counts if class_weights is None else class_weights[classes] * counts
         total = (counts if by_number else self.true).sum()
         total = total.masked_fill(total == 0, math.inf)  # then all weights are 0

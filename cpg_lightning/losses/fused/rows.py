@@ -34,6 +34,22 @@ class Options:
     strip_logits: int | None = None
 
 
+def cross_entropy_cpg(
+    logits: Tensor,
+    target: Tensor,
+    class_weights: Tensor | None,
+    options: Options,
+    align_corners: bool,
+    with_gradient: bool,
+) -> tuple[Tensor | None, Tensor, Tensor]:
+    """The gradient of the loss by the logits in float32 or float64, (B, C, h, w), or None; the mean cross-entropy; CPG."""
+    work = logits.float() if logits.element_size() < 4 else logits
+    rows = Rows(work, target, class_weights, options, align_corners, with_gradient)
+    rows.run()
+    cpg = work.new_zeros(()) if rows.errors is None else rows.errors.mean()
+    return rows.gradient, rows.cross_entropy, cpg
+
+
 class Rows:
     """One call: its tensors, and the pass over rows.
 
@@ -81,7 +97,8 @@ class Rows:
             kept = options.ohem_min_kept * len(target)  # of the whole call
             left_out = easy_or_ignored(self._likelihood(), ignored, options.ohem_threshold, kept)
         self.weights = PixelWeights(
-            logits,
+            logits.shape[1],
+            logits.dtype,
             self.classes,
             left_out,
             class_weights,
