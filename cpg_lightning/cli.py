@@ -32,7 +32,7 @@ from cpg_lightning.initial_weights import drop_initial_weights, expand_paths
 from cpg_lightning.learning_rate import check_lr_above_zero
 from cpg_lightning.messages import quieten
 from cpg_lightning.module import SegmentationModule
-from cpg_lightning.parsing import YAML, Parser, check_callables, check_trainer, plain_values
+from cpg_lightning.parsing import YAML, Parser, check_callables, check_trainer, plain_values, try_integers_first
 from cpg_lightning.prediction_output import check_output, leave_out_predicted
 from cpg_lightning.resuming import groups_of
 from cpg_lightning.run_callbacks import callbacks_of_runs, keep_checkpoints_in, keep_logs_in
@@ -130,6 +130,7 @@ class SegmentationCLI(LightningCLI):
             help="predict: whether to predict all images again and overwrite files",
         )
         parser.link_arguments("data.num_classes", "model.network.init_args.num_classes", apply_on="instantiate")
+        try_integers_first(parser)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Parse the command line."""

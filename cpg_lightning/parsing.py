@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from importlib import import_module
 from inspect import isclass, signature
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn, Union, get_args, get_type_hints
 
 import yaml
 from jsonargparse import Namespace, get_loader, set_dumper, set_loader
@@ -102,6 +102,20 @@ def configured_classes(entry: Any) -> list[Namespace]:
     """Return the configured classes of an option: its value is one class with arguments, a list of them, or None."""
     entries = entry if isinstance(entry, list) else [entry]
     return [each for each in entries if isinstance(each, Namespace)]
+
+
+def try_integers_first(parser: LightningArgumentParser) -> None:
+    """Read 1 as an integer where an option is an integer or a floating-point number: one batch, not 1.0 of all batches.
+
+    jsonargparse tries types in their order, which is not always that of the source: it builds ``Optional[Union[int, float]]``,
+    for which Python up to 3.13 may return an equal type that was built before, ``Optional[Union[float, int]]``.
+    """
+    for action in parser._actions:
+        types = list(get_args(getattr(action, "_typehint", None)))
+        if int in types and float in types:
+            types.remove(int)
+            types.insert(types.index(float), int)
+            setattr(action, "_typehint", Union[tuple(types)])  # noqa: B010, UP007
 
 
 def check_callables(config: Namespace) -> None:

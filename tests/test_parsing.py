@@ -1,5 +1,6 @@
 """What the command says of mistakes: the mistake alone, what may have been meant, and nothing is called before."""
 
+import typing
 from pathlib import Path
 
 import pytest
@@ -161,6 +162,15 @@ class TestFiles:
 
 
 class TestTrainer:
+    @pytest.mark.parametrize(("given", "expected"), [("1", 1), ("1.0", 1.0), ("0.5", 0.5)])
+    def test_one_batch_is_not_all_batches_whatever_was_parsed_before(self, camvid, given, expected):
+        for clear in getattr(typing, "_cleanups", ()):
+            clear()
+        named_before = typing.Union[float, int, None]  # noqa: UP007
+        assert typing.get_args(typing.Optional[named_before])[0] is float  # noqa: UP045
+        found = main([*QUIET, f"--trainer.limit_val_batches={given}"], run=False).config.trainer.limit_val_batches
+        assert (found, type(found)) == (expected, type(expected))
+
     @pytest.mark.parametrize(
         ("option", "message"),
         [
