@@ -59,18 +59,31 @@ class TestOnAGPU:
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    @pytest.mark.parametrize("kernel_size", [3, 5, 7])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"kernel_size": 5},
+            {"kernel_size": 7},
+            {"void_borders": False},
+            {"label_smoothing": 0.1},
+            {"ohem_threshold": 0.3, "ohem_min_kept": 100},
+            {"cpg_weight": 0.0},
+        ],
+        ids=str,
+    )
     @pytest.mark.parametrize(
         ("shape", "stride"), [((2, 19, 128, 256), 4), ((1, 150, 130, 130), 8), ((2, 5, 64, 64), 1)]
     )
-    def test_value_and_gradient_equal_those_in_float64(self, kernel_size, shape, stride):
+    def test_value_and_gradient_equal_those_in_float64(self, options, shape, stride):
         torch.manual_seed(0)
         images, classes, height, width = shape
         logits = 3 * torch.randn(images, classes, -(-height // stride), -(-width // stride), device="cuda")
         target = torch.randint(0, classes, (images, height // 4, width // 4), device="cuda")
         target = target.repeat_interleave(5, 1).repeat_interleave(5, 2)[:, :height, :width]
         target[torch.rand(target.shape, device="cuda") < 0.05] = 255
-        criterion, results = CrossEntropyCPGLoss(kernel_size=kernel_size), []
+        criterion = CrossEntropyCPGLoss(**options, class_weights=torch.rand(classes, dtype=torch.float64).tolist())
+        results = []
         for dtype in (torch.float32, torch.float64):
             leaf = logits.to(dtype).requires_grad_()
             loss = criterion(leaf, target)

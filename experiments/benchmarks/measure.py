@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -96,6 +97,7 @@ def apart(device: torch.device, job: Callable[..., T], *arguments: object, keep:
         return pool.submit(job, *arguments).result()
 
 
+@cache
 def regions(images: int, classes: int, height: int, width: int) -> Tensor:
     """Drawn labels, int64 (images, height, width): smooth regions of 12 classes an image or fewer, and a void frame.
 
