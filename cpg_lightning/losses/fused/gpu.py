@@ -77,56 +77,99 @@ def cross_entropy_cpg(
     Returns:
         The gradient of the loss by the logits in float32, (B, C, h, w), or None; the mean cross-entropy; CPG.
     """
-    from . import kernels  # only here: it imports Triton
-
-    (images, num_classes, *small), large = logits.shape, target.shape[1:]
-    sizes = num_classes, *small, *large
-    upsampling = align_corners, tuple(small) == tuple(large)
+    launch = _Launches(logits, target, options, align_corners)
     ignored = target == options.ignore_index
     classes = target.masked_fill(ignored, 0)
-    smooth = bool(options.label_smoothing)
-    normaliser = logits.new_empty(target.shape, dtype=torch.float32)
-    of_true, of_all = torch.empty_like(normaliser), torch.empty_like(normaliser) if smooth else normaliser
-    every_weight = normaliser.new_ones(num_classes) if class_weights is None else class_weights
-    grid = -(-large[0] * large[1] // PIXELS), images
     with torch.cuda.device(logits.device) if logits.is_cuda else nullcontext():
-        kernels.normalise[grid](
-            *(logits, *logits.stride(), classes, every_weight, normaliser, of_true, of_all, *sizes),
-            *(smooth, *upsampling, PIXELS),
-        )
+        normaliser, of_true, of_all = launch.normalise(classes, class_weights)
         left_out, by_number = ignored, options.ohem_threshold is not None
         if options.ohem_threshold is not None:
-            left_out = easy_or_ignored(of_true.exp(), ignored, options.ohem_threshold, options.ohem_min_kept * images)
+            kept = options.ohem_min_kept * len(target)  # of the whole call
+            left_out = easy_or_ignored(of_true.exp(), ignored, options.ohem_threshold, kept)
         weights = PixelWeights(
-            num_classes, torch.float32, classes, left_out, class_weights, options.label_smoothing, by_number
+            logits.shape[1], torch.float32, classes, left_out, class_weights, options.label_smoothing, by_number
         )
         ce = -(weights.true * of_true.masked_fill(left_out, 0)).sum()
         if weights.smooth is not None:
             ce -= (weights.smooth * of_all.masked_fill(left_out, 0)).sum()
         cpg, scale, factor = torch.zeros_like(ce), torch.ones_like(ce), weights.of_probabilities()
-        gradient = normaliser.new_zeros(logits.shape) if with_gradient else normaliser
+        gradient = normaliser.new_zeros(logits.shape) if with_gradient else None
         if options.cpg_weight:
-            side, warps = (16, 4) if options.kernel_size == 3 else (32, 16)  # of a tile
-            radius = options.kernel_size // 2
-            tiles = math.prod(-(-(size + 2 * radius) // (side - 4 * radius)) for size in large), images
-            squares, entries = normaliser.new_empty(tiles), target.new_empty(tiles, dtype=torch.int32)
-            inner = torch.zeros_like(factor) if with_gradient else factor
-            kernels.compare[tiles](
-                *(logits, *logits.stride(), target, normaliser, squares, entries, gradient, inner),
-                *(options.ignore_index, *sizes, options.kernel_size, integer_kernel(options.kernel_size)[1]),
-                *(options.void_borders, with_gradient, *upsampling, side),
-                num_warps=warps,
-            )
-            number = entries.sum().clamp_(min=1)
-            cpg, scale = squares.sum() / number, 2 * options.cpg_weight / number
-            factor = torch.addcmul(factor, inner, scale, value=-1)
-        if not with_gradient:
-            return None, ce, cpg
-        smooth_weight = factor if weights.smooth is None else weights.smooth
-        cells = -(-small[0] * small[1] // CELLS), -(-num_classes // CLASSES), images
-        kernels.collect[cells](
-            *(logits, *logits.stride(), classes, every_weight, normaliser, factor, weights.true),
-            *(smooth_weight, scale, gradient, *sizes),
-            *(smooth, bool(options.cpg_weight), *upsampling, CELLS, CLASSES),
+            squares, entries, inner = launch.compare(normaliser, gradient)
+            cpg, scale = squares / entries, 2 * options.cpg_weight / entries
+            if inner is not None:
+                factor = torch.addcmul(factor, inner, scale, value=-1)
+        if gradient is not None:
+            launch.collect(classes, normaliser, factor, weights, scale, gradient)
+    return gradient, ce, cpg
+
+
+class _Launches:
+    """The kernels for one call, with the arguments that they share."""
+
+    def __init__(self, logits: Tensor, target: Tensor, options: Options, align_corners: bool) -> None:
+        from . import kernels  # only here: it imports Triton
+
+        self.kernels, self.target, self.options = kernels, target, options
+        (self.images, self.num_classes, *self.small), self.large = logits.shape, target.shape[1:]
+        self.logits = logits, *logits.stride()
+        self.sizes = self.num_classes, *self.small, *self.large
+        self.upsampling = align_corners, tuple(self.small) == tuple(self.large)
+
+    def normalise(self, classes: Tensor, class_weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """The normaliser of each pixel, and the log probability of its true class and of all classes."""
+        smooth = bool(self.options.label_smoothing)
+        normaliser = torch.empty(classes.shape, dtype=torch.float32, device=classes.device)
+        of_true, of_all = torch.empty_like(normaliser), torch.empty_like(normaliser) if smooth else normaliser
+        grid = -(-self.large[0] * self.large[1] // PIXELS), self.images
+        every_weight = normaliser.new_ones(self.num_classes) if class_weights is None else class_weights
+        self.kernels.normalise[grid](
+            *(*self.logits, classes, every_weight, normaliser, of_true, of_all, *self.sizes),
+            *(smooth, *self.upsampling, PIXELS),
         )
-        return gradient, ce, cpg
+        return normaliser, of_true, of_all
+
+    def compare(self, normaliser: Tensor, gradient: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The sum of the squared errors of CPG, their number, at least 1, and the inner products of each pixel."""
+        options, size = self.options, self.options.kernel_size
+        side, warps = (16, 4) if size == 3 else (32, 16)  # of a tile
+        margin = size // 2
+        tiles = math.prod(-(-(length + 2 * margin) // (side - 4 * margin)) for length in self.large), self.images
+        squares = normaliser.new_empty(tiles)
+        entries = normaliser.new_empty(tiles, dtype=torch.int32)
+        inner = None if gradient is None else torch.zeros_like(normaliser)
+        outputs = [normaliser if each is None else each for each in (gradient, inner)]  # without, nothing is written
+        self.kernels.compare[tiles](
+            *(*self.logits, self.target, normaliser, squares, entries, *outputs, options.ignore_index, *self.sizes),
+            *(size, integer_kernel(size)[1], options.void_borders, gradient is not None, *self.upsampling, side),
+            num_warps=warps,
+        )
+        return squares.sum(), entries.sum().clamp_(min=1), inner
+
+    def collect(
+        self,
+        classes: Tensor,
+        normaliser: Tensor,
+        factor: Tensor,
+        weights: PixelWeights,
+        scale: Tensor,
+        gradient: Tensor,
+    ) -> None:
+        """Complete the gradient."""
+        smooth = weights.smooth is not None
+        smooth_weight = normaliser if weights.smooth is None else weights.smooth
+        cells = -(-self.small[0] * self.small[1] // CELLS), -(-self.num_classes // CLASSES), self.images
+        self.kernels.collect[cells](
+            *(
+                *self.logits,
+                classes,
+                weights.class_weights,
+                normaliser,
+                factor,
+                weights.true,
+                smooth_weight,
+                scale,
+                gradient,
+            ),
+            *(*self.sizes, smooth, bool(self.options.cpg_weight), *self.upsampling, CELLS, CLASSES),
+        )
