@@ -9,51 +9,10 @@ Sizes: B images, C classes, logits (h, w), target (H, W). The logits may have an
 import triton
 import triton.language as tl
 
+from .kernel_upsampling import axis_of, between, first_next_to, load, scatter, span, upsample
+
 # One compiled kernel for all sizes: images of a validation have many.
 SIZES = ["stride_b", "stride_c", "stride_h", "stride_w", "ignore_index", "C", "h", "w", "H", "W"]
-
-
-@triton.jit
-def _axis(small, large, ALIGN_CORNERS: tl.constexpr):
-    """Position i of the target lies at ``(first + i * step) / denominator`` in the logits, as in :mod:`.upsampling`."""
-    if ALIGN_CORNERS:
-        first, step, denominator = 0, tl.maximum(small - 1, 1), tl.maximum(large - 1, 1)
-    else:
-        first, step, denominator = small - large, 2 * small, 2 * large
-    return first, step, denominator, small
-
-
-@triton.jit
-def _between(position, axis):
-    """The two positions of the logits around a position of the target, and the weight of the second."""
-    first, step, denominator, small = axis
-    numerator = tl.minimum(tl.maximum(first + position * step, 0), (small - 1) * denominator)
-    lower = numerator // denominator
-    fraction = (numerator - lower * denominator).to(tl.float32) / denominator.to(tl.float32)
-    return lower, tl.minimum(lower + 1, small - 1), fraction
-
-
-@triton.jit
-def _load(pointer, mask):
-    return tl.load(pointer, mask=mask, other=0.0).to(tl.float32)
-
-
-@triton.jit
-def _upsample(image, strides, axes, channel, y, x, mask, SAME_SIZE: tl.constexpr):
-    """Logits of the classes ``channel`` at the pixels (y, x) of the target, in float32; 0 outside the mask."""
-    stride_c, stride_h, stride_w = strides
-    base = image + channel * stride_c
-    if SAME_SIZE:
-        value = _load(base + y * stride_h + x * stride_w, mask)
-    else:
-        top, bottom, down = _between(y, axes[0])
-        left, right, across = _between(x, axes[1])
-        upper = (1 - across) * _load(base + top * stride_h + left * stride_w, mask)
-        upper += across * _load(base + top * stride_h + right * stride_w, mask)
-        lower = (1 - across) * _load(base + bottom * stride_h + left * stride_w, mask)
-        lower += across * _load(base + bottom * stride_h + right * stride_w, mask)
-        value = (1 - down) * upper + down * lower
-    return value
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -83,13 +42,13 @@ def normalise(
     inside = pixel < H * W
     y, x = pixel // W, pixel % W
     image = logits + tl.program_id(1).to(tl.int64) * stride_b
-    strides, axes = (stride_c, stride_h, stride_w), (_axis(h, H, ALIGN_CORNERS), _axis(w, W, ALIGN_CORNERS))
+    strides, axes = (stride_c, stride_h, stride_w), (axis_of(h, H, ALIGN_CORNERS), axis_of(w, W, ALIGN_CORNERS))
     place = tl.program_id(1).to(tl.int64) * H * W + pixel
 
     highest = tl.full((PIXELS,), float("-inf"), tl.float32)
     total, weighted, sum_of_weights = tl.zeros((PIXELS,), tl.float32), tl.zeros((PIXELS,), tl.float32), 0.0
     for channel in tl.range(0, C, loop_unroll_factor=4):
-        value = _upsample(image, strides, axes, channel, y, x, inside, SAME_SIZE)
+        value = upsample(image, strides, axes, channel, y, x, inside, SAME_SIZE)
         if SMOOTH:
             weight = tl.load(class_weights + channel)
             weighted += weight * value
@@ -100,7 +59,7 @@ def normalise(
     log_total = highest + tl.log(total)
     true = tl.load(classes + place, mask=inside, other=0)
     known = inside & (true >= 0) & (true < C)
-    value = _upsample(image, strides, axes, true, y, x, known, SAME_SIZE)
+    value = upsample(image, strides, axes, true, y, x, known, SAME_SIZE)
     tl.store(normaliser + place, log_total, mask=inside)
     tl.store(of_true + place, tl.where(known, value - log_total, float("nan")), mask=inside)
     if SMOOTH:
@@ -120,20 +79,6 @@ def _weights(index, SIZE: tl.constexpr, DENOMINATOR: tl.constexpr):
     dy, dx = index // SIZE - SIZE // 2, index % SIZE - SIZE // 2
     squares = tl.maximum(dy * dy + dx * dx, 1)
     return DENOMINATOR * dy // squares, DENOMINATOR * dx // squares
-
-
-@triton.jit
-def _scatter(gradient, axes, w, y, x, value, mask, SAME_SIZE: tl.constexpr):
-    """The adjoint of the upsampling at single pixels: add a value to the gradient of the logits of a class."""
-    if SAME_SIZE:
-        tl.atomic_add(gradient + y * w + x, value, mask=mask, sem="relaxed")
-    else:
-        top, bottom, down = _between(y, axes[0])
-        left, right, across = _between(x, axes[1])
-        tl.atomic_add(gradient + top * w + left, (1 - down) * (1 - across) * value, mask=mask, sem="relaxed")
-        tl.atomic_add(gradient + top * w + right, (1 - down) * across * value, mask=mask, sem="relaxed")
-        tl.atomic_add(gradient + bottom * w + left, down * (1 - across) * value, mask=mask, sem="relaxed")
-        tl.atomic_add(gradient + bottom * w + right, down * across * value, mask=mask, sem="relaxed")
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -186,7 +131,7 @@ def compare(
 
     image_index = tl.program_id(1).to(tl.int64)
     image, pixel = logits + image_index * stride_b, image_index * H * W + y * W + x
-    strides, axes = (stride_c, stride_h, stride_w), (_axis(h, H, ALIGN_CORNERS), _axis(w, W, ALIGN_CORNERS))
+    strides, axes = (stride_c, stride_h, stride_w), (axis_of(h, H, ALIGN_CORNERS), axis_of(w, W, ALIGN_CORNERS))
     label = tl.load(target + pixel, mask=exists, other=ignore_index)
     label = tl.where(label == ignore_index, -1, label).to(tl.int32)
     sum_of_squares, number = tl.zeros((SIDE * SIDE,), tl.float32), tl.zeros((SIDE * SIDE,), tl.int32)
@@ -203,7 +148,7 @@ def compare(
         inner_product = tl.zeros((SIDE * SIDE,), tl.float32)
         current = tl.min(tl.where((label >= 0) & (label < C), label, C), axis=0)
         while current < C:
-            probability = tl.exp(_upsample(image, strides, axes, current, y, x, exists, SAME_SIZE) - log_total)
+            probability = tl.exp(upsample(image, strides, axes, current, y, x, exists, SAME_SIZE) - log_total)
             is_class = (label == current).to(tl.int32)
             true_down, true_across = tl.zeros((SIDE * SIDE,), tl.int32), tl.zeros((SIDE * SIDE,), tl.int32)
             down, across = tl.zeros((SIDE * SIDE,), tl.float32), tl.zeros((SIDE * SIDE,), tl.float32)
@@ -231,28 +176,13 @@ def compare(
                 value = tl.where(exists & is_inner, value * probability / DENOMINATOR, 0.0)
                 inner_product += value
                 of_class = gradient + (image_index * C + current) * h * w
-                _scatter(of_class, axes, w, y, x, value, value != 0, SAME_SIZE)
+                scatter(of_class, axes, w, y, x, value, value != 0, SAME_SIZE)
             current = tl.min(tl.where((label > current) & (label < C), label, C), axis=0)
         if WITH_GRADIENT:
             tl.atomic_add(inner + pixel, inner_product, mask=inner_product != 0, sem="relaxed")
     program = tl.program_id(1) * tl.num_programs(0) + tl.program_id(0)
     tl.store(squares + program, tl.sum(sum_of_squares, axis=0))
     tl.store(entries + program, tl.sum(number, axis=0))
-
-
-@triton.jit
-def _span(axis):
-    """The number of positions of the target that are next to a position of the logits, at most."""
-    _, step, denominator, _ = axis
-    return (2 * denominator + step - 1) // step
-
-
-@triton.jit
-def _first(position, axis):
-    """The first position of the target next to a position of the logits."""
-    first, step, denominator, _ = axis
-    distance = (position - 1) * denominator - first
-    return tl.where(position == 0, 0, tl.maximum((distance + step - 1) // step, 0))
 
 
 @triton.jit(do_not_specialize=SIZES)
@@ -286,7 +216,7 @@ def collect(
 
     A program has several classes, because they share what it reads of each pixel.
     """
-    rows, columns = _axis(h, H, ALIGN_CORNERS), _axis(w, W, ALIGN_CORNERS)
+    rows, columns = axis_of(h, H, ALIGN_CORNERS), axis_of(w, W, ALIGN_CORNERS)
     cell = tl.program_id(0) * CELLS + tl.arange(0, CELLS)
     inside = cell < h * w
     row, column = cell // w, cell % w
@@ -297,34 +227,37 @@ def collect(
     if SAME_SIZE:
         first_y, first_x, span_y, span_x = row, column, 1, 1
     else:
-        first_y, first_x, span_y, span_x = _first(row, rows), _first(column, columns), _span(rows), _span(columns)
+        first_y, first_x, span_y, span_x = (
+            first_next_to(row, rows),
+            first_next_to(column, columns),
+            span(rows),
+            span(columns),
+        )
 
     totals = ()
     for _c in tl.static_range(CLASSES):
         totals = totals + (tl.zeros((CELLS,), tl.float32),)
     for dy in range(span_y):
         y = first_y + dy
-        top, bottom, down = _between(y, rows)
+        top, bottom, down = between(y, rows)
         is_y = inside & (y < H) & ((top == row) | (top + 1 == row))
         weight_y = tl.where(top == row, 1 - down, down)
         lines = ()
         for c in tl.static_range(CLASSES):
             of_class, mask = base + c * stride_c, is_y & (first_class + c < C)
             if SAME_SIZE:
-                here = _load(of_class + row * stride_h + column * stride_w, mask)
+                here = load(of_class + row * stride_h + column * stride_w, mask)
                 lines = lines + ((here, here, here),)
             else:
                 left, right = tl.maximum(column - 1, 0) * stride_w, tl.minimum(column + 1, w - 1) * stride_w
                 upper, lower = of_class + top * stride_h, of_class + bottom * stride_h
-                before = (1 - down) * _load(upper + left, mask) + down * _load(lower + left, mask)
-                here = (1 - down) * _load(upper + column * stride_w, mask) + down * _load(
-                    lower + column * stride_w, mask
-                )
-                after = (1 - down) * _load(upper + right, mask) + down * _load(lower + right, mask)
+                before = (1 - down) * load(upper + left, mask) + down * load(lower + left, mask)
+                here = (1 - down) * load(upper + column * stride_w, mask) + down * load(lower + column * stride_w, mask)
+                after = (1 - down) * load(upper + right, mask) + down * load(lower + right, mask)
                 lines = lines + ((before, here, after),)
         for dx in range(span_x):
             x = first_x + dx
-            near, _far, across = _between(x, columns)
+            near, _far, across = between(x, columns)
             is_pixel = is_y & (x < W) & ((near == column) | (near + 1 == column))
             weight = weight_y * tl.where(near == column, 1 - across, across)
             pixel = place + y * W + x
