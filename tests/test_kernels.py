@@ -15,6 +15,7 @@ from cpg_lightning.losses.fused import gpu
 from cpg_lightning.losses.fused.rows import Options
 
 PROGRAM = Path(__file__).with_name("interpreted_kernels.py")
+needs_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton comes with torch for CUDA")
 FEW = ["a stride that is no integer", "logits at target size", "hard examples"]
 MORE = [
     "aligned corners",
@@ -29,7 +30,7 @@ MORE = [
 ]
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton comes with torch for CUDA")
+@needs_triton
 @pytest.mark.parametrize("cases", [FEW, pytest.param(MORE, marks=pytest.mark.slow)], ids=["few", "more"])
 def test_the_kernels_equal_the_pass_over_rows(cases):
     # A process of its own: Triton asks for the variable when it is imported.
@@ -40,6 +41,34 @@ def test_the_kernels_equal_the_pass_over_rows(cases):
     differences = json.loads(result.stdout)
     assert list(differences) == cases
     assert {name: values for name, values in differences.items() if max(values) > 1e-6} == {}
+
+
+@needs_triton
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("normalise", {"SMOOTH": True, "PIXELS": gpu.PIXELS}),
+        (
+            "compare",
+            {"SIZE": 3, "DENOMINATOR": 2, "VOID_BORDERS": True, "WITH_GRADIENT": True, "SIDE": 16},
+        ),
+        ("collect", {"SMOOTH": True, "WITH_CPG": True, "CELLS": gpu.CELLS, "CLASSES": gpu.CLASSES}),
+    ],
+)
+def test_the_kernels_compile_for_a_gpu(name, options, monkeypatch):
+    # The interpreter accepts more than the compiler.
+    monkeypatch.setenv("TRITON_CACHE_DIR", "triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource, compile
+
+    from cpg_lightning.losses.fused import kernels
+
+    kernel, constants = getattr(kernels, name), {"ALIGN_CORNERS": False, "SAME_SIZE": False, **options}
+    pointers = {"logits": "*bf16", "classes": "*i64", "target": "*i64", "entries": "*i32"}
+    types = {each: "i32" for each in kernels.SIZES} | pointers | dict.fromkeys(constants, "constexpr")
+    signature = {argument: types.get(argument, "*fp32") for argument in kernel.arg_names}
+    compiled = compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 80, 32))
+    assert compiled.asm["cubin"]
 
 
 def test_the_kernels_are_for_gpus():
