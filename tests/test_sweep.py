@@ -56,14 +56,15 @@ def by_the_agent(monkeypatch, folder, file, values):
         def __init__(self, command, **others):
             started.append(command)
 
-    monkeypatch.setattr(wandb_agent, "AgentProcess", Process)
-    monkeypatch.setenv("WANDB_DIR", str(folder))
-    monkeypatch.setattr(os, "environ", os.environ.copy())  # the agent changes it
     sweep = yaml.safe_load(file.read_text())
-    agent = wandb_agent.Agent(api=None, queue=None)
-    agent._sweep_command = sweep.get("command") or []
     arguments = {name: {"value": value} for name, value in values.items()}
-    agent._command_run({"type": "run", "run_id": "a1", "program": sweep["program"], "args": arguments})
+    with monkeypatch.context() as patched:
+        patched.setattr(wandb_agent, "AgentProcess", Process)
+        patched.setenv("WANDB_DIR", str(folder))
+        patched.setattr(os, "environ", os.environ.copy())  # the agent changes it
+        agent = wandb_agent.Agent(api=None, queue=None)
+        agent._sweep_command = sweep.get("command") or []
+        agent._command_run({"type": "run", "run_id": "a1", "program": sweep["program"], "args": arguments})
     return started[0]
 
 
