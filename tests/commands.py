@@ -1,11 +1,13 @@
 """Command lines that several tests start from, and what a command that fails says."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from cpg_lightning.cli import main
 from cpg_lightning.command import command
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
@@ -23,6 +25,18 @@ CAMVID = [
     "--data.num_workers=0",
 ]
 ARGUMENTS = [*BASE, *PARTS, *CAMVID, "--data.root=camvid", "--trainer.max_epochs=2", "--trainer.log_every_n_steps=1"]
+FIT = [*ARGUMENTS, "--trainer.logger=false"]
+JOB = {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "77"}  # a job of SLURM
+
+
+def fit(*options):
+    """A training without a logger."""
+    return main(["fit", *FIT, *options])
+
+
+def experiment(folder):
+    """The record of a run."""
+    return json.loads((Path(folder) / "experiment.json").read_text())
 
 
 def in_a_process(*arguments):

@@ -2,36 +2,20 @@
 
 import json
 import os
-import re
 import shutil
-import socket
-import threading
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from commands import ARGUMENTS, fails
+from commands import ARGUMENTS, FIT, JOB, experiment, fit
 from conftest import in_new_folder
 from tiny import Samples
 from torchvision.models import mobilenet_v3_large
 
 from cpg_lightning.cli import main
-from cpg_lightning.runs import wandb_settings
-from cpg_lightning.runs.checkpoint_io import PARTIAL
 from cpg_lightning.runs.chosen_checkpoint import chosen_checkpoint, label_of
 from cpg_lightning.runs.folder import RunFolder
-
-FIT = [*ARGUMENTS, "--trainer.logger=false"]
-JOB = {"SLURM_NTASKS": "1", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "77"}
-
-
-def fit(*options):
-    return main(["fit", *FIT, *options])
-
-
-def experiment(folder):
-    return json.loads((Path(folder) / "experiment.json").read_text())
 
 
 def weights(path):
@@ -440,164 +424,3 @@ class TestRunOption:
     def test_another_folder_is_refused(self):
         with pytest.raises(FileNotFoundError, match=r"expected the folder of a run, with its config\.yaml, got camvid"):
             main(["validate", "--run", "camvid"])
-
-
-class TestJobs:
-    @pytest.fixture
-    def job(self, monkeypatch):
-        for name, value in JOB.items():
-            monkeypatch.setenv(name, value)
-
-    def test_a_restarted_job_continues_in_its_folder(self, camvid, job):
-        fit("--trainer.max_epochs=1")
-        (folder,) = Path("runs").iterdir()
-        written = (folder / "summary.json").stat().st_mtime_ns
-        fit("--trainer.max_epochs=1")
-        assert list(Path("runs").iterdir()) == [folder]
-        assert (folder / "summary.json").stat().st_mtime_ns == written
-
-    def test_a_requeued_job_continues_from_its_last_checkpoint(self, camvid, job):
-        fit("--trainer.max_epochs=1")
-        (folder,) = Path("runs").iterdir()
-        requeued = folder / "hpc_ckpt_1.ckpt"
-        requeued.write_bytes((folder / "checkpoints/last.ckpt").read_bytes())
-        assert RunFolder(folder).newest_checkpoint() == requeued
-        os.utime(requeued, (0, 0))
-        assert RunFolder(folder).newest_checkpoint() in (folder / "checkpoints").iterdir()
-
-    def test_two_seeds_in_one_job_are_two_runs(self, camvid, job):
-        for seed in (0, 1):
-            fit("--trainer.max_epochs=1", f"--seed_everything={seed}")
-        assert len(list(Path("runs").iterdir())) == 2
-
-    @pytest.mark.parametrize(
-        "option",
-        ["--model.criterion.cpg_weight=0.5", "--trainer.max_epochs=2", "--trainer.callbacks+=EMAWeightAveraging"],
-    )
-    def test_two_configurations_in_one_job_are_two_runs(self, camvid, job, option):
-        for options in ([], [option]):
-            fit("--trainer.max_epochs=1", *options)
-        folders = list(Path("runs").iterdir())
-        assert len({experiment(folder)["key"] for folder in folders}) == 2
-        assert all(folder.name.endswith(f"-{experiment(folder)['id']}") for folder in folders)
-
-    def test_two_folders_in_one_job_are_two_runs(self, camvid, job):
-        for folder in ("first", "second"):
-            fit("--trainer.max_epochs=1", f"--output={folder}")
-        assert experiment("first")["id"] != experiment("second")["id"]
-
-    def test_the_checkpoint_of_a_requeued_job_belongs_to_its_run(self, camvid, job):
-        fit("--trainer.max_epochs=1")
-        (folder,) = Path("runs").iterdir()
-        run = RunFolder.of_checkpoint(folder / "hpc_ckpt_1.ckpt")
-        assert run is not None
-        assert run.path == folder.absolute()
-
-    def test_a_job_that_was_killed_while_it_wrote_its_first_checkpoint_starts_over(self, camvid, job):
-        fit("--trainer.max_epochs=1")
-        (folder,) = Path("runs").iterdir()
-        shutil.rmtree(folder / "checkpoints")
-        (folder / "summary.json").unlink()
-        (folder / PARTIAL).write_bytes(b"a part")
-        with pytest.warns(UserWarning, match="has no checkpoint in checkpoints yet, and starts again"):
-            fit("--trainer.max_epochs=1")
-        assert RunFolder(folder).is_finished
-
-    def test_a_restart_by_torchrun_requires_output(self, camvid, monkeypatch):
-        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", "1")
-        with pytest.raises(ValueError, match="expected --output FOLDER where torchrun restarts a training"):
-            fit()
-
-    def test_a_run_of_an_agent_has_the_agents_id_and_continues(self, camvid, monkeypatch):
-        monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
-        monkeypatch.setenv("WANDB_RUN_ID", "r9")
-        with pytest.raises((KeyboardInterrupt, SystemExit)):
-            fit("--trainer.callbacks+=tiny.Broken", "--trainer.callbacks.epoch=1")
-        (folder,) = Path("runs").iterdir()
-        assert folder.name == "camvid-tiny-ce+cpg-seed0-r9"
-        assert experiment(folder)["id"] == "r9"
-        fit()
-        assert list(Path("runs").iterdir()) == [folder]
-        assert RunFolder(folder).summary()["epochs"] == 2
-        with pytest.raises(ValueError, match="images_a_step is 3 instead of 2"):
-            fit("--data.batch_size=3")
-
-
-class TestGroups:
-    def test_runs_of_one_experiment_have_one_key_and_one_group(self, camvid):
-        groups = set()
-        for number, options in enumerate(
-            (["--seed_everything=1"], ["--seed_everything=2"], ["--model.aux_weight=0.3"])
-        ):
-            cli = main(["fit", *ARGUMENTS, "--trainer.max_epochs=1", f"--output=run{number}", *options])
-            groups.add(cli.trainer.logger.experiment.group)
-        assert groups == {f"camvid-tiny-ce+cpg-{experiment(f'run{number}')['key']}" for number in (0, 2)}
-        assert experiment("run0")["key"] == experiment("run1")["key"]
-
-    def test_an_evaluation_is_in_the_group_of_its_training_and_names_it(self, camvid):
-        main(["fit", *ARGUMENTS, "--trainer.max_epochs=1", "--output=run"])
-        (training,) = Path("run/wandb").glob("offline-run-*")
-        for command in ("validate", "test"):
-            logged = main([command, "--run=run"]).trainer.logger.experiment
-            assert logged.job_type == command
-            assert logged.group == f"camvid-tiny-ce+cpg-{experiment('run')['key']}"
-            assert logged.config["training"] == experiment("run")["id"] != logged.id
-        assert training.name.endswith(experiment("run")["id"])
-
-    def test_predictions_are_not_logged_as_a_run(self, camvid):
-        main(["fit", *ARGUMENTS, "--trainer.max_epochs=1", "--output=run"])
-        before = sorted(Path().rglob("offline-run-*"))
-        main(["predict", "--run=run"])
-        assert sorted(Path().rglob("offline-run-*")) == before
-
-    def test_a_key_without_a_connection_is_one_line(self, camvid, monkeypatch, capsys):
-        monkeypatch.setattr(wandb_settings, "has_api_key", lambda: True)
-        monkeypatch.setattr(wandb_settings, "answers", lambda server: False)
-        main(["fit", *ARGUMENTS, "--trainer.max_epochs=1", "--output=run"])
-        assert re.search(
-            r"^W&B: no connection to https://\S+, logging offline to .*/run/wandb",
-            capsys.readouterr().out,
-            re.MULTILINE,
-        )
-
-    @pytest.mark.parametrize("option", ["--trainer.logger.offline=true", "--trainer.logger.mode=disabled"])
-    def test_a_run_that_logs_offline_needs_no_key(self, camvid, monkeypatch, option):
-        monkeypatch.setattr(wandb_settings, "has_api_key", pytest.fail)
-        monkeypatch.setattr(wandb_settings, "answers", pytest.fail)
-        main(["fit", *ARGUMENTS, "--trainer.max_epochs=1", "--output=run", option])
-
-    def test_an_invalid_key_is_one_error(self, camvid, monkeypatch, capsys):
-        monkeypatch.setenv("WANDB_API_KEY", "short")
-        shown = fails(monkeypatch, capsys, "fit", *ARGUMENTS)
-        assert shown.startswith("cpg: expected a valid API key of Weights & Biases, or none, got another: ")
-        assert "WANDB_API_KEY" in shown
-        assert len(shown.splitlines()) == 2  # and how to see where
-        assert not Path("runs").exists()
-
-
-class TestConnection:
-    @pytest.fixture
-    def server(self):
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            yield server
-
-    def test_a_server_that_refuses_a_request_is_a_connection(self, server):
-        def refuse():
-            connection, _ = server.accept()
-            with connection:
-                connection.recv(1000)
-                connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
-
-        thread = threading.Thread(target=refuse)
-        thread.start()
-        assert wandb_settings.answers(f"http://127.0.0.1:{server.getsockname()[1]}")
-        thread.join()
-
-    def test_a_silent_server_is_no_connection(self, server, monkeypatch):
-        monkeypatch.setattr(wandb_settings, "SECONDS", 0.1)
-        assert not wandb_settings.answers(f"http://127.0.0.1:{server.getsockname()[1]}")
-
-    def test_a_server_that_does_not_exist_is_no_connection(self, server):
-        port = server.getsockname()[1]
-        server.close()
-        assert not wandb_settings.answers(f"http://127.0.0.1:{port}")
