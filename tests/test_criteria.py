@@ -103,7 +103,8 @@ def test_the_gradient_equals_finite_differences(on_device, loss):
     torch.manual_seed(0)
     logits = torch.randn(2, 3, 4, 5, dtype=torch.float64, requires_grad=True)
     target = patches(torch.Generator().manual_seed(1), 2, 3, 8, 9, patch=3, void=0.1).to(on_device)
-    assert torch.autograd.gradcheck(lambda each: loss(each, target), logits, fast_mode=True, nondet_tol=1e-9)
+    rounding = 1e-9 if on_device.type == "cuda" else 0.0  # a GPU adds in any order
+    assert torch.autograd.gradcheck(lambda each: loss(each, target), logits, fast_mode=True, nondet_tol=rounding)
 
 
 @ALL
@@ -122,7 +123,9 @@ def test_small_gradients_survive_half_precision_where_the_loss_is_scaled(on_devi
     full = logits.detach().float().requires_grad_()
     _, expected = value_and_gradient(loss(full, target), full)
     _, scaled = value_and_gradient(2**12 * loss(logits, target), logits)
-    torch.testing.assert_close(scaled.float() / 2**12, expected, rtol=0.02, atol=1e-10)
+    torch.testing.assert_close(
+        scaled.float() / 2**12, expected, rtol=0.02 if on_device.type == "cuda" else 0.01, atol=1e-10
+    )
 
 
 @ALL

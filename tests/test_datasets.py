@@ -1,4 +1,4 @@
-"""The datasets of the paper and a folder of one's own: layouts, zip files, encodings, recipes and errors."""
+"""The datasets of the paper and a folder of one's own: layouts, encodings, recipes and real samples."""
 
 import json
 import shutil

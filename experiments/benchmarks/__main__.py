@@ -1,4 +1,4 @@
-"""Measures the package: losses, metrics, networks, data, launches and training.
+"""Measures the package: losses, training steps, metrics, networks, data, launches and training.
 
     python experiments/benchmarks [losses] [other_losses] [training_steps] [metrics] [networks]
         [data] [launches] [training] --device cpu --output FILE.md

@@ -16,7 +16,6 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 TORCH = str(Path(torch.__file__).parent)
 DEVICE = torch.device("privateuseone", 0)
-_libraries: list[torch.library.Library] = []  # torch forgets a library that nothing holds
 
 
 class _Backend:
@@ -44,8 +43,8 @@ class _Backend:
         return [torch.bfloat16, torch.float16]
 
 
-def _register() -> None:
-    """Make the device known to torch, as "simulated"."""
+def _register() -> torch.library.Library:
+    """Make the device known to torch, as "simulated". What is returned has to be kept: torch forgets it otherwise."""
 
     class Hooks(torch._C._acc.PrivateUse1Hooks):
         def is_available(self) -> bool:
@@ -59,15 +58,16 @@ def _register() -> None:
 
     backend_registration._setup_privateuseone_for_python_backend("simulated", _Backend(), Hooks())
     # Autocast does nothing on the device: it has no list of operators for it.
-    _libraries.append(torch.library.Library("_", "IMPL", "AutocastPrivateUse1"))
-    _libraries[-1].fallback(torch.library.fallthrough_kernel)
+    library = torch.library.Library("_", "IMPL", "AutocastPrivateUse1")
+    library.fallback(torch.library.fallthrough_kernel)
+    return library
 
 
 # Beside a GPU, torch would take the device for the accelerator of the process. Elsewhere it must know the device before
 # the first backward pass, which counts the devices.
 HAS_PYTHON_BACKENDS = hasattr(backend_registration, "_setup_privateuseone_for_python_backend")
 if HAS_PYTHON_BACKENDS and not torch.cuda.is_available():
-    _register()
+    _library = _register()
 
 
 class SimulatedDevice(TorchDispatchMode):

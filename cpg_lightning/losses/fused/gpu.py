@@ -92,13 +92,15 @@ def cross_entropy_cpg(
         ce = -(weights.true * of_true.masked_fill(left_out, 0)).sum()
         if weights.smooth is not None:
             ce -= (weights.smooth * of_all.masked_fill(left_out, 0)).sum()
-        cpg, scale, factor = torch.zeros_like(ce), torch.ones_like(ce), weights.of_probabilities()
+        factor = weights.of_probabilities()
         gradient = normaliser.new_zeros(logits.shape) if with_gradient else None
         if options.cpg_weight:
             squares, entries, inner = launch.compare(normaliser, gradient)
             cpg, scale = squares / entries, 2 * options.cpg_weight / entries
             if inner is not None:
                 factor = torch.addcmul(factor, inner, scale, value=-1)
+        else:
+            cpg = scale = torch.zeros_like(ce)
         if gradient is not None:
             launch.collect(classes, normaliser, factor, weights, scale, gradient)
     return gradient, ce, cpg
