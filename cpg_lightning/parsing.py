@@ -26,6 +26,7 @@ from cpg_lightning.losses import SegmentationCriterion
 from cpg_lightning.networks import SegmentationNetwork
 
 YAML = "cpg_yaml"  # the parser's mode
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is not in every build of PyYAML
 MOST_NODES = 100_000  # largest number of YAML nodes in a configuration file
 # jsonargparse passes on the values of options such as --data.augmentation.scale, two classes deep, as Python prints them.
 PRINTED = {"None": None, "nan": math.nan, "inf": math.inf, "-inf": -math.inf}
@@ -173,9 +174,12 @@ def check_trainer(trainer: Namespace) -> None:
             )
 
 
-def plain_values(parser: LightningArgumentParser, config: Namespace) -> dict[str, Any]:
-    """Return a configuration as plain values."""
-    plain: dict[str, Any] = yaml.safe_load(parser.dump(config, skip_validation=True))
+def plain_values(
+    parser: LightningArgumentParser, config: Namespace, skip_unset: bool = True, skip_link_targets: bool = True
+) -> dict[str, Any]:
+    """Return a configuration as plain values, without those that are None or come from a link unless asked for."""
+    text = parser.dump(config, skip_validation=True, skip_unset=skip_unset, skip_link_targets=skip_link_targets)
+    plain: dict[str, Any] = yaml.load(text, Loader=LOADER)
     return plain
 
 
@@ -187,7 +191,7 @@ def load_yaml(text: str) -> Any:
     Raises:
         yaml.YAMLError: If a key is duplicate, if aliases expand to too many nodes, or if the text is not YAML.
     """
-    root = yaml.compose(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    root = yaml.compose(text, Loader=LOADER)
     if root is not None:
         _count_nodes(root, {})
     return _from_printed(get_loader("yaml")(text))

@@ -1,29 +1,40 @@
 """Tiny datasets in the official layouts, and a place where a run leaves no trace."""
 
+from __future__ import annotations
+
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
-import torch
-import wandb
 from PIL import Image
-from simulated_device import SimulatedDevice
 
-from cpg_lightning.data import CamVidDataModule
+# The process that distributes the tests to others imports this module too, but runs no test. Functions import torch,
+# so that this process starts the others at once.
+if TYPE_CHECKING:
+    import torch
+    from simulated_device import SimulatedDevice
 
 # Tests run in parallel. A process without threads of OpenMP can also be forked: its copies would wait for them forever.
 # Lightning sets another number for several processes unless the variable is set.
 os.environ["OMP_NUM_THREADS"] = "1"
-torch.set_num_threads(1)
 
 WANDB_FOLDERS = ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR")
 
 
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector the imported modules, which stay until the end."""
+    gc.freeze()
+
+
 def alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Work in a folder, with Weights & Biases offline and without a key, as on a fresh machine."""
+    from torch import distributed
+
     monkeypatch.chdir(folder)
     monkeypatch.setattr("sys.argv", ["cpg"])
     # A distributed run in this process leaves the second line and its process group, which another would take for its own.
@@ -34,12 +45,14 @@ def alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, str(folder))
     monkeypatch.setenv("NETRC", str(folder / "no netrc"))
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 @pytest.fixture(autouse=True)
 def _alone(tmp_path, monkeypatch):
+    import wandb
+
     alone(tmp_path, monkeypatch)
     yield
     if wandb.run is not None:
@@ -48,6 +61,8 @@ def _alone(tmp_path, monkeypatch):
 
 def write_camvid(root: Path, train: int = 6, val: int = 3, test: int = 2, size: tuple[int, int] = (36, 48)) -> Path:
     """CamVid's layout: random blocks of classes in their colours, with some void."""
+    from cpg_lightning.data import CamVidDataModule
+
     rng = np.random.default_rng(0)
     palette = np.array([*CamVidDataModule.classes.palette, (0, 0, 0)], dtype=np.uint8)
     for split, number in (("train", train), ("val", val), ("test", test)):
@@ -96,6 +111,9 @@ def real_data() -> Path:
 
 def simulated() -> SimulatedDevice:
     """The simulated device. A process with a GPU cannot have it; there the test is skipped."""
+    import torch
+    from simulated_device import SimulatedDevice
+
     if torch.cuda.is_available():
         pytest.skip("torch would not find the GPU beside the simulated device")
     return SimulatedDevice()
@@ -107,6 +125,8 @@ def device() -> Iterator[torch.device]:
 
     ``simulated`` computes on the CPU and finds mixes of devices.
     """
+    import torch
+
     name = os.environ.get("CPG_LIGHTNING_DEVICE", "cpu")
     with simulated() if name == "simulated" else nullcontext():
         try:
@@ -123,5 +143,6 @@ def device() -> Iterator[torch.device]:
 @pytest.fixture
 def on_device(device: torch.device) -> Iterator[torch.device]:
     """Tensors and modules are made on the device."""
-    with device:
+    # On the CPU they are without a context, which slows each call down.
+    with nullcontext() if device.type == "cpu" else device:
         yield device

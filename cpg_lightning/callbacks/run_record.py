@@ -56,7 +56,7 @@ class RunRecord(SaveConfigCallback):
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Save the configuration, and log the columns for filtering."""
-        dump = self.parser.dump(self.record, skip_none=False, skip_validation=True)
+        dump = self.parser.dump(self.record, skip_unset=False, skip_validation=True)
         folder = Path(trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / CONFIG
