@@ -135,7 +135,9 @@ def confusion_picture(confusion: np.ndarray, class_names: Sequence[str]) -> Imag
         for (row, column), share in np.ndenumerate(shares):
             if share >= 0.01:
                 ink = "white" if share > 0.5 else "black"
-                axes.text(column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=ink, in_layout=False)
+                axes.text(
+                    column, row, f"{100 * share:.0f}", ha="center", va="center", fontsize=7, color=ink, in_layout=False
+                )
     figure.colorbar(shown, ax=axes, shrink=0.7, label="share of the labelled pixels")
     return _drawn(figure)
 
