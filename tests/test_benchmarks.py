@@ -16,7 +16,8 @@ import torch
 import training
 import training_steps
 from conftest import write_camvid
-from measure import Options, apart, interleaved, peak, ratio, regions
+from measure import Options, apart, interleaved, ratio, regions
+from peak_of_ones import peak_of_ones
 
 from cpg_lightning.data import Augmentation, CamVidDataModule
 
@@ -70,7 +71,7 @@ def test_the_report_names_the_command_the_machine_and_what_was_left_out(monkeypa
     )
 
 
-def test_the_criterion_is_measured_with_torch_alone():
+def test_the_losses_and_their_measurement_need_torch_alone():
     program = f"""
 import sys
 class Absent:
@@ -80,7 +81,8 @@ class Absent:
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Absent())
 sys.path.insert(0, {str(BENCHMARKS)!r})
-import losses, torch
+import losses, torch, cpg_lightning
+cpg_lightning.CPGLoss, cpg_lightning.CrossEntropyCPGLoss
 print(*losses.times((1, 3, 32, 32), 4, torch.float32, torch.device("cpu"), 1, "criterion"), sep=",")
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -195,12 +197,8 @@ def test_a_ratio_is_of_medians():
 
 
 def test_peak_memory_is_the_most_that_a_call_holds():
-    found = apart(CPU, hold, 64)
+    found = apart(CPU, peak_of_ones, 64)
     assert 60 < found / 2**20 < 80
-
-
-def hold(mebibytes):
-    return peak(lambda: torch.ones(mebibytes * 2**18).sum(), CPU)
 
 
 def test_drawn_labels_have_the_boundary_of_real_ones():

@@ -24,12 +24,25 @@ def in_the_repository(monkeypatch):
     monkeypatch.chdir(EXPERIMENTS.parent)
 
 
-def built(cell, ordered=list):
-    """What ``cpg fit`` would train for a cell, with its options in an order, and from random weights."""
+def options_of(cell, ordered=list):
+    """The options of a cell's command, those of its parameters in an order, and those for random weights."""
     words = list(cell.command)
     assert words[:3] == ["/usr/bin/env", "cpg", "fit"]
     first = yaml.safe_load(cell.file.read_text())["command"].index("${args}")  # of the parameters
-    return main([*words[3:first], *ordered(words[first:]), *random_weights(cell)], run=False)
+    return [*words[3:first], *ordered(words[first:]), *random_weights(cell)]
+
+
+def built(cell):
+    """What ``cpg fit`` would train for a cell, from random weights."""
+    return main(options_of(cell), run=False)
+
+
+def parsed(options, capsys):
+    """The configuration that ``cpg fit`` has from its options."""
+    with pytest.raises(SystemExit) as end:
+        main(["fit", *options, "--print_config"])
+    assert end.value.code == 0
+    return yaml.safe_load(capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -42,10 +55,10 @@ def test_every_cell_is_accepted(cell):
 
 
 @pytest.mark.parametrize("file", STUDIES, ids=lambda file: file.stem)
-def test_the_order_of_the_options_does_not_matter(file):
+def test_the_order_of_the_options_does_not_matter(file, capsys):
     """W&B's server keeps parameters in an order of its own."""
     cell = read_sweep(file)[-1]
-    given, turned = (yaml.safe_load(cli.parser.dump(cli.config)) for cli in (built(cell), built(cell, reversed)))
+    given, turned = (parsed(options_of(cell, ordered), capsys) for ordered in (list, reversed))
     assert [given[part] for part in PARTS] == [turned[part] for part in PARTS]
     assert [given["trainer"].get(limit) for limit in LIMITS] == [turned["trainer"].get(limit) for limit in LIMITS]
 

@@ -64,10 +64,15 @@ def compare(samples, at_least, device):
     assert compared >= at_least
 
 
+@pytest.fixture(scope="module")
+def process():
+    """Importing the samples forbids a process to change torch's backends, which other tests do."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        yield pool
+
+
 @pytest.mark.parametrize(("samples", "at_least"), [(operator_samples, 6), (module_samples, 15)])
-def test_weight_zero_has_value_and_gradient_of_torchs_cross_entropy(device, samples, at_least):
+def test_weight_zero_has_value_and_gradient_of_torchs_cross_entropy(device, process, samples, at_least):
     if device.type == "simulated":
         pytest.skip("another process does not simulate the device")
-    # Importing the samples forbids the process to change torch's backends, which other tests do.
-    with multiprocessing.get_context("spawn").Pool(1) as process:
-        process.apply(compare, (samples, at_least, device))
+    process.apply(compare, (samples, at_least, device))
