@@ -1,5 +1,6 @@
 """What holds for every network, the package's own and those of others."""
 
+import copy
 import inspect
 
 import pytest
@@ -63,11 +64,18 @@ class Named(SegmentationNetwork):
         return {"out": self.model(images)}
 
 
-@pytest.fixture(params=NETWORKS)
-def case(request):
+@pytest.fixture(scope="module", params=NETWORKS)
+def built(request, device):
+    """A network that all tests copy: drawing its random weights would take most of their time."""
     torch.manual_seed(0)
     build, stride, aux = NETWORKS[request.param]
-    return build(7), stride, aux
+    return build(7).to(device), stride, aux
+
+
+@pytest.fixture
+def case(built):
+    network, stride, aux = built
+    return copy.deepcopy(network), stride, aux
 
 
 @pytest.fixture
@@ -123,9 +131,10 @@ def test_bfloat16_logits_are_close_to_float32(network, device):
     assert (found.float() - expected).norm() < 0.1 * expected.norm()
 
 
-def test_loading_the_weights_gives_an_equal_network(case, request):
-    network, _, _ = case
-    other = NETWORKS[request.node.callspec.params["case"]][0](7)
+def test_loading_the_weights_gives_an_equal_network(network):
+    other = copy.deepcopy(network)
+    for tensor in other.state_dict().values():
+        tensor.zero_()
     other.load_weights(network.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(other.eval()(images()), network.eval()(images()), rtol=0, atol=0)
