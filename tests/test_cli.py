@@ -7,6 +7,8 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import lightning as L
@@ -71,11 +73,10 @@ class Run:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A finished training on a tiny CamVid, in a folder of its own."""
-    with in_new_folder(tmp_path_factory) as folder, pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
-        output = in_a_process("fit", *ARGUMENTS)
+    with in_new_folder(tmp_path_factory) as folder, redirect_stdout(StringIO()) as output:
+        main(["fit", *ARGUMENTS])
     (runs,) = (folder / "runs").glob("camvid-*")
-    return Run(runs, output)
+    return Run(runs, output.getvalue())
 
 
 class TestRun:

@@ -70,6 +70,7 @@ class EvaluationReport(Callback):
         self.examples: list[Example] = []
         self.worst: list[Example] = []
         self.images: list[ImageScores] = []
+        self.charts: dict[str, Image.Image] = {}
         self.logged = True
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -126,7 +127,7 @@ class EvaluationReport(Callback):
 
     def _start(self, batches: int) -> None:
         self.chosen = set(np.linspace(0, max(0, batches - 1), self.num_images).round().astype(int).tolist())
-        self.examples, self.worst, self.images = [], [], []
+        self.examples, self.worst, self.images, self.charts = [], [], [], {}
 
     def _look(
         self,
@@ -169,7 +170,7 @@ class EvaluationReport(Callback):
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return  # fast_dev_run writes no files
         folder = Path(self.folder or trainer.default_root_dir)
-        for name, picture in {**self._sheets(module), **_charts(module, module.scores)}.items():
+        for name, picture in {**self._sheets(module), **self._charts(module, module.scores)}.items():
             path = folder / "pictures" / f"{stage}-{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             picture.save(path)
@@ -186,6 +187,15 @@ class EvaluationReport(Callback):
                 sheets[name] = comparison_sheet(rows, module.classes, titles=[each.title for each in examples])
         return sheets
 
+    def _charts(self, module: SegmentationModule, scores: Scores) -> dict[str, Image.Image]:
+        """Draw the confusion matrix and, if it was computed, the trimap curve, once for loggers and files."""
+        if not self.charts:
+            self.charts["confusion"] = confusion_picture(scores.confusion.numpy(), module.classes.names)
+            if scores.trimap is not None:
+                trimap = {width: score.item() for width, score in scores.trimap.items()}
+                self.charts["trimap"] = trimap_picture(trimap, scores.means["mIoU"].item())
+        return self.charts
+
     def _log(self, trainer: L.Trainer, module: SegmentationModule, stage: str) -> None:
         self.logged = True
         wandb = [logger for logger in trainer.loggers if isinstance(logger, WandbLogger)]
@@ -193,7 +203,7 @@ class EvaluationReport(Callback):
         if module.scores is None or not (wandb or tensorboard):
             return
         labels = {**dict(enumerate(module.classes.names)), IGNORED: "ignored"}
-        charts = _charts(module, module.scores)
+        charts = self._charts(module, module.scores)
         pictures = {**self._sheets(module), **charts} if tensorboard else {}
         for board in tensorboard:
             for name, picture in pictures.items():
@@ -215,12 +225,3 @@ class EvaluationReport(Callback):
             columns, *rows = class_rows(module, module.scores)
             data = [[None if isinstance(each, float) and np.isnan(each) else each for each in row] for row in rows]
             logger.log_table(f"{stage}/IoU_table", columns=columns, data=data, step=trainer.global_step)
-
-
-def _charts(module: SegmentationModule, scores: Scores) -> dict[str, Image.Image]:
-    """Draw the confusion matrix and, if it was computed, the trimap curve."""
-    charts = {"confusion": confusion_picture(scores.confusion.numpy(), module.classes.names)}
-    if scores.trimap is not None:
-        trimap = {width: score.item() for width, score in scores.trimap.items()}
-        charts["trimap"] = trimap_picture(trimap, scores.means["mIoU"].item())
-    return charts
