@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from PIL import Image
 from tiny import SGD, Tiny, trainer_of
 
 from cpg_lightning.callbacks import EvaluationReport, PredictionWriter
@@ -327,6 +328,21 @@ def test_tensorboard_gets_the_pictures(data, tmp_path):
     trainer = trainer_of(callbacks=[report], default_root_dir=tmp_path, logger=board, max_epochs=3)
     trainer.fit(module_of(boundary_metrics_every=1), datamodule=data)
     assert board.pictures == {f"val/{name}": [6, 9] for name in ("examples", "worst", "confusion", "trimap")}
+
+
+def test_charts_are_drawn_once_for_a_validation_that_loggers_and_files_have(data, tmp_path, monkeypatch):
+    drawn = []
+
+    def draw(confusion, class_names):
+        drawn.append(confusion)
+        return Image.new("RGB", (len(drawn), 1))
+
+    monkeypatch.setattr("cpg_lightning.callbacks.evaluation_report.confusion_picture", draw)
+    report = EvaluationReport(every_n_validations=2)
+    trainer = trainer_of(callbacks=[report], default_root_dir=tmp_path, logger=Board(), max_epochs=3)
+    trainer.fit(module_of(), datamodule=data)
+    assert len(drawn) == 2  # of the second validation and of the last
+    assert Image.open(tmp_path / "pictures" / "val-confusion.png").width == 2
 
 
 def test_a_test_writes_its_tables(data, tmp_path, capsys):
