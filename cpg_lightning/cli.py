@@ -179,9 +179,9 @@ class SegmentationCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build all objects, and store a description of the network for checkpoints."""
-        # LightningCLI would do the same for the hyperparameters, but validate the configuration again.
-        complete = plain_values(self.parser, self.config, skip_unset=False, skip_link_targets=False)
-        self.config_dump = complete[self.subcommand] if self.subcommand else complete
+        # LightningCLI takes the hyperparameters from config_dump. It would validate the configuration again to fill it.
+        plain = plain_values(self.parser, self.config, complete=True)
+        self.config_dump = plain[self.subcommand] if self.subcommand else plain
         super().instantiate_classes()
         network = self.given["model"]["network"]
         arguments = self.model.network.checkpoint_arguments(arguments_of(network))

@@ -12,8 +12,8 @@ from lightning.pytorch.cli import OptimizerCallable
 from cpg_lightning.parsing import YAML, load_yaml
 
 OPTION = "--model.optimizer"
-CLASS = (OPTION, f"{OPTION}.class_path")
-LR = (f"{OPTION}.lr", f"{OPTION}.init_args.lr")
+CLASS_OPTIONS = (OPTION, f"{OPTION}.class_path")
+LR_OPTIONS = (f"{OPTION}.lr", f"{OPTION}.init_args.lr")
 
 
 def check_inherited_lr(arguments: Sequence[str]) -> None:
@@ -30,9 +30,9 @@ def check_inherited_lr(arguments: Sequence[str]) -> None:
     """
     given = list(_given(arguments))
     names = [option.partition("=")[0] for option in given]
-    classes = [number for number, name in enumerate(names) if name in CLASS]
-    if len(classes) < 2 or any(name in LR for name in names[classes[-1] :]):
-        return  # without parsing: no second class, or one with its own learning rate
+    classes = [number for number, name in enumerate(names) if name in CLASS_OPTIONS]
+    if len(classes) < 2 or any(name in LR_OPTIONS for name in names[classes[-1] :]):
+        return  # there is no second class, or it has its own learning rate
     steps = [_optimizer(given[: number + 1]) for number in range(len(given))]
     changes = [
         (number, before, after)

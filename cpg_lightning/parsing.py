@@ -174,11 +174,15 @@ def check_trainer(trainer: Namespace) -> None:
             )
 
 
-def plain_values(
-    parser: LightningArgumentParser, config: Namespace, skip_unset: bool = True, skip_link_targets: bool = True
-) -> dict[str, Any]:
-    """Return a configuration as plain values, without those that are None or come from a link unless asked for."""
-    text = parser.dump(config, skip_validation=True, skip_unset=skip_unset, skip_link_targets=skip_link_targets)
+def plain_values(parser: LightningArgumentParser, config: Namespace, complete: bool = False) -> dict[str, Any]:
+    """Return a configuration as plain values.
+
+    Args:
+        parser: The parser of the configuration.
+        config: The configuration.
+        complete: Whether to keep the options that are None and those that a link sets.
+    """
+    text = parser.dump(config, skip_validation=True, skip_unset=not complete, skip_link_targets=not complete)
     plain: dict[str, Any] = yaml.load(text, Loader=LOADER)
     return plain
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-# The process that distributes the tests to others imports this module too, but runs no test. Functions import torch,
-# so that this process starts the others at once.
+# The main process of pytest-xdist imports this module too, but runs no test. It starts its workers sooner if only
+# functions import torch.
 if TYPE_CHECKING:
     import torch
     from simulated_device import SimulatedDevice
@@ -27,7 +27,7 @@ WANDB_FOLDERS = ("WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG
 
 
 def pytest_collection_finish() -> None:
-    """Spare the garbage collector the imported modules, which stay until the end."""
+    """Exclude the imported modules from garbage collection, because they are never freed."""
     gc.freeze()
 
 
@@ -143,6 +143,6 @@ def device() -> Iterator[torch.device]:
 @pytest.fixture
 def on_device(device: torch.device) -> Iterator[torch.device]:
     """Tensors and modules are made on the device."""
-    # On the CPU they are without a context, which slows each call down.
+    # The CPU is the default device. A context would slow down each call.
     with nullcontext() if device.type == "cpu" else device:
         yield device

@@ -1,4 +1,4 @@
-"""A function for another process, which then imports only what the function needs."""
+"""A function that another process runs. That process imports this file instead of a whole test module."""
 
 import torch
 from measure import peak

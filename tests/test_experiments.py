@@ -15,7 +15,7 @@ NETWORKS = sorted(path.stem for path in (EXPERIMENTS / "networks").glob("*.yaml"
 CRITERIA = sorted(path.stem for path in (EXPERIMENTS / "criteria").glob("*.yaml"))
 
 
-ANY_CLASSES = [name for name in CRITERIA if name != "ce_weighted"]  # which has the weights of CamVid's classes
+FOR_ANY_DATASET = [name for name in CRITERIA if name != "ce_weighted"]  # ce_weighted has CamVid's class weights
 
 # Each dataset and network once; the other combinations are slow. All criteria are fitted below.
 ONCE = {(DATASETS[index % len(DATASETS)], network) for index, network in enumerate(NETWORKS)}
@@ -23,7 +23,7 @@ COMBINATIONS = [
     pytest.param(
         dataset,
         network,
-        ANY_CLASSES[index % len(ANY_CLASSES)],
+        FOR_ANY_DATASET[index % len(FOR_ANY_DATASET)],
         marks=() if (dataset, network) in ONCE else pytest.mark.slow,
     )
     for index, (dataset, network) in enumerate(product(DATASETS, NETWORKS))

@@ -330,7 +330,7 @@ def test_tensorboard_gets_the_pictures(data, tmp_path):
     assert board.pictures == {f"val/{name}": [6, 9] for name in ("examples", "worst", "confusion", "trimap")}
 
 
-def test_charts_are_drawn_once_for_a_validation_that_loggers_and_files_have(data, tmp_path, monkeypatch):
+def test_loggers_and_files_share_the_charts_of_a_validation(data, tmp_path, monkeypatch):
     drawn = []
 
     def draw(confusion, class_names):

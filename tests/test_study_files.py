@@ -25,7 +25,7 @@ def in_the_repository(monkeypatch):
 
 
 def options_of(cell, ordered=list):
-    """The options of a cell's command, those of its parameters in an order, and those for random weights."""
+    """The options of a cell's command, with its parameters in an order, and the options for random weights."""
     words = list(cell.command)
     assert words[:3] == ["/usr/bin/env", "cpg", "fit"]
     first = yaml.safe_load(cell.file.read_text())["command"].index("${args}")  # of the parameters

@@ -44,7 +44,7 @@ class _Backend:
 
 
 def _register() -> torch.library.Library:
-    """Make the device known to torch, as "simulated". What is returned has to be kept: torch forgets it otherwise."""
+    """Make the device known to torch, as "simulated". torch forgets the device if the returned library is freed."""
 
     class Hooks(torch._C._acc.PrivateUse1Hooks):
         def is_available(self) -> bool:

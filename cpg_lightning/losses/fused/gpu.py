@@ -162,16 +162,7 @@ class _Launches:
         smooth_weight = normaliser if weights.smooth is None else weights.smooth
         cells = -(-self.small[0] * self.small[1] // CELLS), -(-self.num_classes // CLASSES), self.images
         self.kernels.collect[cells](
-            *(
-                *self.logits,
-                classes,
-                weights.class_weights,
-                normaliser,
-                factor,
-                weights.true,
-                smooth_weight,
-                scale,
-                gradient,
-            ),
+            *(*self.logits, classes, weights.class_weights, normaliser, factor),
+            *(weights.true, smooth_weight, scale, gradient),
             *(*self.sizes, smooth, bool(self.options.cpg_weight), *self.upsampling, CELLS, CLASSES),
         )
